@@ -1,4 +1,4 @@
-"""A running sandbox, and a store."""
+"""Fixtures: a running sandbox and a store."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ __all__ = ["write_model"]
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """Real bars at 1,200 times their speed, and headlines."""
+    """Sandbox that replays sample bars and headlines at 1,200 times real time."""
     async with Sandbox(options(news=True)) as running:
         yield running
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    """The store that `settings(…, tmp_path)` names."""
+    """The store that `settings(…, tmp_path)` configures."""
     with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as opened:
         yield opened
 
 
 @pytest.fixture(autouse=True)
 def hasty_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the venue is away, a start does not wait long for its time."""
+    """Shorten the wait for the venue's time, so that the agent starts quickly if the venue is unreachable."""
     monkeypatch.setattr(timekeeping, "_START_WITHIN", 0.3)
 
 
 @pytest.fixture(autouse=True)
 def quiet_log() -> Iterator[None]:
-    """Only what is wrong is said; afterwards the log is as it was."""
+    """Log warnings and errors only; restore the log configuration after the test."""
     configure(LogConfig(level="error"))
     yield
     structlog.reset_defaults()

@@ -1,4 +1,4 @@
-"""Journals that were lived, moved out of the store by the verb: what is proved from them afterwards is the same."""
+"""`tapewire db archive`: finished runs move from the store to files and still pass verification."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Verb = Callable[..., Any]
 
 @pytest.fixture
 def verb(sandbox: Sandbox, tmp_path: Path) -> Verb:
-    """A verb on the store of the test: what it printed as JSON; raises what it ended by."""
+    """Invoke a CLI command on the test's store; return its JSON output or raise its exception."""
     config = str(write_config(sandbox, tmp_path))
 
     def run(*arguments: object) -> Any:
@@ -68,7 +68,7 @@ async def test_verify_and_report_work_from_the_archive(
         verb("verify")
 
 
-async def test_an_unfinished_run_that_is_archived_is_not_gone_on_with(
+async def test_an_archived_unfinished_run_is_not_resumed(
     sandbox: Sandbox, database: Database, tmp_path: Path, verb: Verb
 ) -> None:
     first = await live(sandbox, database, tmp_path, complete=False)
@@ -85,7 +85,7 @@ async def test_an_unfinished_run_that_is_archived_is_not_gone_on_with(
     assert second != first
 
 
-def test_the_two_ways_to_say_when(tmp_path: Path, verb: Verb) -> None:
+def test_the_age_limit_is_checked(tmp_path: Path, verb: Verb) -> None:
     with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")):
         pass
     for options, said in (

@@ -1,4 +1,4 @@
-"""The verbs, each in a process of its own, as a person or a supervisor of processes uses them."""
+"""CLI commands, each in its own process."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def start(*arguments: object, cwd: Path = ROOT, **environment: str) -> Pro
 
 
 async def status_of(folder: Path, process: Process) -> Any:
-    """Once it is warm."""
+    """Return the agent's status once the warm-up is complete."""
     async with asyncio.timeout(PATIENCE):
         while process.returncode is None:
             with suppress(TapewireError):
@@ -60,7 +60,7 @@ async def status_of(folder: Path, process: Process) -> Any:
 
 
 @pytest.mark.slow
-async def test_run_ends_by_a_signal_with_exit_code_0_and_goes_on_when_started_again(tmp_path: Path) -> None:
+async def test_run_exits_with_0_on_a_signal_and_resumes_on_the_next_start(tmp_path: Path) -> None:
     async with Sandbox(options(speed=1)) as sandbox:
         config = write_config(sandbox, tmp_path)
         seen = []
@@ -89,7 +89,7 @@ async def test_run_ends_by_a_signal_with_exit_code_0_and_goes_on_when_started_ag
 @pytest.mark.parametrize(
     "verb", [["status"], ["pause"], ["resume"], ["halt"], ["kill"], ["flatten"], ["model", "use", "starter"]]
 )
-def test_without_an_agent_the_verbs_say_so(tmp_path: Path, verb: list[str]) -> None:
+def test_commands_fail_with_a_hint_if_no_agent_is_running(tmp_path: Path, verb: list[str]) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f'[live]\nfolder = "{tmp_path}"\n')
     result = CliRunner().invoke(build(), [*verb, "--config", str(config)])
@@ -98,7 +98,7 @@ def test_without_an_agent_the_verbs_say_so(tmp_path: Path, verb: list[str]) -> N
     assert result.exception.exit_code == 1
 
 
-async def test_verbs_speak_to_the_agent_whose_folder_the_configuration_names(tmp_path: Path) -> None:
+async def test_commands_connect_to_the_agent_in_the_configured_folder(tmp_path: Path) -> None:
     from agent.live.app import make_agent
     from tests.support.live import SENTIMENT, handled, living, load_words, settings, until
 
@@ -126,7 +126,7 @@ async def test_verbs_speak_to_the_agent_whose_folder_the_configuration_names(tmp
 
 
 @pytest.mark.slow
-async def test_the_dashboard_of_the_running_agent_is_opened_logged_in(tmp_path: Path) -> None:
+async def test_dashboard_command_opens_a_logged_in_browser(tmp_path: Path) -> None:
     browser, seen = tmp_path / "bin" / "xdg-open", tmp_path / "seen"
     browser.parent.mkdir()
     browser.write_text(f'#!/bin/sh\necho "$1" > {seen}.new\nmv {seen}.new {seen}\n')
@@ -147,7 +147,7 @@ async def test_the_dashboard_of_the_running_agent_is_opened_logged_in(tmp_path: 
         opened = seen.read_text().strip()
         assert opened.removeprefix("file://") == str(
             tmp_path / "dashboard.html"
-        )  # not the code: other users see a browser's arguments
+        )  # not the code: other users can read a browser's arguments
         assert (tmp_path / "dashboard.html").stat().st_mode & 0o777 == 0o600
         link = (tmp_path / "dashboard.html").read_text().partition("url=")[2].partition('"')[0]
         for address in (addresses["login"], link):
@@ -161,7 +161,7 @@ async def test_the_dashboard_of_the_running_agent_is_opened_logged_in(tmp_path: 
 
 
 @pytest.mark.slow
-async def test_on_a_terminal_the_agent_prints_a_link_that_logs_in(tmp_path: Path) -> None:
+async def test_run_prints_a_login_link_on_a_terminal(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     async with Sandbox(options(speed=1)) as sandbox:
         config = write_config(sandbox, tmp_path)
@@ -182,7 +182,7 @@ async def test_on_a_terminal_the_agent_prints_a_link_that_logs_in(tmp_path: Path
 
 
 @pytest.mark.slow
-async def test_the_demo_shows_its_page_trades_on_headlines_reports_and_verifies(tmp_path: Path) -> None:
+async def test_demo_serves_its_page_trades_on_headlines_reports_and_verifies(tmp_path: Path) -> None:
     process = await start("demo", "--seconds", 14, "--json", cwd=tmp_path)
     assert process.stderr is not None
     line = ""

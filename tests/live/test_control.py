@@ -1,4 +1,4 @@
-"""A person's words: over a socket of this user alone, journalled before they are handled."""
+"""Operator commands over a Unix socket of this user; each is journalled before it is handled."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.support.live import (
 
 @asynccontextmanager
 async def socket_at(folder: Path) -> AsyncIterator[Path]:
-    """A socket that answers with what it is asked, or refuses."""
+    """Control socket whose handler echoes the request; the command `refuse` raises."""
 
     async def handler(request: ControlRequest, by: str) -> Any:
         if request.do == "refuse":
@@ -53,7 +53,7 @@ async def tell(where: Path, do: str, **args: str) -> Any:
     return await asyncio.to_thread(send_request, where, ControlRequest(do, args), timeout=20)
 
 
-async def test_the_socket_is_this_users_alone_and_goes_away(tmp_path: Path) -> None:
+async def test_the_socket_has_mode_0600_and_is_removed_on_close(tmp_path: Path) -> None:
     async with socket_at(tmp_path) as path:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         answer = await tell(tmp_path, "status", a="b")
@@ -61,7 +61,7 @@ async def test_the_socket_is_this_users_alone_and_goes_away(tmp_path: Path) -> N
     assert not path.exists()
 
 
-async def test_a_socket_that_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
+async def test_a_socket_left_by_a_killed_process_is_replaced(tmp_path: Path) -> None:
     left = socket.socket(socket.AF_UNIX)
     left.bind(str(tmp_path / SOCKET))
     left.close()
@@ -69,7 +69,7 @@ async def test_a_socket_that_a_killed_process_left_is_replaced(tmp_path: Path) -
         assert (await tell(tmp_path, "status"))["do"] == "status"
 
 
-async def test_an_error_arrives_as_what_it_was(tmp_path: Path) -> None:
+async def test_the_client_raises_the_servers_exception_with_its_hint(tmp_path: Path) -> None:
     async with socket_at(tmp_path):
         with pytest.raises(SafetyError, match="no") as error:
             await tell(tmp_path, "refuse")
@@ -89,7 +89,9 @@ async def test_an_error_arrives_as_what_it_was(tmp_path: Path) -> None:
     ],
     ids=["empty", "no JSON", "no object", "no text", "an unknown field", "no UTF-8", "too long"],
 )
-async def test_rubbish_is_answered_or_cut_off_and_the_next_one_is_served(tmp_path: Path, line: bytes) -> None:
+async def test_a_malformed_request_is_rejected_and_the_next_one_is_served(
+    tmp_path: Path, line: bytes
+) -> None:
     async with socket_at(tmp_path) as path:
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(line)
@@ -103,20 +105,20 @@ async def test_rubbish_is_answered_or_cut_off_and_the_next_one_is_served(tmp_pat
         assert (await tell(tmp_path, "status"))["do"] == "status"
 
 
-async def test_where_nobody_listens_the_error_says_how_to_start_an_agent(tmp_path: Path) -> None:
+async def test_the_error_without_an_agent_names_the_start_command(tmp_path: Path) -> None:
     with pytest.raises(TapewireError, match="no agent is running") as error:
         await tell(tmp_path, "status")
     assert "tapewire run" in error.value.hint
 
 
-async def test_a_path_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
+async def test_a_socket_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 120)
     with pytest.raises(ConfigError, match="at most 107 characters"):
         async with socket_at(folder):
             pass
 
 
-async def test_pause_flatten_and_resume_are_journalled_and_obeyed(
+async def test_pause_flatten_and_resume_are_journalled_and_executed(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy={"name": "buy_and_hold", "params": {}})
@@ -153,7 +155,7 @@ async def test_a_halt_survives_a_restart(sandbox: Sandbox, database: Database, t
             assert daemon.core.engine.risk.state is RiskState.HALTED
 
 
-async def test_the_status_says_how_everything_is(
+async def test_the_status_covers_run_positions_producers_feeds_and_queue(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
@@ -178,7 +180,7 @@ async def test_the_status_says_how_everything_is(
     assert any("sentiment" in line["what"] for line in status.recent)
 
 
-async def test_a_model_is_swapped_without_a_restart_and_stays_over_one(
+async def test_a_model_is_swapped_at_runtime_and_kept_after_a_restart(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     def load(folder: str) -> Words:
@@ -218,7 +220,7 @@ async def test_a_model_is_swapped_without_a_restart_and_stays_over_one(
     assert models == sorted(models, key=["starter", "/new"].index)
 
 
-async def test_a_strategy_without_headlines_has_no_model_to_swap(
+async def test_a_strategy_without_headlines_rejects_a_model_swap(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     daemon = make_agent(

@@ -1,4 +1,4 @@
-"""Journal, decide, record, in this order: wherever a life breaks off, the next one has everything."""
+"""The core journals, decides and records, in this order, so a restart can follow at any point."""
 
 from __future__ import annotations
 
@@ -27,20 +27,24 @@ BARS = flat_bars([100.0 + 5 * (i % 3) for i in range(30)])
 
 def a_run(run_id: str = "run-1") -> Run:
     return Run(
-        run_id, RunKind.LIVE, T0, "sma_cross", params={"fast": 1, "slow": 2, "weight": 0.45, "allow_short": False},
+        run_id,
+        RunKind.LIVE,
+        T0,
+        "sma_cross",
+        params={"fast": 1, "slow": 2, "weight": 0.45, "allow_short": False},
         config=CONFIG.persisted(),
-    )  # fmt: skip
+    )
 
 
 def at_once(events: Sequence[Event]) -> list[tuple[Event, float]]:
     return [(event, 0.0) for event in events]
 
 
-async def test_what_was_journalled_but_not_decided_is_decided_in_the_next_life(database: Database) -> None:
+async def test_journalled_events_without_decisions_are_decided_after_a_restart(database: Database) -> None:
     with suppress(KeyboardInterrupt), Core(CONFIG, database, a_run(), resume=False) as core:
         await core.feed(at_once(BARS[:10]))
         raise KeyboardInterrupt
-    Journal(database, "run-1").append(BARS[10:20])  # here the process died
+    Journal(database, "run-1").append(BARS[10:20])  # the process is killed here
     before = [item.digest for item in read_decisions(database, "run-1")]
     with Core(CONFIG, database, find_run(database), resume=True) as core:
         after = [item.digest for item in read_decisions(database, "run-1")]
@@ -60,7 +64,7 @@ async def uninterrupted(database: Database) -> list[tuple[int, str, int]]:
 
 
 def decisions(store: Database, run_id: str) -> list[tuple[int, str, int]]:
-    """Client order ids depend on the run; all else must be the same."""
+    """Return the decisions without client order ids, which depend on the run."""
     return [
         (item.event_seq, type(item.decision).__name__, item.decision.ts)
         for item in read_decisions(store, run_id)
@@ -69,7 +73,7 @@ def decisions(store: Database, run_id: str) -> list[tuple[int, str, int]]:
 
 @given(cuts=st.lists(st.integers(1, 29), max_size=4, unique=True).map(sorted), lost=st.booleans())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
-async def test_any_number_of_lives_decides_as_one(database: Database, cuts: list[int], lost: bool) -> None:
+async def test_decisions_do_not_depend_on_restarts(database: Database, cuts: list[int], lost: bool) -> None:
     run, resume = a_run(uuid4().hex), False
     for begin, end in pairwise([0, *cuts, len(BARS)]):
         with suppress(KeyboardInterrupt), Core(CONFIG, database, run, resume=resume) as core:
@@ -83,7 +87,7 @@ async def test_any_number_of_lives_decides_as_one(database: Database, cuts: list
     assert decisions(database, run.id) == await uninterrupted(database)
 
 
-async def test_time_does_not_run_backwards(database: Database) -> None:
+async def test_available_at_never_decreases(database: Database) -> None:
     late = News("n1", T0, T0 + 1_000, "late")
     with Core(CONFIG, database, a_run(), resume=False) as core:
         handled = await core.feed(at_once([BARS[3], late, BARS[4]]))
@@ -97,7 +101,7 @@ async def test_time_does_not_run_backwards(database: Database) -> None:
     assert handled[1].ts == T0
 
 
-async def test_funding_is_due_once_after_the_bar_that_closes_at_its_stamp_and_after_an_absence(
+async def test_funding_is_due_once_per_stamp_also_after_downtime(
     database: Database,
 ) -> None:
     paid = CONFIG.model_copy(
@@ -119,7 +123,7 @@ async def test_funding_is_due_once_after_the_bar_that_closes_at_its_stamp_and_af
     assert all(event.available_at == BARS[17].available_at for event in again)
 
 
-async def test_memory_says_where_the_sources_go_on(database: Database) -> None:
+async def test_the_resume_point_holds_bars_headlines_and_model(database: Database) -> None:
     events: list[Event] = [
         *BARS[:3],
         News("scored", T0, BARS[2].ts, "one"),
@@ -139,7 +143,7 @@ async def test_memory_says_where_the_sources_go_on(database: Database) -> None:
     assert memory.model == "/models/new"
 
 
-async def test_a_run_is_interrupted_when_it_is_to_go_on_and_complete_when_it_is_not(
+async def test_a_run_ends_interrupted_or_complete(
     database: Database,
 ) -> None:
     for run_id, complete, status in (("a", False, RunStatus.INTERRUPTED), ("b", True, RunStatus.COMPLETE)):
@@ -155,7 +159,7 @@ async def test_a_run_is_interrupted_when_it_is_to_go_on_and_complete_when_it_is_
         assert Fill in kinds
 
 
-async def test_a_run_that_the_program_would_decide_otherwise_is_not_resumed(database: Database) -> None:
+async def test_a_run_that_would_decide_differently_is_not_resumed(database: Database) -> None:
     with suppress(KeyboardInterrupt), Core(CONFIG, database, a_run(), resume=False) as core:
         await core.feed(at_once(BARS))
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The daemon against a real exchange on loopback: what comes in is journalled, decided and recorded, over several lives."""
+"""The daemon against a sandbox exchange on loopback: it journals, decides and records, also over restarts."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from tests.support.live import (
     options,
     settings,
     until,
-)  # fmt: skip
+)
 
 
-async def test_a_life_is_journalled_recorded_and_verifies(
+async def test_a_run_is_journalled_recorded_and_verified(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path)
@@ -53,7 +53,9 @@ async def test_a_life_is_journalled_recorded_and_verifies(
     assert orders[0].event_seq > len(history)
 
 
-async def test_bars_are_those_of_the_file(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_journalled_bars_equal_the_source_file(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     daemon = make_agent(
         settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
     )
@@ -66,8 +68,12 @@ async def test_bars_are_those_of_the_file(sandbox: Sandbox, database: Database, 
         for bar in bars:
             truth = series.bar(series.index_at(bar.start))
             assert (bar.start, bar.open, bar.high, bar.low, bar.close) == (
-                truth.start, truth.open, truth.high, truth.low, truth.close,
-            )  # fmt: skip
+                truth.start,
+                truth.open,
+                truth.high,
+                truth.low,
+                truth.close,
+            )
 
 
 async def test_headlines_are_scored_once_and_traded_on(
@@ -87,9 +93,7 @@ async def test_headlines_are_scored_once_and_traded_on(
     assert of(Fill, [item.decision for item in read_decisions(database, find_run(database).id)])
 
 
-async def test_the_next_life_goes_on_where_the_last_one_ended(
-    sandbox: Sandbox, database: Database, tmp_path: Path
-) -> None:
+async def test_a_restart_continues_the_run(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
     lives = []
     for _ in range(3):
@@ -108,7 +112,7 @@ async def test_the_next_life_goes_on_where_the_last_one_ended(
     }
 
 
-async def test_a_run_that_would_decide_otherwise_is_left_alone(
+async def test_a_run_that_would_decide_differently_is_not_resumed(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     for params in ({"fast": 2, "slow": 5}, {"fast": 3, "slow": 5}):
@@ -119,7 +123,7 @@ async def test_a_run_that_would_decide_otherwise_is_left_alone(
     assert [run.params["fast"] for run in list_runs(database)] == [3, 2]
 
 
-async def test_a_complete_run_is_not_resumed_nor_any_where_a_new_one_is_asked(
+async def test_a_new_run_begins_after_a_complete_one_or_on_request(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path)
@@ -130,7 +134,7 @@ async def test_a_complete_run_is_not_resumed_nor_any_where_a_new_one_is_asked(
     assert len({run.id for run in list_runs(database)}) == 3
 
 
-async def test_two_agents_in_one_folder_are_one_too_many(
+async def test_a_second_agent_in_the_same_folder_is_refused(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path)
@@ -143,9 +147,7 @@ async def test_two_agents_in_one_folder_are_one_too_many(
     assert len(list_runs(database)) == 1
 
 
-async def test_an_exchange_that_comes_late_delays_the_warm_up_only(
-    database: Database, tmp_path: Path
-) -> None:
+async def test_an_unreachable_exchange_delays_only_the_warm_up(database: Database, tmp_path: Path) -> None:
     async with Sandbox(options()) as gone:
         port = gone.port
     daemon = make_agent(settings(f"http://127.0.0.1:{port}", tmp_path), database, load_model=load_words)
@@ -160,9 +162,11 @@ async def test_an_exchange_that_comes_late_delays_the_warm_up_only(
 
 async def test_funding_is_paid_at_its_stamps(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
     config = settings(
-        sandbox.rest_url, tmp_path, strategy={"name": "buy_and_hold", "params": {}},
+        sandbox.rest_url,
+        tmp_path,
+        strategy={"name": "buy_and_hold", "params": {}},
         paper={"funding_interval": "10m", "funding_rate": "0.0001"},
-    )  # fmt: skip
+    )
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: len(of(Funding, journal(database))) >= 6)
@@ -178,7 +182,7 @@ async def test_funding_is_paid_at_its_stamps(sandbox: Sandbox, database: Databas
     ]
 
 
-async def test_the_report_of_a_live_run_has_prices_and_a_point_a_bar(
+async def test_a_live_runs_report_has_prices_and_a_point_per_bar(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     daemon = make_agent(
@@ -193,7 +197,7 @@ async def test_the_report_of_a_live_run_has_prices_and_a_point_a_bar(
     assert all(ts % 60_000 == 0 for ts in data.equity.ts)
 
 
-async def test_only_some_states_of_an_open_bar_go_on_where_so_asked(
+async def test_open_bars_are_sampled_if_configured(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(
@@ -220,7 +224,7 @@ async def test_only_some_states_of_an_open_bar_go_on_where_so_asked(
     ],
     ids=["equities are not live", "headlines without a feed", "a model that is no model"],
 )
-async def test_what_cannot_work_is_refused_at_the_start(
+async def test_an_invalid_configuration_is_refused_at_the_start(
     database: Database, tmp_path: Path, sections: dict[str, object], error: type[Exception]
 ) -> None:
     def load(folder: str) -> Words:
@@ -236,7 +240,7 @@ async def test_what_cannot_work_is_refused_at_the_start(
     assert list_runs(database) == []
 
 
-async def test_an_error_of_the_strategy_halts_the_agent_and_nothing_else(
+async def test_an_error_of_the_strategy_halts_trading_and_the_agent_runs_on(
     sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [
@@ -258,7 +262,7 @@ async def test_an_error_of_the_strategy_halts_the_agent_and_nothing_else(
     async with living(daemon) as task:
         await until(lambda: daemon.core.engine.risk.halted)
         seen = handled(daemon)
-        await until(lambda: handled(daemon) >= seen + 20)  # it goes on, halted
+        await until(lambda: handled(daemon) >= seen + 20)  # the agent runs on, halted
         assert not task.done()
         status = daemon.status()
     assert (status.risk, status.risk_rule) == (RiskState.HALTED, "strategy")
@@ -269,7 +273,7 @@ async def test_an_error_of_the_strategy_halts_the_agent_and_nothing_else(
     assert [e.action for e in of(Command, journal(database))].count("strategy-error") == 1
     assert_sound(database, "latest", config)
 
-    # no crash loop: halted still
+    # no crash loop: trading is still halted
     again = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(again):
         await until(lambda: handled(again) >= 10)

@@ -1,4 +1,4 @@
-"""The kill switch works whatever is broken: store, log, core or the whole process; and nothing is decided before it."""
+"""The kill switch works if the store, log, core or process fails; no decision precedes a kill."""
 
 from __future__ import annotations
 
@@ -51,16 +51,19 @@ QUICK = {"patience": "1m", "retry": {"first": "5ms", "ceiling": "20ms"}}
 
 
 SHARE = [
-    Case("store", "verb", True), Case("log", "file", True), Case("spin", "signal", False), Case("dead", "verb", True),
-]  # fmt: skip
-"""One of each kind; all of them: `python -m tests.kill_states --variants broken`."""
+    Case("store", "verb", True),
+    Case("log", "file", True),
+    Case("spin", "signal", False),
+    Case("dead", "verb", True),
+]
+"""One case of each kind. `python -m tests.kill_states --variants broken` runs all of them."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case", SHARE, ids=lambda case: f"{case.state}-{case.pull}{'-flatten' if case.flatten else ''}"
 )
-async def test_at_the_venue_the_account_is_clear(case: Case, tmp_path: Path) -> None:
+async def test_a_kill_clears_the_venue_account(case: Case, tmp_path: Path) -> None:
     result = await kill_in(case, tmp_path)
     if case.state == "store":
         fills = [
@@ -74,7 +77,7 @@ async def test_at_the_venue_the_account_is_clear(case: Case, tmp_path: Path) -> 
         assert note.by.split()[0] == kill.by.split()[0]
 
 
-# -- on paper ------------------------------------------------------------------------------------------------------------
+# -- on paper ------------------------------------------------------------------------------------------------
 
 
 def killed(daemon: Daemon) -> bool:
@@ -97,7 +100,7 @@ async def by_signal(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("pull", [by_verb, by_file, by_signal])
-async def test_while_the_store_cant_be_written_a_kill_goes_before_all_that_waits(
+async def test_while_the_store_cant_be_written_a_kill_precedes_all_waiting_events(
     pull: Callable[[Daemon], Any], sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     daemon = make_agent(
@@ -126,12 +129,12 @@ async def test_while_the_store_cant_be_written_a_kill_goes_before_all_that_waits
         assert isinstance(first, Command)
         assert first.action == "kill"
         if pull is not by_file:
-            await until(lambda: not (tmp_path / FILE).exists())  # the journal has it now
+            await until(lambda: not (tmp_path / FILE).exists())  # the kill is in the journal now
     events = assert_sound(database, "latest", daemon.config)
     assert [event.action for event in of(Command, events)].count("kill") == 1
 
 
-async def test_a_kill_that_was_never_journalled_keeps_the_next_life_from_starting(
+async def test_an_unjournalled_kill_prevents_the_next_start(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     live = {"folder": str(tmp_path), "drain_timeout": "200ms"}
@@ -152,7 +155,7 @@ async def test_a_kill_that_was_never_journalled_keeps_the_next_life_from_startin
         await make_agent(config, database, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
 
 
-async def test_the_verb_writes_nothing_into_a_store_in_which_an_agent_of_another_folder_records(
+async def test_the_kill_command_does_not_write_to_a_store_in_use(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
@@ -172,7 +175,7 @@ async def test_the_verb_writes_nothing_into_a_store_in_which_an_agent_of_another
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pull", ["signal", "verb"])
-async def test_a_kill_outlives_a_core_that_hangs_on_paper(pull: str, tmp_path: Path) -> None:
+async def test_a_kill_of_a_hanging_core_prevents_the_next_start_on_paper(pull: str, tmp_path: Path) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         path = tmp_path / "config.toml"
         path.write_text(
@@ -216,7 +219,7 @@ async def test_a_kill_outlives_a_core_that_hangs_on_paper(pull: str, tmp_path: P
                 await process.wait()
 
 
-# -- whatever is called KILL ---------------------------------------------------------------------------------------------
+# -- kinds of KILL files -------------------------------------------------------------------------------------
 
 
 def a_fifo(path: Path) -> None:
@@ -241,7 +244,7 @@ def unreadable(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [a_fifo, a_folder, a_dangling_link, a_link_to_a_terminal, unreadable])
-async def test_anything_called_kill_kills_and_blocks_nobody(
+async def test_a_kill_file_of_any_type_kills_without_blocking_the_agent(
     make: Callable[[Path], None], sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     daemon = make_agent(
@@ -257,7 +260,7 @@ async def test_anything_called_kill_kills_and_blocks_nobody(
         KillSwitch(tmp_path).refuse("no start")
 
 
-async def test_a_text_that_is_written_after_the_file_was_made_still_flattens(
+async def test_text_written_after_the_kill_file_was_created_still_flattens(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     hold = {"name": "buy_and_hold", "params": {}}
@@ -275,7 +278,7 @@ async def test_a_text_that_is_written_after_the_file_was_made_still_flattens(
         await until(lambda: not daemon.core.engine.portfolio.open)
 
 
-# -- the way out ---------------------------------------------------------------------------------------------------------
+# -- emergency exit ------------------------------------------------------------------------------------------
 
 
 def account(sandbox: Sandbox, folder: Path, **sections: Any) -> Config:
@@ -308,7 +311,7 @@ def market_order(name: str, qty: str, side: Side = Side.BUY) -> Order:
     ],
     ids=["none", "create", "cancel"],
 )
-async def test_two_ways_at_once_end_flat_and_never_on_the_other_side(
+async def test_two_concurrent_exits_end_flat_without_reversing_the_position(
     faults: list[str], tmp_path: Path
 ) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
@@ -323,7 +326,7 @@ async def test_two_ways_at_once_end_flat_and_never_on_the_other_side(
                 lambda: sandbox.venue.account.books["linear"].open_legs() and sandbox.venue.account.open
             )
             sandbox.venue.faults.add([parse_fault(fault) for fault in faults])
-            other = account(sandbox, tmp_path / "other")  # another folder: without a lock in common
+            other = account(sandbox, tmp_path / "other")  # another folder, so the two exits share no lock
             exits = [
                 EmergencyExit(c, p, sandbox.clock, random.Random(1), lambda: None)
                 for c, p in ((config, one), (other, two))
@@ -336,7 +339,7 @@ async def test_two_ways_at_once_end_flat_and_never_on_the_other_side(
             assert bought == sold == Decimal("0.05")
 
 
-async def test_on_spot_no_more_is_sold_than_the_run_holds(tmp_path: Path) -> None:
+async def test_on_spot_the_exit_sells_only_what_the_run_holds(tmp_path: Path) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         config = account(sandbox, tmp_path, market={"symbols": ["BTCUSDT"], "category": "spot"})
         async with port(config, sandbox) as venue:

@@ -1,4 +1,4 @@
-"""Of the states of an open bar those are journalled that can decide: orders, fills and limits are the same as with all of them."""
+"""The event filter drops open-bar states without changing any order, fill or risk limit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SYMBOLS = (SYMBOL, "ETHUSDT")
 def seconds(
     dice: random.Random, minutes: int, symbols: Sequence[str] = SYMBOLS, step: float = 0.0004
 ) -> Iterator[Kline]:
-    """A state of each symbol's bar a second, and its close."""
+    """Yield one open-bar state of each symbol per second, then the close."""
     prices = dict.fromkeys(symbols, 100.0)
     for minute in range(minutes):
         start = T0 + minute * MINUTE_MS
@@ -64,7 +64,7 @@ def seconds(
 
 
 class Wild(Strategy):
-    """Every few bars another exposure, at the market or a limit, with a stop and a take-profit; on a score a small one."""
+    """Every few bars a new target, market or limit, with stop and take-profit; a small one on a score."""
 
     class Params(StrategyParams):
         seed: int = 0
@@ -84,7 +84,7 @@ class Wild(Strategy):
 
 
 class Holder(Strategy):
-    """Long of both, without a stop."""
+    """Long in both symbols, without a stop."""
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         self.target(kline.symbol, weight=0.6)
@@ -103,7 +103,7 @@ def a_config(paper: dict[str, Any] | None = None, risk: dict[str, Any] | None = 
 
 
 class Timed(ListSink):
-    """Knows when each decision was taken: at the arrival of which event."""
+    """Records the event at which each decision was made."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Timed(ListSink):
 def live(
     settings: Config, events: Sequence[Event], every: int, seed: int = 0, strategy: Strategy | None = None
 ) -> tuple[list[Event], list[Decision], list[int]]:
-    """What is journalled, what is decided, and when; each event is handled before the next arrives."""
+    """Return journalled events, decisions and their times; each event is handled before the next arrives."""
     sink = Timed()
     engine = Engine(
         settings,
@@ -147,20 +147,20 @@ def with_scores(dice: random.Random, bars: Iterator[Kline]) -> list[Event]:
 
 @given(seed=st.integers(0, 10_000), scarce=st.booleans())
 @settings(max_examples=20, deadline=None)
-def test_orders_and_fills_are_those_of_all_states(seed: int, scarce: bool) -> None:
+def test_orders_and_fills_equal_those_of_all_states(seed: int, scarce: bool) -> None:
     dice = random.Random(seed)
     events = with_scores(dice, seconds(dice, 20))
     paper = SCARCE if scarce else {}
     everything, decided, _ = live(a_config(paper), events, 0, seed)
     sampled, again, _ = live(a_config(paper), events, 15_000, seed)
     assert everything == events
-    assert scarce or len(sampled) < len(events) / 3  # what waits for volume meets all states
+    assert scarce or len(sampled) < len(events) / 3  # an order that waits for volume receives all states
     assert again == decided
     closed = [one for one in events if not isinstance(one, Kline) or one.confirm]
     assert [one for one in sampled if not isinstance(one, Kline) or one.confirm] == closed
 
 
-def test_the_market_above_meets_stops_limits_and_take_profits_between_two_samples() -> None:
+def test_stops_limits_and_take_profits_trigger_between_two_samples() -> None:
     reasons: set[str] = set()
     for seed in range(10):
         dice = random.Random(seed)
@@ -171,13 +171,13 @@ def test_the_market_above_meets_stops_limits_and_take_profits_between_two_sample
 
 
 @pytest.mark.parametrize("limit", ["max_daily_loss", "max_drawdown"])
-def test_a_limit_of_risk_bites_at_the_same_second(limit: str) -> None:
+def test_a_risk_limit_triggers_at_the_same_second(limit: str) -> None:
     bitten = 0
     for seed in range(12):
         dice = random.Random(seed)
         events = list(seconds(dice, 40, step=0.002))
         moves = []
-        for every in (0, 3_600_000):  # the sample alone would see next to nothing
+        for every in (0, 3_600_000):  # the sample alone contains almost no open-bar states
             _, decided, when = live(a_config(risk={limit: 0.01}), events, every, strategy=Holder())
             halts = (
                 (one.ts, at)
@@ -186,18 +186,18 @@ def test_a_limit_of_risk_bites_at_the_same_second(limit: str) -> None:
             )
             moves.append(next(halts, None))
         (everything, sampled) = moves
-        if limit == "max_daily_loss":  # from the day's first look, which both have
+        if limit == "max_daily_loss":  # from the day's first risk check, which both have
             assert (everything is None) is (sampled is None)
             if everything and sampled:
                 assert sampled[0] == everything[0]
                 assert sampled[1] <= everything[1] + 1_000  # at the next state, not at the next sample
-        elif everything and sampled:  # from the peak, of which the sample sees no more than the closes
+        elif everything and sampled:  # from the peak, of which the sample contains only the closes
             assert sampled >= everything
         bitten += sampled is not None
     assert bitten > 3
 
 
-def test_the_sample_has_a_state_of_each_symbol_in_each_interval() -> None:
+def test_the_sample_has_one_state_of_each_symbol_per_interval() -> None:
     events = list(seconds(random.Random(1), 10))
     engine = Engine(a_config(), Strategy(), ListSink(), run_id="run")
     sampler = OpenBarSampler(engine, 15_000)
@@ -208,7 +208,7 @@ def test_the_sample_has_a_state_of_each_symbol_in_each_interval() -> None:
     assert sampler.left_out > 1000
 
 
-def test_with_an_interval_of_nothing_all_states_go_on() -> None:
+def test_an_interval_of_zero_passes_all_states() -> None:
     events = list(seconds(random.Random(1), 2))
     engine = Engine(a_config(), Strategy(), ListSink(), run_id="run")
     sampler = OpenBarSampler(engine, 0)

@@ -1,4 +1,4 @@
-"""The queue in front of the core: what piles up, what is dropped, and that both are counted."""
+"""The queue before the core: backlog, dropped events and their counts."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def drain(queue: EventQueue) -> list[Event]:
     return events
 
 
-async def test_events_leave_in_the_order_of_their_arrival() -> None:
+async def test_events_leave_in_order_of_arrival() -> None:
     queue = EventQueue()
     events = [*LASTING, news(1), bar(2, confirm=False), news(2)]
     await fill(queue, *events)
     assert [await queue.get() for _ in events] == events
 
 
-async def test_a_consumer_that_came_first_is_woken() -> None:
+async def test_put_wakes_a_waiting_consumer() -> None:
     queue = EventQueue()
     waiting = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
@@ -74,7 +74,7 @@ async def test_a_consumer_that_came_first_is_woken() -> None:
     assert await asyncio.wait_for(waiting, 1) == news(1)
 
 
-async def test_of_an_open_bar_the_newest_state_takes_the_place_of_the_older() -> None:
+async def test_the_newest_state_of_an_open_bar_replaces_older_ones() -> None:
     queue = EventQueue()
     newest = bar(1, confirm=False, close=1.7)
     other = bar(1, "ETHUSDT", confirm=False)
@@ -86,14 +86,14 @@ async def test_of_an_open_bar_the_newest_state_takes_the_place_of_the_older() ->
     assert (stats.put, stats.taken, stats.coalesced, stats.waiting) == (4, 2, 2, 0)
 
 
-async def test_a_close_overtakes_the_open_states_of_its_bar_and_precedes_those_of_the_next() -> None:
+async def test_a_close_removes_open_states_of_its_bar_and_precedes_those_of_the_next() -> None:
     queue = EventQueue()
     following = bar(2, confirm=False)
     await fill(queue, bar(1, confirm=False), news(1), bar(1), following)
     assert drain(queue) == [news(1), bar(1), following]
 
 
-async def test_a_flood_of_headlines_drops_the_oldest_and_says_how_many() -> None:
+async def test_excess_headlines_drop_the_oldest_and_are_counted() -> None:
     queue = EventQueue(news_capacity=3)
     await fill(queue, news(1), bar(1), *(news(number) for number in range(2, 8)))
     assert drain(queue) == [bar(1), news(5), news(6), news(7)]
@@ -102,20 +102,20 @@ async def test_a_flood_of_headlines_drops_the_oldest_and_says_how_many() -> None
 
 
 @pytest.mark.parametrize("event", LASTING, ids=lambda event: type(event).__name__)
-async def test_what_may_not_be_lost_makes_its_producer_wait(event: Event) -> None:
+async def test_a_full_queue_blocks_producers_of_lossless_events(event: Event) -> None:
     queue = EventQueue(capacity=2)
     await fill(queue, Command("pause", 1, 1), Command("resume", 2, 2))
     waiting = asyncio.create_task(queue.put(event))
     await asyncio.sleep(0)
     assert not waiting.done()
-    await fill(queue, news(1), bar(1, "SOLUSDT", confirm=False))  # these don't have to
+    await fill(queue, news(1), bar(1, "SOLUSDT", confirm=False))  # headlines and open bars don't block
     assert await queue.get() == Command("pause", 1, 1)
     await asyncio.wait_for(waiting, 1)
     assert event in drain(queue)
     assert queue.stats().blocked == 1
 
 
-async def test_a_producer_that_is_cancelled_while_it_waits_has_put_nothing() -> None:
+async def test_a_cancelled_put_adds_nothing() -> None:
     queue = EventQueue(capacity=1)
     await queue.put(Command("pause", 1, 1))
     waiting = asyncio.create_task(queue.put(bar(1)))
@@ -125,7 +125,7 @@ async def test_a_producer_that_is_cancelled_while_it_waits_has_put_nothing() -> 
     assert drain(queue) == [Command("pause", 1, 1)]
 
 
-async def test_it_tells_depth_and_waits() -> None:
+async def test_stats_report_depth_and_waiting_times() -> None:
     now = 0.0
     queue = EventQueue(timer=lambda: now)
     for number in range(100):
@@ -153,7 +153,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
-def test_nothing_is_lost_but_what_the_counts_say(steps: Sequence[Event | None]) -> None:
+def test_every_lost_event_is_counted(steps: Sequence[Event | None]) -> None:
     async def play() -> None:
         queue = EventQueue(capacity=10_000, news_capacity=3)
         taken: list[Event] = []

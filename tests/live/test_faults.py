@@ -1,7 +1,7 @@
-"""What can go wrong between the agent and the world, one row each: the agent lives on, misses nothing that can be had, and says so.
+"""Faults between agent and exchange: the agent keeps running, misses no available data and reports them.
 
-Whatever the fault: every bar is journalled once and in order or lies in a gap, closed bars are the exchange's own, headlines
-come once each, and the run verifies.
+For every fault: each bar is journalled once and in order or lies in a gap, closed bars equal the exchange's, each headline
+is journalled once, and the run verifies.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from tests.support.live import (
 )
 
 Sources = dict[str, dict[str, Any]]
-BARS = 24  # closed bars to live through
+BARS = 24  # closed bars to wait for
 
 
 class Row(NamedTuple):
-    """A fault, and the sign that it struck and was dealt with, in the sources' health or in the journal."""
+    """A fault, and a predicate on the sources' health that shows that it occurred and was handled."""
 
     fault: str
     sign: Callable[[Sources], bool]
-    gaps: bool = False  # bars are missing where nobody has them
+    gaps: bool = False  # bars are missing that no source has
 
 
 def bybit(field: str, least: int = 1) -> Callable[[Sources], bool]:
@@ -73,7 +73,7 @@ ROWS = [
     Row(f"status,{HISTORY},code=429,count=1", bybit("errors")),
     Row(f"status,{HISTORY},code=503,count=3", bybit("errors", 3)),
     Row(f"timeout,{HISTORY},ms=2500,count=1", bybit("errors")),
-    Row(f"close,{HISTORY},count=2", nothing),  # aiohttp asks again by itself
+    Row(f"close,{HISTORY},count=2", nothing),  # aiohttp retries by itself
     Row(f"retcode,{HISTORY},code=10006,count=2", bybit("errors", 2)),
     Row(f"retcode,{HISTORY},code=10016,count=2", bybit("errors", 2)),
     Row(f"retcode,{HISTORY},code=10000,count=2", bybit("errors", 2)),
@@ -94,7 +94,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.fault for row in ROWS])
-async def test_the_agent_lives_on(database: Database, tmp_path: Path, row: Row) -> None:
+async def test_the_agent_survives_the_fault(database: Database, tmp_path: Path, row: Row) -> None:
     async with Sandbox(options(news=True, faults=(parse_fault(row.fault),))) as sandbox:
         config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
         daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
@@ -109,7 +109,7 @@ async def test_the_agent_lives_on(database: Database, tmp_path: Path, row: Row) 
             await until(lambda: handled(daemon) >= BARS and struck() and row.sign(sources()))
             await until(lambda: of(Sentiment, journal(database)))
             failures = [source["failures"] for source in daemon.status().producers]
-    assert failures == [0, 0, 0]  # the sources themselves cope; no supervisor has to
+    assert failures == [0, 0, 0]  # the sources recover without the supervisor
     events = assert_sound(database, "latest", config)
     assert [event.action for event in of(Command, events)] == [
         "life",

@@ -1,4 +1,4 @@
-"""A fusion model in the running agent: warm by the first live bar, fed with what was read, resumed and verified to the bit."""
+"""A fusion model in the running agent: warm at the first live bar, fed with scores, resumed and verified."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def predictions(database: Database, run: str) -> list[Prediction]:
     return [item.decision for item in read_decisions(database, run) if isinstance(item.decision, Prediction)]
 
 
-async def test_two_lives_with_one_model(database: Database, tmp_path: Path) -> None:
+async def test_a_restart_with_the_same_model_continues_the_run(database: Database, tmp_path: Path) -> None:
     write_fusion(tmp_path / "model", ablation="probabilities", scorer="starter", interval=5 * MINUTE_MS)
     async with Sandbox(options(news=True)) as sandbox:
         config = settings(
@@ -42,7 +42,7 @@ async def test_two_lives_with_one_model(database: Database, tmp_path: Path) -> N
     assert len({(item.down, item.flat, item.up) for item in made}) > 5
 
 
-async def test_a_sentiment_model_that_it_does_not_understand_is_refused(
+async def test_an_incompatible_sentiment_model_is_refused(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     write_fusion(tmp_path / "model", ablation="probabilities", scorer="starter", interval=MINUTE_MS)
@@ -69,6 +69,6 @@ async def test_another_fusion_model_begins_another_run(
     assert len(list_runs(database)) == 2
 
 
-def test_the_strategy_needs_a_model(database: Database, tmp_path: Path) -> None:
+def test_the_strategy_requires_a_model(database: Database, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no model is configured"):
         make_agent(settings("http://127.0.0.1:1", tmp_path, strategy=FUSION), database, load_model=load_words)

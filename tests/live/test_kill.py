@@ -1,4 +1,4 @@
-"""kill -9 at any moment: the next life folds the journal, and goes on as if there had been no death."""
+"""kill -9 at any moment: the next start folds the journal and continues as if uninterrupted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.live import PATIENCE, SENTIMENT, SPEED, assert_sound, of, opt
 
 
 def journalled(folder: Path) -> int:
-    """Events that are safe, as another process sees them; 0 while there is no store yet."""
+    """Number of committed events as another process reads them; 0 if the store does not exist yet."""
     with (
         suppress(sqlite3.Error),
         closing(sqlite3.connect(f"file:{folder / 'store.db'}?mode=ro", uri=True)) as connection,
@@ -52,7 +52,7 @@ async def until_journalled(process: Process, folder: Path, events: int) -> None:
 
 
 @pytest.mark.slow
-async def test_lives_that_end_by_kill_9_add_up_to_one(tmp_path: Path) -> None:
+async def test_runs_interrupted_by_kill_9_continue_as_one(tmp_path: Path) -> None:
     dice = random.Random(9)
     async with Sandbox(options(speed=SPEED / 4, news=True)) as sandbox:
         before = 0
@@ -86,10 +86,10 @@ async def test_lives_that_end_by_kill_9_add_up_to_one(tmp_path: Path) -> None:
             ]
 
 
-async def test_a_kill_that_was_handled_and_resumed_from_is_not_kept_because_the_store_then_fails(
+async def test_a_handled_kill_is_not_repeated_if_the_store_fails_after_a_resume(
     tmp_path: Path,
 ) -> None:
-    """The resumption is journalled, and the guard has yet to hear of it: that gap must not kill the agent again."""
+    """The guard is notified after the resume is journalled; a failure in between must not kill again."""
     switch = KillSwitch(tmp_path)
     state = {"killed": False, "unable": False}
     guard = KillGuard(
@@ -104,7 +104,7 @@ async def test_a_kill_that_was_handled_and_resumed_from_is_not_kept_because_the_
     handled = guard.request({}, "ann")
     state["killed"] = True
     guard.settle()  # the core has handled it
-    state.update(killed=False, unable=True)  # and a resumption, whose commit is not answered
+    state.update(killed=False, unable=True)  # and a resume whose commit has not returned
     newer = guard.request({}, "bob")
     await asyncio.wrap_future(newer.outcome)
     assert not handled.outcome.done()

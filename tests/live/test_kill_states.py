@@ -1,4 +1,4 @@
-"""A small share of `python -m tests.kill_states`, and whether its judgement would notice."""
+"""A small sample of `python -m tests.kill_states`, and tests of its verdicts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ENTRY = Order("tw-1", "BTCUSDT", 1, Side.BUY, OrderType.MARKET, D(1))
 ALARM = RiskEvent(1, RiskState.HALTED, "flatten", "x", "BTCUSDT")
 
 
-async def test_on_paper_no_state_is_silent() -> None:
+async def test_no_state_is_silent_on_paper() -> None:
     assert not (await kill_states(40, 3, ["paper"]))["silent"]
 
 
-async def test_a_strategy_that_replaces_the_only_order_that_closes_is_noticed(
+async def test_a_strategy_that_replaces_the_only_closing_order_is_detected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pursue = Flattener.pursue
@@ -33,13 +33,13 @@ async def test_a_strategy_that_replaces_the_only_order_that_closes_is_noticed(
 
 
 @pytest.mark.slow
-async def test_at_a_venue_with_faults_no_state_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_state_is_silent_at_a_venue_with_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAPEWIRE_API_KEY", "sandbox-key")
     monkeypatch.setenv("TAPEWIRE_API_SECRET", "sandbox-secret")
     assert not (await kill_states(3, 3, ["sandbox"]))["silent"]
 
 
-def test_silence_is_what_is_open_without_an_alarm_or_was_opened_after_the_kill() -> None:
+def test_a_state_is_silent_if_open_without_an_alarm_or_opened_after_the_kill() -> None:
     assert judge([], flat=True) == "flat"
     assert judge([], flat=False) == "silent"
     assert judge([ALARM], flat=False) == "alarmed"

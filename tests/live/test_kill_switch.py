@@ -1,4 +1,4 @@
-"""The kill switch through the real verbs and the real daemon: a command, a file, a signal, a port with a token."""
+"""The kill switch through the CLI and a running daemon: command, file, signal, and TCP port with a token."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Invoke = Callable[..., Awaitable[Any]]
 async def agent(
     sandbox: Sandbox, database: Database, folder: Path, **sections: Any
 ) -> AsyncIterator[tuple[Daemon, Invoke]]:
-    """A daemon that holds both symbols, and its verbs: what they print, or the error that they end with."""
+    """A daemon that holds both symbols, and a function that returns the output or exception of a CLI command."""
     config = settings(sandbox.rest_url, folder, strategy=HOLD, **sections)
     path = folder / "config.toml"
     path.write_text(f'[live]\nfolder = "{folder}"\n')
@@ -70,7 +70,7 @@ def killed(daemon: Daemon) -> bool:
     return (risk.state, risk.rule) == (RiskState.HALTED, KILL)
 
 
-async def test_killed_and_flattened_by_the_verb_it_stays_so_over_a_restart_until_somebody_confirms(
+async def test_a_kill_with_flatten_persists_over_a_restart_until_confirmed(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     async with agent(sandbox, database, tmp_path) as (daemon, invoke):
@@ -94,7 +94,7 @@ async def test_killed_and_flattened_by_the_verb_it_stays_so_over_a_restart_until
     assert words == ["kill", "resume", "pause", "resume"]
 
 
-async def test_what_is_not_closed_in_time_is_printed_and_exit_code_1(
+async def test_positions_still_open_at_the_deadline_are_printed_with_exit_code_1(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     thin = {"max_participation": 0.00001, "liquidity": "participation"}
@@ -112,7 +112,7 @@ async def test_what_is_not_closed_in_time_is_printed_and_exit_code_1(
         assert isinstance(await invoke("kill", "--flatten", "--wait", "soon"), UsageError)
 
 
-async def test_when_halted_a_persons_flatten_works(
+async def test_an_operator_can_flatten_while_halted(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     async with agent(sandbox, database, tmp_path) as (daemon, invoke):
@@ -126,7 +126,7 @@ async def test_when_halted_a_persons_flatten_works(
 @pytest.mark.parametrize(
     ("text", "flat"), [("", False), ("flatten: the desk is closed", False), ("flatten now", True)]
 )
-async def test_a_file_kills_and_as_long_as_it_is_there_nothing_resumes_or_starts(
+async def test_a_kill_file_kills_and_blocks_resume_and_start_until_removed(
     sandbox: Sandbox, database: Database, tmp_path: Path, text: str, flat: bool
 ) -> None:
     async with agent(sandbox, database, tmp_path) as (daemon, invoke):
@@ -137,7 +137,7 @@ async def test_a_file_kills_and_as_long_as_it_is_there_nothing_resumes_or_starts
         refused = await invoke("resume", "--confirm", RESUME_FROM_KILL)
         assert isinstance(refused, SafetyError)
         assert refused.hint == "remove the file first"
-        # life, warm-up, warm-up-done, kill: once, not at every look
+        # life, warm-up, warm-up-done, kill: once, not at every poll
         assert len(of(Command, journal(database))) == 4
     again = make_agent(daemon.config, database, load_model=load_words, clock=sandbox.clock)
     with pytest.raises(SafetyError, match=r"no start while .*KILL exists"):
@@ -149,7 +149,7 @@ async def test_a_file_kills_and_as_long_as_it_is_there_nothing_resumes_or_starts
 
 
 @pytest.mark.slow
-async def test_the_process_is_killed_by_a_signal_and_refuses_to_start_with_exit_code_3(
+async def test_sigusr1_kills_the_agent_and_a_kill_file_prevents_the_start_with_exit_code_3(
     tmp_path: Path,
 ) -> None:
     async with Sandbox(options(speed=1)) as sandbox:
@@ -173,7 +173,7 @@ async def test_the_process_is_killed_by_a_signal_and_refuses_to_start_with_exit_
         assert "remove the file first" in said.decode()
 
 
-async def test_a_port_asks_for_the_token(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_the_port_requires_the_token(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
     control = {"address": "127.0.0.1:0"}
     async with agent(sandbox, database, tmp_path, control=control) as (daemon, invoke):
         address = f"127.0.0.1:{daemon.control_port}"
@@ -192,7 +192,7 @@ async def test_a_port_asks_for_the_token(sandbox: Sandbox, database: Database, t
         assert daemon.core.engine.risk.detail == "token"
 
 
-def test_a_token_that_others_can_read_or_that_is_short_is_refused(tmp_path: Path) -> None:
+def test_a_token_that_is_readable_by_others_or_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "token"
     token = make_token(path)
     assert read_token(path) == make_token(path) == token
@@ -211,12 +211,12 @@ def test_a_token_that_others_can_read_or_that_is_short_is_refused(tmp_path: Path
 @pytest.mark.parametrize(
     "address", ["8700", "0.0.0.0:8700", "example.org:8700", "127.0.0.1:99999", "127.0.0.1:"]
 )
-def test_the_port_is_of_this_machine_alone(address: str, tmp_path: Path) -> None:
+def test_the_port_is_restricted_to_loopback(address: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"control\.address"):
         settings("http://127.0.0.1:9", tmp_path, control={"address": address})
 
 
-async def test_a_kill_is_before_all_that_waits_even_in_a_full_queue() -> None:
+async def test_a_kill_precedes_all_waiting_events_even_in_a_full_queue() -> None:
     queue = EventQueue(capacity=2)
     words: list[Event] = [Command(name, 0, 0) for name in ("a", "b", "kill")]
     await queue.put(words[0])

@@ -1,4 +1,4 @@
-"""The log tells what happened, and no secret."""
+"""The log records events without secrets."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_secrets_are_masked(stream: io.StringIO, style: str, fields: dict[str, o
     assert "***" in text
 
 
-def test_an_error_with_a_secret_in_its_trace_is_masked_too(stream: io.StringIO) -> None:
+def test_secrets_in_tracebacks_are_masked(stream: io.StringIO) -> None:
     configure(LogConfig(format="json"), stream)
     try:
         raise ConnectionError(f"GET https://user:{SECRET.replace('/', '')}@host/")
@@ -75,14 +75,14 @@ def test_json_lines_carry_run_event_id_level_and_time(stream: io.StringIO) -> No
     assert said == {"event": "fill", "run": "run-1", "event_id": 7, "symbol": "BTCUSDT", "level": "info"}
 
 
-def test_what_is_no_terminal_gets_json(stream: io.StringIO) -> None:
+def test_json_is_the_default_without_a_terminal(stream: io.StringIO) -> None:
     configure(LogConfig(), stream)
     structlog.get_logger().info("begun")
     assert msgspec.json.decode(stream.getvalue())["event"] == "begun"
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_no_text_of_the_log_can_command_a_terminal(stream: io.StringIO, style: str) -> None:
+def test_control_characters_are_escaped_in_the_log(stream: io.StringIO, style: str) -> None:
     dirty = "up \x1b[2J\x1b]0;owned\x07 \x9b31m \u202egnp\u2066 \x00\x08\r down"
     configure(LogConfig(format=style), stream)  # type: ignore[arg-type]
     try:

@@ -1,4 +1,4 @@
-"""The log can't stop the agent: full disk, closed pipe, a reader that does not read, and floods."""
+"""The agent keeps running if its log fails: full disk, closed pipe, blocked reader, and floods of lines."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [msgspec.json.decode(line) for line in stream.getvalue().splitlines()]
 
 
-async def test_a_full_pipe_blocks_no_writer_and_the_reader_learns_what_was_lost() -> None:
+async def test_a_full_pipe_does_not_block_and_lost_lines_are_reported() -> None:
     reader, writer = os.pipe()
     output = OutputWriter(writer, capacity=200_000)
     try:
         for number in range(10_000):
-            # five times what fits; a write that blocks hangs here
+            # five times the pipe's capacity; a blocking write hangs here
             output.write(f"line {number:04}".ljust(99) + "\n")
         lost = output.status().dropped
         assert lost > 5_000
@@ -70,7 +70,7 @@ async def test_a_full_pipe_blocks_no_writer_and_the_reader_learns_what_was_lost(
         os.close(writer)
 
 
-def test_a_full_disk_is_counted_and_its_reason_is_kept() -> None:
+def test_a_full_disk_is_counted_and_its_error_is_kept() -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
     output = OutputWriter(descriptor)
     output.write("one\ntwo\n")
@@ -108,7 +108,7 @@ async def status(folder: Path, **known: object) -> dict[str, Any]:
     ],
     ids=["full", "head", "sleep"],
 )
-async def test_the_agent_goes_on_whatever_becomes_of_its_log(shell: str, reason: str, tmp_path: Path) -> None:
+async def test_the_agent_keeps_running_if_its_log_fails(shell: str, reason: str, tmp_path: Path) -> None:
     async with Sandbox(options(speed=1200)) as sandbox:
         run = f"{sys.executable} -c '{MAIN}' run --config {agent_config(sandbox, tmp_path)}"
         process = await asyncio.create_subprocess_shell(
@@ -143,7 +143,7 @@ def proc_state(pid: int) -> str:
         return "Z"
 
 
-def test_a_flood_of_one_line_is_bounded_and_counted(stream: io.StringIO) -> None:
+def test_repeated_lines_are_limited(stream: io.StringIO) -> None:
     for number in range(1_000):
         structlog.get_logger().warning("request refused", reason=number)
         logging.getLogger("asyncio").error("socket.accept() out of system resource\nsocket: fd=%d", number)
@@ -152,7 +152,7 @@ def test_a_flood_of_one_line_is_bounded_and_counted(stream: io.StringIO) -> None
     assert said.count("socket.accept() out of system resource") == REPEATS
 
 
-def test_what_was_suppressed_is_stated_by_the_next_line_of_its_kind() -> None:
+def test_the_next_line_of_a_kind_reports_how_many_were_suppressed() -> None:
     now = 0.0
     limit = RepeatLimit(lambda: now)
     assert [limit.admit("a", logging.ERROR) for _ in range(REPEATS + 5)] == [0] * REPEATS + [-1] * 5
@@ -162,10 +162,10 @@ def test_what_was_suppressed_is_stated_by_the_next_line_of_its_kind() -> None:
     assert limit.suppressed == 5
 
 
-def test_a_flood_of_lines_that_all_differ_is_bounded_too() -> None:
+def test_the_total_of_distinct_lines_is_limited() -> None:
     limit = RepeatLimit(lambda: 0.0)
     assert sum(limit.admit(f"kind {number}", logging.WARNING) == 0 for number in range(10_000)) == ALL_KINDS
-    assert limit.admit("fill", logging.INFO) == 0  # what is no warning goes on
+    assert limit.admit("fill", logging.INFO) == 0  # lines below warning level are not limited
 
 
 def deep(n: int) -> None:
@@ -174,7 +174,7 @@ def deep(n: int) -> None:
     raise ConnectionError("x" * 10_000)
 
 
-def test_a_traceback_is_bounded(stream: io.StringIO) -> None:
+def test_tracebacks_are_truncated(stream: io.StringIO) -> None:
     try:
         deep(300)
     except ConnectionError:
@@ -185,7 +185,7 @@ def test_a_traceback_is_bounded(stream: io.StringIO) -> None:
         assert len(line["exception"]) < 5_000
 
 
-async def test_garbage_instead_of_http_is_one_line_without_a_traceback(stream: io.StringIO) -> None:
+async def test_malformed_http_logs_one_line_without_a_traceback(stream: io.StringIO) -> None:
     runner = web.AppRunner(web.Application())
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

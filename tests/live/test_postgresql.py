@@ -1,4 +1,4 @@
-"""The whole on a real PostgreSQL: lives of the daemon, and a backtest, its proof and its report by the command line."""
+"""PostgreSQL as the store: the daemon over a restart; a backtest, verified and reported by the CLI."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def database(database_url: str) -> Iterator[Database]:
         yield opened
 
 
-async def test_a_run_goes_on_in_a_second_life(
+async def test_a_run_continues_after_a_restart(
     sandbox: Sandbox, database: Database, database_url: str, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, store={"url": database_url})
@@ -58,7 +58,7 @@ async def test_a_run_goes_on_in_a_second_life(
 
 
 async def live(daemon: Daemon, database: Database, *, complete: bool) -> None:
-    """Until it has traded on the news."""
+    """Run the agent until it has traded on headlines."""
     async with living(daemon, complete=complete):
         await until(lambda: handled(daemon) >= 20 and traded(database))
 

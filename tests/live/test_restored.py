@@ -1,4 +1,4 @@
-"""A backup that is older than the venue's history: `db restore`, `run`, `resume` and `kill --flatten` through the real verbs."""
+"""CLI commands after `db restore` of a backup older than the venue's history."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("foreign", ["refuse", "adopt"])
-async def test_a_restored_backup_takes_the_venues_history_in_and_goes_flat_on_a_kill(
+async def test_a_restored_backup_imports_the_venues_history_and_a_kill_ends_flat(
     foreign: str, tmp_path: Path
 ) -> None:
     path, copy = tmp_path / "config.toml", tmp_path / "backup.db"
@@ -52,7 +52,7 @@ async def test_a_restored_backup_takes_the_venues_history_in_and_goes_flat_on_a_
             await verb("db", "backup", str(copy))
             known = len(account.executions)
             await until(lambda: len(account.executions) >= known + 16 and account.books["linear"].open_legs())
-            life.cancel()  # as a process that is killed: nothing is ended in order
+            life.cancel()  # as a killed process leaves it: without a clean shutdown
             with suppress(asyncio.CancelledError):
                 await life
         await verb("db", "restore", str(copy))
@@ -69,7 +69,7 @@ async def test_a_restored_backup_takes_the_venues_history_in_and_goes_flat_on_a_
                 await verb("resume")
                 assert second.status().risk.value == "ACTIVE"
                 fills = len(account.executions)
-                await until(lambda: len(account.executions) >= fills + 4)  # it trades again
+                await until(lambda: len(account.executions) >= fills + 4)  # the agent trades again
                 await verb("kill", "--flatten")
                 await until(lambda: not account.books["linear"].open_legs() and not account.open)
                 await until(lambda: second.gateway is not None and not second.gateway.health.intents)

@@ -1,4 +1,4 @@
-"""A record that lost its end, or was restored, is noticed when the next life begins; and a store has one agent."""
+"""A truncated or restored record is detected at the next start; a store accepts one agent at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def lived(config: Config, sandbox: Sandbox, bars: int = 20) -> Path:
-    """One life on paper; returns its store as kill -9 would have left it in the middle."""
+    """Run the agent on paper and leave the store as a kill -9 in the middle of the run would."""
     store = config.live.folder / "store.db"
     killed = config.live.folder / "killed"
     with closing(open_database(config.store.url)) as database:
@@ -54,7 +54,7 @@ async def lived(config: Config, sandbox: Sandbox, bars: int = 20) -> Path:
     return store
 
 
-async def test_a_life_after_a_lost_tail_says_so_and_goes_on_on_paper(
+async def test_after_a_lost_tail_the_status_reports_it_and_a_paper_run_continues(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path)
@@ -79,10 +79,10 @@ async def test_a_life_after_a_lost_tail_says_so_and_goes_on_on_paper(
         assert verify(database, run).identical
         daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
-            assert daemon.status().record == ""  # it was said, and the record goes on from there
+            assert daemon.status().record == ""  # the gap was reported; the record continues from there
 
 
-async def test_a_store_whose_log_was_removed_is_not_begun_anew_by_itself(
+async def test_a_store_without_its_log_is_not_reinitialised_silently(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path)
@@ -105,7 +105,7 @@ async def test_a_store_whose_log_was_removed_is_not_begun_anew_by_itself(
             assert daemon.status().record == ""
 
 
-async def test_a_mark_that_cannot_be_written_is_shown_and_stops_nothing(
+async def test_a_mark_that_cannot_be_written_is_reported_and_the_agent_runs_on(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     (tmp_path / "store.db.mark").mkdir()
@@ -123,11 +123,11 @@ async def test_a_mark_that_cannot_be_written_is_shown_and_stops_nothing(
         assert "can't be written" not in daemon.status().record
 
 
-# -- at a venue ----------------------------------------------------------------------------------------------------------
+# -- at a venue ----------------------------------------------------------------------------------------------
 
 
 def entries(database: Database, after: int) -> list[Order]:
-    """Orders that open something, decided after event `after`."""
+    """Return the orders decided after event `after` that open a position."""
     decided = (item for item in read_decisions(database, find_run(database).id) if item.event_seq > after)
     return [
         item.decision
@@ -137,7 +137,7 @@ def entries(database: Database, after: int) -> list[Order]:
 
 
 @pytest.mark.parametrize("restored", [True, False])
-async def test_after_a_gap_nothing_is_opened_at_a_venue_until_a_person_resumes(
+async def test_after_a_gap_the_agent_opens_nothing_at_a_venue_until_resumed(
     tmp_path: Path, restored: bool
 ) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
@@ -176,11 +176,11 @@ async def test_after_a_gap_nothing_is_opened_at_a_venue_until_a_person_resumes(
             assert verify(database, find_run(database)).identical
 
 
-# -- one agent a store -----------------------------------------------------------------------------------------------------
+# -- one agent per store -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("link", [False, True])
-async def test_two_agents_in_two_folders_on_one_store_are_one_too_many(
+async def test_a_second_agent_on_the_same_sqlite_store_is_refused(
     sandbox: Sandbox, database: Database, tmp_path: Path, link: bool
 ) -> None:
     first = make_agent(
@@ -201,7 +201,9 @@ async def test_two_agents_in_two_folders_on_one_store_are_one_too_many(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_so_are_two_on_one_server(sandbox: Sandbox, database_url: str, tmp_path: Path) -> None:
+async def test_a_second_agent_on_the_same_server_is_refused(
+    sandbox: Sandbox, database_url: str, tmp_path: Path
+) -> None:
     with closing(open_database(database_url)) as one, closing(open_database(database_url)) as two:
         config = settings(sandbox.rest_url, tmp_path, store={"url": database_url})
         other = settings(sandbox.rest_url, tmp_path / "other", store={"url": database_url})
@@ -209,7 +211,7 @@ async def test_so_are_two_on_one_server(sandbox: Sandbox, database_url: str, tmp
         async with living(first):
             with pytest.raises(SafetyError, match=rf"process {os.getpid()}, live\.folder "):
                 await make_agent(other, two, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
-            with one.engine.connect() as connection:  # the server ends the connection that holds the lock
+            with one.engine.connect() as connection:  # the server closes the connection that holds the lock
                 connection.exec_driver_sql(
                     "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 31391"
                 )
@@ -217,15 +219,19 @@ async def test_so_are_two_on_one_server(sandbox: Sandbox, database_url: str, tmp
             with pytest.raises(SafetyError):
                 await make_agent(other, two, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
         daemon = make_agent(other, two, load_model=load_words, clock=sandbox.clock)
-        async with living(daemon):  # the lock went with the first
+        async with living(daemon):  # the lock was released with the first
             await until(lambda: handled(daemon) >= 2)
 
 
-async def test_tools_work_beside_an_agent_and_those_that_replace_the_store_are_refused(
+async def test_maintenance_commands_run_beside_an_agent_unless_they_replace_the_store(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
-    daemon = make_agent(settings(sandbox.rest_url, tmp_path / "live", store={"url": f"sqlite:///{tmp_path / 'store.db'}"}), database,
-                    load_model=load_words, clock=sandbox.clock)  # fmt: skip
+    daemon = make_agent(
+        settings(sandbox.rest_url, tmp_path / "live", store={"url": f"sqlite:///{tmp_path / 'store.db'}"}),
+        database,
+        load_model=load_words,
+        clock=sandbox.clock,
+    )
     config = tmp_path / "config.toml"
     config.write_text(
         f'[live]\nfolder = "{tmp_path / "tool"}"\n[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n'

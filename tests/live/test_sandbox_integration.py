@@ -1,4 +1,4 @@
-"""A sandbox and an agent started by hand, one beside the other: the agent lives in the sandbox's time, and leaves word of its feeds."""
+"""Sandbox and agent as two programs: the agent uses the sandbox's clock and stores feed statistics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.live import (
 )
 
 
-async def test_the_clock_is_the_sandboxs() -> None:
+async def test_the_agent_uses_the_sandboxs_clock() -> None:
     async with Sandbox(options(speed=600)) as sandbox:
         clock = await venue_clock(sandbox.rest_url)
         assert isinstance(clock, ScaledClock)
@@ -39,17 +39,17 @@ async def test_the_clock_is_the_sandboxs() -> None:
         assert abs(clock.now() - sandbox.clock.now()) < 30_000  # 50 ms of the machine's time
 
 
-async def test_at_the_speed_of_the_world_it_is_the_machines() -> None:
+async def test_at_speed_1_the_clock_is_the_machines() -> None:
     async with Sandbox(options(speed=1)) as sandbox:
         assert isinstance(await venue_clock(sandbox.rest_url), WallClock)
 
 
 @pytest.mark.parametrize("endpoint", ["mainnet", "https://api-testnet.example", "http://127.0.0.1:1"])
-async def test_whoever_is_no_sandbox_lives_in_our_time(endpoint: str) -> None:
+async def test_the_clock_is_the_machines_if_the_venue_is_not_a_sandbox(endpoint: str) -> None:
     assert isinstance(await venue_clock(endpoint), WallClock)
 
 
-async def test_an_answer_that_is_none_of_a_sandbox_is_not_believed() -> None:
+async def test_an_invalid_response_of_a_sandbox_is_rejected() -> None:
     app = web.Application()
 
     async def other(request: web.Request) -> web.Response:
@@ -67,9 +67,7 @@ async def test_an_answer_that_is_none_of_a_sandbox_is_not_believed() -> None:
         await runner.cleanup()
 
 
-async def test_the_store_knows_how_the_feeds_were(
-    sandbox: Sandbox, database: Database, tmp_path: Path
-) -> None:
+async def test_feed_statistics_are_stored(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, live={"record_health": "50ms"})
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
@@ -83,7 +81,7 @@ async def test_the_store_knows_how_the_feeds_were(
 
 
 @pytest.mark.slow
-async def test_two_commands_at_sixty_times_the_speed(tmp_path: Path) -> None:
+async def test_the_two_commands_run_at_sixty_times_real_time(tmp_path: Path) -> None:
     venue = await start(
         "sandbox",
         "--port",

@@ -1,4 +1,4 @@
-"""Headlines are scored beside the event loop, in micro-batches, and none is lost by a model that fails."""
+"""Headlines are scored outside the event loop in micro-batches; a failing model loses none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def headline(number: int, at: int = T0, title: str = "bitcoin") -> News:
 
 
 class Listening:
-    """A consumer that runs, and what it says."""
+    """A running sentiment consumer and the events that it emits."""
 
     def __init__(self, load: Any, **options: Any) -> None:
         self.said: list[Sentiment] = []
@@ -59,7 +59,7 @@ class Listening:
         "more than a batch",
     ],
 )
-async def test_headlines_go_in_micro_batches(waiting: int, batches: list[int]) -> None:
+async def test_headlines_are_scored_in_micro_batches(waiting: int, batches: list[int]) -> None:
     words = Words()
     async with Listening(lambda _: words, score_batch=4) as listening:
         for number in range(waiting):
@@ -70,15 +70,15 @@ async def test_headlines_go_in_micro_batches(waiting: int, batches: list[int]) -
     assert all(s.latency_ms > 0 and s.model == "words" and s.available_at == T0 for s in listening.said)
 
 
-async def test_a_full_batch_does_not_wait() -> None:
+async def test_a_full_batch_is_scored_at_once() -> None:
     async with Listening(lambda _: Words(), score_batch=2, score_wait=3_600_000) as listening:
         listening.consumer.offer(headline(1))
         listening.consumer.offer(headline(2))
         await until(lambda: len(listening.said) == 2)
 
 
-class EventFilter(Words):
-    """A model that takes until it is let go."""
+class BlockedModel(Words):
+    """A model that blocks until it is released."""
 
     def __init__(self) -> None:
         super().__init__("slow")
@@ -91,8 +91,8 @@ class EventFilter(Words):
         return super().score(texts)
 
 
-async def test_the_event_loop_goes_on_while_the_model_thinks() -> None:
-    gate = EventFilter()
+async def test_scoring_does_not_block_the_event_loop() -> None:
+    gate = BlockedModel()
     async with Listening(lambda _: gate) as listening:
         listening.consumer.offer(headline(1))
         await until(gate.entered.is_set)
@@ -103,7 +103,7 @@ async def test_the_event_loop_goes_on_while_the_model_thinks() -> None:
         await until(lambda: listening.said)
 
 
-async def test_a_model_that_fails_loses_no_headline() -> None:
+async def test_a_failing_model_loses_no_headline() -> None:
     class Fails(Words):
         left = 1
 
@@ -123,8 +123,8 @@ async def test_a_model_that_fails_loses_no_headline() -> None:
     assert listening.consumer.health.scored == 1
 
 
-async def test_another_model_takes_over_and_what_is_being_scored_keeps_its_own() -> None:
-    models = {"first": EventFilter(), "second": Words("second")}
+async def test_a_batch_in_progress_keeps_its_model_after_a_swap() -> None:
+    models = {"first": BlockedModel(), "second": Words("second")}
     async with Listening(models.__getitem__) as listening:
         listening.consumer.offer(headline(1))
         await until(models["first"].entered.is_set)  # type: ignore[attr-defined]
@@ -150,7 +150,7 @@ async def test_a_model_that_cannot_be_loaded_leaves_the_old_one() -> None:
     assert [s.model for s in listening.said] == ["first"]
 
 
-async def test_too_many_headlines_lose_the_oldest_and_old_ones_are_left_unscored() -> None:
+async def test_excess_headlines_drop_the_oldest_and_expired_ones_are_not_scored() -> None:
     async with Listening(lambda _: Words(), queue_news=3, score_within=60_000) as listening:
         listening.clock.time = T0 + 60_001
         for number in range(5):

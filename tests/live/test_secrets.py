@@ -1,6 +1,6 @@
-"""A real agent whose every address holds a secret, with feeds that fail in every way: nothing that it says, serves or keeps holds one.
+"""A secret in every address and feeds that fail in every way: no output, page or file shows a secret.
 
-Its umask is 000, so that what it makes is private by its own doing.
+Its umask is 000, so private modes of its files and sockets come from the agent itself.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.feed_server import endless, item, rss
 from tests.support.live import PATIENCE, options
 
 CANARY = "CANARY7h8I9j0K1l2M3"
-"""The beginning of all secrets; each place has its own."""
+"""Prefix of all secrets; each place has its own suffix."""
 
 FEEDS = {
     "good": rss(
@@ -51,7 +51,7 @@ FEEDS = {
 
 @asynccontextmanager
 async def feeds_and_hooks() -> AsyncIterator[str]:
-    """HOST:PORT of feeds, and of a service that takes notifications badly."""
+    """HOST:PORT of a server of feeds and of a notification receiver that fails."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         name = request.path.rpartition("/")[2]
@@ -121,7 +121,7 @@ def free_port() -> int:
 
 
 class Agent:
-    """An agent in a process of its own, and the verbs with its configuration."""
+    """An agent in its own process, and CLI commands with its configuration."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
@@ -152,7 +152,7 @@ class Agent:
         return out + err
 
     async def ready(self, process: Process) -> Any:
-        """Its status, once all feeds have failed that are to fail, and headlines were journalled."""
+        """Return the status once all faulty feeds have failed and headlines were journalled."""
         async with asyncio.timeout(2 * PATIENCE):
             while process.returncode is None:
                 with suppress(TapewireError):
@@ -173,7 +173,7 @@ class Agent:
 
 @pytest.fixture
 def mqtt(tmp_path: Path) -> Iterator[str]:
-    """A section of the configuration: a broker, if one is installed."""
+    """Return the section `[mqtt]` for a broker, if one is installed."""
     from shutil import which
 
     if which("mosquitto") is None:
@@ -186,7 +186,7 @@ def mqtt(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-async def test_no_secret_leaves_the_agent_and_what_it_makes_is_private(tmp_path: Path, mqtt: str) -> None:
+async def test_no_secret_leaves_the_agent_and_its_files_are_private(tmp_path: Path, mqtt: str) -> None:
     page, metrics = free_port(), free_port()
     async with Sandbox(options(speed=60)) as sandbox, feeds_and_hooks() as place:
         (tmp_path / "config.toml").write_text(configuration(tmp_path, sandbox, place, mqtt, page, metrics))
@@ -211,8 +211,13 @@ async def test_no_secret_leaves_the_agent_and_what_it_makes_is_private(tmp_path:
             status = await agent.ready(process)
             said["control socket"] = json.dumps(status).encode()
             verbs: list[tuple[str, ...]] = [
-                ("status",), ("status", "--json"), ("doctor",), ("config", "show"), ("notify", "test"), ("status", "--at", "mqtt", "--json"),
-            ]  # fmt: skip
+                ("status",),
+                ("status", "--json"),
+                ("doctor",),
+                ("config", "show"),
+                ("notify", "test"),
+                ("status", "--at", "mqtt", "--json"),
+            ]
             for verb in verbs if mqtt else verbs[:-1]:
                 said[" ".join(verb)] = await agent.say(*verb)
             said |= await pages(page, metrics, tmp_path / "live" / "dashboard.token")
@@ -277,7 +282,7 @@ def assert_private(folder: Path) -> None:
 
 
 async def pages(page: int, metrics: int, token: Path) -> dict[str, bytes]:
-    """What the dashboard and the metrics serve."""
+    """Return the pages of the dashboard and the metrics."""
     found = {}
     url = f"http://127.0.0.1:{page}"
     async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
@@ -298,8 +303,8 @@ async def pages(page: int, metrics: int, token: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-async def test_feeds_that_hold_the_parser_hold_neither_the_agent_nor_its_end(tmp_path: Path) -> None:
-    """With six such documents an agent answered, but no feed was read, and 45 s after SIGTERM it still ran."""
+async def test_slow_documents_delay_neither_the_agent_nor_its_shutdown(tmp_path: Path) -> None:
+    """Six such documents once blocked all feeds, and the agent still ran 45 s after SIGTERM."""
     async with Sandbox(options(speed=60)) as sandbox, feeds_and_hooks() as place:
         names = [*(f"{number}/endless" for number in range(6)), "good"]
         feeds = "".join(

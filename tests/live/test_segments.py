@@ -1,4 +1,4 @@
-"""A run that goes on for long is cut into segments: a finished one is a verified file, and the run is read as a whole as before."""
+"""Finished segments of a long run move to verified files; the run is still read as a whole."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def rows(store: Database) -> int:
         return int(connection.execute(text("SELECT count(*) FROM journal")).scalar_one())
 
 
-async def test_a_run_that_was_rolled_over_is_read_verified_and_resumed_as_a_whole(
+async def test_a_rolled_over_run_is_read_verified_and_resumed_as_a_whole(
     store: Database, story: Story, tmp_path: Path
 ) -> None:
     await lived(store, story, len(story.events) - 50)
@@ -88,7 +88,7 @@ async def test_a_run_that_was_rolled_over_is_read_verified_and_resumed_as_a_whol
     assert not archivable_runs(store, 1 << 60)
 
 
-async def test_without_a_usable_snapshot_the_fold_goes_through_the_archives(
+async def test_without_a_usable_snapshot_a_restart_folds_the_archives(
     store: Database, story: Story, tmp_path: Path
 ) -> None:
     await lived(store, story)
@@ -101,7 +101,7 @@ async def test_without_a_usable_snapshot_the_fold_goes_through_the_archives(
     assert verify(store, find_run(store)).identical
 
 
-async def test_a_run_of_which_all_is_archived_goes_on_with_the_next_number(
+async def test_a_fully_archived_run_continues_with_the_next_number(
     store: Database, story: Story, tmp_path: Path
 ) -> None:
     await lived(store, story)
@@ -122,7 +122,7 @@ CHANGES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_segment_that_does_not_hold_stays_in_the_store(
+async def test_a_segment_that_fails_verification_stays_in_the_store(
     store: Database, story: Story, tmp_path: Path, change: str
 ) -> None:
     await lived(store, story)
@@ -134,7 +134,7 @@ async def test_a_segment_that_does_not_hold_stays_in_the_store(
     assert rows(store) == before
 
 
-async def test_an_archive_that_changes_between_two_calls_is_not_trusted(
+async def test_an_archive_that_changed_between_two_calls_is_rejected(
     store: Database, story: Story, tmp_path: Path
 ) -> None:
     await lived(store, story)
@@ -149,7 +149,7 @@ async def test_an_archive_that_changes_between_two_calls_is_not_trusted(
     assert rows(store)
 
 
-async def test_the_file_is_held_against_the_store_row_by_row(
+async def test_the_file_is_compared_with_the_store_row_by_row(
     store: Database, story: Story, tmp_path: Path
 ) -> None:
     def refuse(run: Run, end: SnapshotInfo) -> None:
@@ -167,7 +167,7 @@ async def test_the_file_is_held_against_the_store_row_by_row(
 
 
 @pytest.mark.parametrize("at", range(1, 9))
-async def test_a_process_that_dies_in_between_leaves_it_to_the_next(
+async def test_an_interrupted_rollover_is_completed_by_the_next(
     store: Database, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     await lived(store, story)
@@ -194,12 +194,12 @@ async def test_a_process_that_dies_in_between_leaves_it_to_the_next(
     assert verify(store, find_run(store)).identical
 
 
-async def test_a_segment_is_checked_from_the_boundary_before_it(
+async def test_a_segment_is_checked_from_the_preceding_boundary(
     store: Database, story: Story, tmp_path: Path
 ) -> None:
     await lived(store, story)
     last = boundaries(store, "run-1")[-1]
-    with store.write() as connection:  # what came before is not decided again
+    with store.write() as connection:  # decisions before the boundary are not recomputed
         changed = connection.execute(text("UPDATE orders SET reason = 'x' WHERE event_seq < 50"))
     assert changed.rowcount
     check_segment(store, find_run(store), last)
@@ -207,10 +207,8 @@ async def test_a_segment_is_checked_from_the_boundary_before_it(
     assert len(list_snapshots(store, "run-1")) > len(boundaries(store, "run-1"))
 
 
-async def test_an_input_right_before_and_one_right_behind_a_boundary_are_checked_with_the_segment(
-    store: Database, story: Story
-) -> None:
-    """Both are of the block of events that the segment begins in, and its digest is of the whole block."""
+async def test_inputs_next_to_a_boundary_are_checked_with_the_segment(store: Database, story: Story) -> None:
+    """Both belong to the block of events in which the segment begins; its digest covers the block."""
     await lived(store, story)
     last = boundaries(store, "run-1")[-1]
     start = boundaries(store, "run-1")[-2].seq
@@ -228,7 +226,7 @@ async def test_an_input_right_before_and_one_right_behind_a_boundary_are_checked
     check_segment(store, find_run(store), last)
 
 
-async def test_the_running_agent_moves_its_segments_and_goes_on(tmp_path: Path) -> None:
+async def test_a_running_agent_archives_its_segments_and_continues(tmp_path: Path) -> None:
     async with Sandbox(options()) as sandbox:
         config = settings(
             sandbox.rest_url,
@@ -261,7 +259,7 @@ def has_handled(daemon: Daemon, count: int) -> bool:
     return handled(daemon) >= count
 
 
-async def test_doctor_names_an_archive_that_is_gone(store: Database, story: Story, tmp_path: Path) -> None:
+async def test_doctor_names_a_missing_archive(store: Database, story: Story, tmp_path: Path) -> None:
     await lived(store, story)
     moved = roll_over_all(store, tmp_path / "archive")["run-1"]
     section = story.config.store.model_copy(update={"url": f"sqlite:///{store.file}"})

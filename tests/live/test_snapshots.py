@@ -1,4 +1,4 @@
-"""A restart goes on from the newest snapshot that belongs to it, and what can't be used costs time, never a decision."""
+"""A restart continues from the newest valid snapshot; an invalid one costs time but changes no decision."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def first_life(store: Database, story: Story, *, run_observers: tuple[Any,
 
 
 def heard(core: Core) -> list[int]:
-    """A list that fills with the numbers of the events that the core handles."""
+    """Return a list that collects the numbers of the events that the core handles."""
     numbers: list[int] = []
     handle = core._handle
 
@@ -83,13 +83,13 @@ def heard(core: Core) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", [3, 4, 5, 11])
-async def test_a_restart_folds_only_what_came_after_the_snapshot(
+async def test_a_restart_folds_only_events_after_the_snapshot(
     store: Database, tmp_path: Path, seed: int
 ) -> None:
     story = a_story(tmp_path, seed)
     await first_life(store, story)
     (info,) = list_snapshots(store, "run-1")
-    Journal(store, "run-1").append(story.events[HALF : HALF + 5])  # and here the process died
+    Journal(store, "run-1").append(story.events[HALF : HALF + 5])  # the process is killed here
     core = Core(story.config, store, find_run(store), resume=True)
     numbers = heard(core)
     with core:
@@ -105,14 +105,14 @@ async def test_a_restart_folds_only_what_came_after_the_snapshot(
     assert proof.snapshots == 1
 
 
-async def test_what_was_journalled_but_not_handled_is_not_in_the_last_snapshot(
+async def test_journalled_events_that_were_not_handled_are_not_in_the_snapshot(
     store: Database, tmp_path: Path
 ) -> None:
     story = a_story(tmp_path)
     with Core(story.config, store, a_run(story.config), resume=False) as core:
         await live(core, story, 0, HALF)
         handled = core.journal.last_seq
-        core.journal.append(story.events[HALF : HALF + 5])  # and here the wait for the store was cancelled
+        core.journal.append(story.events[HALF : HALF + 5])  # the wait for the store is cancelled here
         core.end(complete=False)
     assert list_snapshots(store, "run-1")[0].seq == handled
     core = Core(story.config, store, find_run(store), resume=True)
@@ -123,7 +123,7 @@ async def test_what_was_journalled_but_not_handled_is_not_in_the_last_snapshot(
     assert verify(store, find_run(store)).identical
 
 
-async def test_the_record_is_the_same_as_without_snapshots(tmp_path: Path) -> None:
+async def test_the_record_is_the_same_without_snapshots(tmp_path: Path) -> None:
     tables: dict[str, list[Any]] = {}
     for name, every in (("with", 1), ("without", 0)):
         with closing(open_database(f"sqlite:///{tmp_path / name}.db")) as database:
@@ -145,9 +145,7 @@ async def test_the_record_is_the_same_as_without_snapshots(tmp_path: Path) -> No
     assert tables["orders"]
 
 
-async def test_snapshots_are_taken_as_time_goes_by_and_three_are_kept(
-    store: Database, tmp_path: Path
-) -> None:
+async def test_snapshots_are_taken_periodically_and_three_are_kept(store: Database, tmp_path: Path) -> None:
     story = a_story(tmp_path)
     section = story.config.store.model_copy(update={"snapshot_every": 1})
     story.config = story.config.model_copy(update={"store": section})
@@ -169,7 +167,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_snapshot_that_cannot_be_used_costs_time_alone(
+async def test_an_invalid_snapshot_falls_back_to_a_full_fold(
     store: Database, tmp_path: Path, damage: str
 ) -> None:
     story = a_story(tmp_path)
@@ -210,7 +208,7 @@ async def test_an_older_snapshot_is_used_if_the_newest_is_damaged(store: Databas
     assert verify(store, find_run(store)).identical
 
 
-async def test_verify_notices_a_snapshot_that_is_not_what_the_journal_leads_to(
+async def test_verify_detects_a_snapshot_that_differs_from_the_journal(
     store: Database, tmp_path: Path
 ) -> None:
     story = a_story(tmp_path)
@@ -222,7 +220,7 @@ async def test_verify_notices_a_snapshot_that_is_not_what_the_journal_leads_to(
     assert (proof.identical, proof.differing) == (False, (info.seq,))
 
 
-async def test_a_record_that_does_not_reach_the_snapshot_is_completed_by_a_whole_fold(
+async def test_a_record_that_ends_before_the_snapshot_is_completed_by_a_full_fold(
     store: Database, tmp_path: Path
 ) -> None:
     story = a_story(tmp_path)
@@ -246,10 +244,10 @@ class Own(Strategy):
 """
 
 
-async def test_a_strategy_edited_while_it_runs_gives_no_snapshot_to_its_new_code(
+async def test_a_strategy_edited_during_a_run_saves_no_snapshot_for_its_new_code(
     store: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What runs is the code that was read at the start; the state of that code is not the new one's."""
+    """The running code is the one loaded at the start; its state does not belong to the edited file."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "edited_while_running.py"
     file.write_text(OWN)
@@ -260,14 +258,14 @@ async def test_a_strategy_edited_while_it_runs_gives_no_snapshot_to_its_new_code
         core.end(complete=False)
     monkeypatch.delitem(sys.modules, "edited_while_running")
     assert len(list_snapshots(store, "run-1")) == 1
-    # Folded from the first event on, where the new code decides otherwise; from the snapshot on nobody would notice
+    # A fold from the first event shows the new decisions; a fold from the snapshot would hide them
     with pytest.raises(StoreError, match="the program or a strategy has changed since"):
         Core(story.config, store, find_run(store), resume=True).__enter__()
     monkeypatch.delitem(sys.modules, "edited_while_running")
 
 
 class Secretive(Strategy):
-    """Its state is no plain data."""
+    """Its state is not plain data."""
 
     def on_start(self, market: Market) -> None:
         self.stream = iter(range(3))
@@ -276,7 +274,7 @@ class Secretive(Strategy):
         self.target(kline.symbol, weight=0.2 if kline.start // kline.interval % 3 else 0.0)
 
 
-async def test_without_a_state_that_can_be_saved_the_whole_journal_is_folded_and_status_says_so(
+async def test_without_a_serialisable_state_the_whole_journal_is_folded_and_status_reports_it(
     store: Database, tmp_path: Path
 ) -> None:
     story = a_story(tmp_path, name="tests.live.test_snapshots:Secretive", params={})
@@ -297,7 +295,7 @@ def a_dashboard_state(config: Config) -> DashboardState:
     return DashboardState(run_header(a_run(config), config), config)
 
 
-async def test_the_dashboard_state_continues_from_its_own_part_of_the_snapshot(
+async def test_the_dashboard_state_continues_from_its_part_of_the_snapshot(
     store: Database, tmp_path: Path
 ) -> None:
     story = a_story(tmp_path)

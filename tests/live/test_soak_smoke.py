@@ -1,4 +1,4 @@
-"""A small share of the soak (bench/soak.py), and whether its audit would notice."""
+"""A short run of the soak test (bench/soak.py), and tests of its audit."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ SAMPLES = ROOT / "tests" / "sample_data"
 
 
 @pytest.mark.slow
-def test_under_faults_every_bar_and_headline_is_there_once_and_the_run_verifies(tmp_path: Path) -> None:
+def test_under_faults_each_bar_and_headline_is_recorded_once_and_the_run_verifies(tmp_path: Path) -> None:
     arguments = ["--hours", "0.67", "--speed", "600", "--faults", "3", "--seed", "7", "--klines"]
     done = subprocess.run(
-        [sys.executable, ROOT / "bench/soak.py", *arguments, SAMPLES / "BTCUSDT-1m.csv", SAMPLES / "ETHUSDT-1m.csv"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            ROOT / "bench/soak.py",
+            *arguments,
+            SAMPLES / "BTCUSDT-1m.csv",
+            SAMPLES / "ETHUSDT-1m.csv",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     line = json.loads(done.stdout)
     assert line["passed"]
@@ -53,7 +62,7 @@ JOURNAL: list[Event] = [*BARS[:2], GAP, *BARS[3:]]
         (JOURNAL, {}),
         ([*JOURNAL, bar(7)], {}),  # after the end
         (JOURNAL[1:], {}),  # the journal begins later
-        ([*BARS[:2], *BARS[3:]], {"missing": 1}),  # withheld, but nothing says so
+        ([*BARS[:2], *BARS[3:]], {"missing": 1}),  # withheld, but the journal has no record of it
         ([*JOURNAL[:4], *JOURNAL[5:]], {"missing": 1}),
         ([*BARS[:2], replace(GAP, end=4 * MINUTE_MS), *BARS[4:]], {"missing": 1, "given_up": 1}),
         (JOURNAL[:-1], {"missing": 1}),
@@ -62,7 +71,7 @@ JOURNAL: list[Event] = [*BARS[:2], GAP, *BARS[3:]]
         ([*JOURNAL[:3], BARS[4], BARS[3], BARS[5]], {"disordered": 1}),
     ],
 )
-def test_the_audit_of_bars(journal: list[Event], flaws: dict[str, int]) -> None:
+def test_the_audit_of_bars_reports_each_flaw(journal: list[Event], flaws: dict[str, int]) -> None:
     audit = audit_bars(journal, {"BTCUSDT": BARS}, WITHHELD, 5 * MINUTE_MS)
     counted = asdict(audit)
     assert audit.flawless == (not flaws)
@@ -96,7 +105,7 @@ TOLD: list[Event] = [
         (lambda told: [*told, News("x", 0, 0, "sec"), replace(told[1], news_id="x")], 0, {"never_served": 1}),
     ],
 )
-def test_the_audit_of_headlines(
+def test_the_audit_of_headlines_reports_each_flaw(
     change: Callable[[list[Event]], list[Event]], reasons: int, flaws: dict[str, int]
 ) -> None:
     audit = audit_headlines(change(TOLD), TITLES, 10, 50, reasons)

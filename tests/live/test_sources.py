@@ -1,4 +1,4 @@
-"""A live run's headlines over restarts: which pass is decided by the run's journal, for feeds remember nothing."""
+"""Headlines after a restart: the run's journal decides which of them pass, since feeds keep no state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AT = 1_790_424_000_000
 
 
 class NoBars:
-    """In place of `OpenBarSampler`: no bar is open."""
+    """Replaces `OpenBarSampler`: no bar is open."""
 
     def release(self) -> tuple[()]:
         return ()
@@ -37,7 +37,7 @@ def news(
 
 
 async def restarted(journal: Sequence[News], *listed: News) -> list[Event]:
-    """What passes of `listed` in a run whose journal holds `journal`."""
+    """Return the items of `listed` that pass in a run whose journal holds `journal`."""
     memory = ResumePoint()
     for headline in journal:
         memory.update(headline)
@@ -67,7 +67,7 @@ OTHER = "SEC sues exchange, shares fall 30%"
         news("id-other", "SEC sues exchange"),  # the feed changed its id
     ],
 )
-async def test_what_the_journal_has_does_not_pass_again(again: News) -> None:
+async def test_a_journalled_headline_does_not_pass_again(again: News) -> None:
     assert await restarted([A], again) == []
 
 
@@ -79,11 +79,11 @@ async def test_what_the_journal_has_does_not_pass_again(again: News) -> None:
         news("id-b", "SEC sues exchange", feed="another wire"),
     ],
 )
-async def test_what_the_journal_does_not_have_passes_as_it_is(other: News) -> None:
+async def test_a_headline_that_is_not_journalled_passes_unchanged(other: News) -> None:
     assert await restarted([A], other) == [other]
 
 
-async def test_another_title_under_a_known_id_passes_once_under_an_id_of_its_own() -> None:
+async def test_another_title_under_a_known_id_passes_once_with_a_new_id() -> None:
     (update,) = cast("list[News]", await restarted([A], news("id-a", OTHER)))
     assert update.title == OTHER
     assert update.id != "id-a"
@@ -92,21 +92,21 @@ async def test_another_title_under_a_known_id_passes_once_under_an_id_of_its_own
     assert len({A.id, update.id, third.id}) == 3
 
 
-async def test_an_untitled_entry_is_known_by_its_id_alone() -> None:
+async def test_an_untitled_entry_is_identified_by_its_id_alone() -> None:
     first = news("id-c", "1 comment", summary="1 comment")
     assert await restarted([first], news("id-c", "2 comments", summary="2 comments")) == []
 
 
-async def test_a_snapshot_of_an_earlier_version_knows_ids_alone() -> None:
+async def test_a_snapshot_of_an_earlier_version_compares_ids_alone() -> None:
     memory = ResumePoint()
     cast("Any", memory).headlines["id-a"] = None
     assert await passed(memory, A, news("id-a", OTHER)) == []
 
 
-async def test_each_headline_is_journalled_once_in_two_lives_of_a_run(
+async def test_each_headline_is_journalled_once_over_a_restart(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
-    """One feed whose only id is the site's address, and one that changes the id of its entry at each poll."""
+    """The only id of one feed is the site's address; another feed changes its entry's id at each poll."""
     feeds = FeedServer()
     application = web.Application()
     application.router.add_get("/{path:.*}", feeds.handle)

@@ -1,4 +1,4 @@
-"""The daemon's dead-man switch, and limits that outlive the process: nothing that risk knows is lost by a kill -9."""
+"""The daemon's stale-data watchdog, and risk limits that survive a kill -9."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.market import T0, config
 
 
 class Patient(Strategy):
-    """Wants in far below the market, and waits."""
+    """Bids far below the market and waits."""
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         if not market.position(kline.symbol):
@@ -40,9 +40,7 @@ CUT_OFF = (
 )
 
 
-async def test_data_that_stop_are_told_to_the_core_and_that_they_are_back(
-    database: Database, tmp_path: Path
-) -> None:
+async def test_stale_and_recovered_data_are_reported_to_the_core(database: Database, tmp_path: Path) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         resting = {"name": "tests.live.test_stale_data_watchdog:Patient", "params": {}}
         risk = {"stale_after": "4m", "on_stale": "cancel"}
@@ -79,7 +77,7 @@ CLOSES = [
     *[92.0] * 1_440,
     *falling(14, 92.0, -1.0),
 ]
-"""Up to 110; at minute 40 down by 8 % of the day's start; a day of rest; then to 79, which only a peak of 110 makes a drawdown."""
+"""Up to 110; at minute 40 down 8 % from the day's start; a flat day; then 79, a drawdown only from 110."""
 
 LIMITS = config(
     strategy={"name": "buy_and_hold", "params": {}},
@@ -110,7 +108,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
 
 
 @pytest.mark.slow
-def test_a_daily_loss_and_the_peak_survive_kill_9_in_the_middle_of_the_day(tmp_path: Path) -> None:
+def test_daily_loss_and_peak_survive_kill_9_in_the_middle_of_the_day(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
     cuts = (0, 42, 50, 1_442, len(CLOSES))
     states = []
@@ -124,7 +122,7 @@ def test_a_daily_loss_and_the_peak_survive_kill_9_in_the_middle_of_the_day(tmp_p
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         states.append(killed.stdout.splitlines()[-1])
-    # Loss of the day; still so after the death; forgiven by the new day; a fall from a peak of two lives ago halts
+    # Daily loss; kept over kill -9; reset by the new day; a fall from a peak two restarts ago halts
     assert states == [
         "REDUCING max_daily_loss",
         "REDUCING max_daily_loss",

@@ -1,4 +1,4 @@
-"""A store that can't be written: trading halts at once, nothing that arrived is lost, and it goes on by itself."""
+"""A store that can't be written: trading halts at once, no event is lost, the agent recovers by itself."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Trouble = Callable[[Path], AbstractContextManager[object]]
 
 @contextmanager
 def full_disk(folder: Path) -> Iterator[None]:
-    """Nothing more fits on the store's file system."""
+    """The store's file system is full."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -59,7 +59,7 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def limited_file(folder: Path) -> Iterator[None]:
-    """No file of this process may grow beyond what the write-ahead log has now."""
+    """No file of this process may grow beyond the current size of the write-ahead log."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((folder / "store.db-wal").stat().st_size, before[1]))
     try:
@@ -70,14 +70,14 @@ def limited_file(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Another process is in the middle of a write."""
+    """Another process holds a write transaction."""
     with closing(open_database(f"sqlite:///{folder / 'store.db'}")) as other, other.write():
         yield
 
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Somebody has taken the right to write away."""
+    """The store's file is read-only."""
     (folder / "store.db").chmod(0o444)
     try:
         yield
@@ -87,7 +87,7 @@ def read_only(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def gone(folder: Path) -> Iterator[None]:
-    """The folder was moved away."""
+    """The store's folder was moved away."""
     folder.rename(folder.with_name("elsewhere"))
     try:
         yield
@@ -97,7 +97,7 @@ def gone(folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """Of the store alone; for a full disk, a file system of two megabytes."""
+    """The store's folder; for `full_disk`, a file system of two megabytes."""
     place = tmp_path / "store"
     place.mkdir()
     if getattr(request, "param", None) is not full_disk:
@@ -128,7 +128,7 @@ TROUBLES = {
     [pytest.param(trouble, trouble, said, id=trouble.__name__) for trouble, said in TROUBLES.items()],
     indirect=["folder"],
 )
-async def test_trading_halts_says_so_and_goes_on_by_itself(
+async def test_trading_halts_reports_the_cause_and_resumes_by_itself(
     folder: Path, trouble: Trouble, said: str, tmp_path: Path
 ) -> None:
     async with Sandbox(options(news=True)) as sandbox:
@@ -159,13 +159,13 @@ async def test_trading_halts_says_so_and_goes_on_by_itself(
                 status = daemon.status()
                 assert (status.storage.writable, status.storage.outages) == (True, 1)
                 assert (status.risk, status.risk_rule) == (RiskState.HALTED, "kill")
-            # among others: every bar once, those of the outage too
+            # this includes every bar of the outage, once each
             events = assert_sound(database, "latest", config)
             assert len({news.id for news in of(News, events)}) == len(of(News, events))
             assert "kill" in [event.action for event in of(Command, events)]
 
 
-async def test_when_patience_is_over_the_agent_ends_and_the_next_one_goes_on(
+async def test_the_agent_exits_after_store_patience_and_the_next_one_resumes(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, store={**QUICK, "patience": "150ms"})
@@ -190,7 +190,7 @@ async def test_when_patience_is_over_the_agent_ends_and_the_next_one_goes_on(
         assert_sound(database, "latest", config)
 
 
-async def test_it_can_be_stopped_while_it_waits(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_the_agent_can_be_stopped_during_an_outage(sandbox: Sandbox, tmp_path: Path) -> None:
     config = settings(
         sandbox.rest_url, tmp_path, store=QUICK, live={"folder": str(tmp_path), "drain_timeout": "200ms"}
     )
@@ -211,7 +211,7 @@ async def test_it_can_be_stopped_while_it_waits(sandbox: Sandbox, tmp_path: Path
         assert "stop" in [event.action for event in of(Command, journal(database))]
 
 
-def test_a_file_that_was_put_in_the_place_of_the_store_is_not_written(tmp_path: Path) -> None:
+def test_a_replaced_store_file_is_not_written(tmp_path: Path) -> None:
     file = tmp_path / "store.db"
     with closing(open_database(f"sqlite:///{file}")) as database:
         Recorder(database, a_run())
@@ -224,7 +224,7 @@ def test_a_file_that_was_put_in_the_place_of_the_store_is_not_written(tmp_path: 
             Recorder(database, a_run("run-2"))
 
 
-def test_a_write_whose_answer_was_lost_is_not_written_twice(tmp_path: Path) -> None:
+def test_a_write_whose_result_was_lost_is_not_repeated(tmp_path: Path) -> None:
     with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
         recorder = Recorder(database, a_run(), batch=None)
         bars = flat_bars([100.0] * 4)

@@ -1,4 +1,4 @@
-"""A producer that fails is started again, and nobody else notices."""
+"""The supervisor restarts a failed producer and leaves the others running."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AT_ONCE = BackoffConfig(first=1, ceiling=1)
 
 
 class Producer:
-    """Emits once a life, then ends as it is told."""
+    """Emits one event per start, then ends as configured."""
 
     def __init__(self, name: str, *ends: BaseException | None) -> None:
         self.name = name
@@ -33,7 +33,7 @@ class Producer:
             raise end
 
 
-async def test_whatever_ends_a_producer_it_is_started_again_and_the_others_go_on() -> None:
+async def test_a_producer_that_ends_is_restarted_and_the_others_keep_running() -> None:
     heard: list[Event] = []
     broken = Producer(
         "broken",
@@ -58,7 +58,7 @@ async def test_whatever_ends_a_producer_it_is_started_again_and_the_others_go_on
     assert supervisions[0].last_failure_at > 0
 
 
-async def test_a_producer_that_is_cancelled_stays_so() -> None:
+async def test_a_cancelled_producer_is_not_restarted() -> None:
     supervision = Supervision("p")
     task = asyncio.create_task(
         supervise(Producer("p"), lambda _: None, AT_ONCE, WallClock(), supervision, random.Random(1))

@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong, and says what to do."""
+"""`tapewire doctor` finds faults and suggests fixes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.support.live import SENTIMENT, options, settings
 
 
 async def examined(tmp_path: Path, fault: str = "", **sections: Any) -> dict[str, CheckResult]:
-    """At a market in real time."""
+    """Run the checks against a sandbox in real time."""
     faults = (parse_fault(fault),) if fault else ()
     async with Sandbox(options(speed=1, news=True, faults=faults)) as sandbox:
         config = settings(sandbox.rest_url, tmp_path, **sections)
         return {check.name: check for check in await run_checks(config, sandbox.clock)}
 
 
-async def test_all_is_well(tmp_path: Path, write_model: Any) -> None:
+async def test_all_checks_pass(tmp_path: Path, write_model: Any) -> None:
     model = {"path": str(write_model(tmp_path / "model"))}
     checks = await examined(tmp_path, strategy=SENTIMENT, model=model)
     assert list(checks) == ["strategy", "store", "model", "feed 127.0.0.1", "clock", "history", "websocket"]
@@ -39,7 +39,7 @@ async def test_all_is_well(tmp_path: Path, write_model: Any) -> None:
     assert "entries, the newest of" in checks["feed 127.0.0.1"].found
 
 
-async def test_what_a_strategy_does_not_need_is_not_looked_for(tmp_path: Path) -> None:
+async def test_checks_depend_on_what_the_strategy_needs(tmp_path: Path) -> None:
     checks = await examined(tmp_path)
     assert list(checks) == ["strategy", "store", "clock", "history", "websocket"]
     assert all(check.ok for check in checks.values())
@@ -65,7 +65,7 @@ ROWS: list[tuple[str, dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(
     ("fault", "sections", "name", "said"), ROWS, ids=[f"{row[2]}: {row[3]}" for row in ROWS]
 )
-async def test_what_is_wrong_is_named(
+async def test_each_fault_is_named(
     tmp_path: Path, write_model: Any, fault: str, sections: dict[str, Any], name: str, said: str
 ) -> None:
     model = {"path": str(write_model(tmp_path / "model"))}
@@ -75,7 +75,7 @@ async def test_what_is_wrong_is_named(
     assert said in f"{check.found} ({check.hint})"
 
 
-async def test_an_exchange_that_is_not_there_fails_its_checks_alone(tmp_path: Path) -> None:
+async def test_an_unreachable_exchange_fails_only_its_own_checks(tmp_path: Path) -> None:
     checks = {check.name: check.ok for check in await run_checks(settings("http://127.0.0.1:9", tmp_path))}
     assert checks == {"strategy": True, "store": True, "clock": False, "history": False, "websocket": False}
 
@@ -89,7 +89,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 async def examined_venue(
     tmp_path: Path, fault: str = "", data: str = "", **execution: Any
 ) -> dict[str, CheckResult]:
-    """In testnet mode."""
+    """Run the checks in testnet mode."""
     faults = (parse_fault(fault),) if fault else ()
     async with Sandbox(options(speed=1, faults=faults)) as sandbox:
         venue = {"venue": sandbox.rest_url, **execution}
@@ -101,7 +101,7 @@ async def examined_venue(
 
 
 @pytest.mark.usefixtures("keys")
-async def test_a_venue_is_well(tmp_path: Path) -> None:
+async def test_all_checks_of_a_venue_pass(tmp_path: Path) -> None:
     checks = await examined_venue(tmp_path)
     assert [check for check in checks.values() if not check.ok] == []
     assert "answers, " in checks["venue"].found
@@ -122,7 +122,7 @@ VENUE_ROWS: list[tuple[str, dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(
     ("fault", "execution", "name", "said"), VENUE_ROWS, ids=[f"{row[2]}: {row[3]}" for row in VENUE_ROWS]
 )
-async def test_what_is_wrong_at_a_venue_is_named(
+async def test_each_fault_at_a_venue_is_named(
     tmp_path: Path, fault: str, execution: dict[str, Any], name: str, said: str
 ) -> None:
     check = (await examined_venue(tmp_path, fault, **execution))[name]
@@ -138,8 +138,8 @@ async def test_missing_keys_are_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("full", [False, True])
-async def test_a_damaged_store_is_found(tmp_path: Path, full: bool) -> None:
-    """In pages that nobody has to read for opening it."""
+async def test_a_damaged_store_is_detected(tmp_path: Path, full: bool) -> None:
+    """The damaged pages are not read when the store is opened."""
     url = f"sqlite:///{tmp_path / 'store.db'}"
     with closing(open_database(url)) as database:
         Recorder(database, a_run(kind=RunKind.LIVE))

@@ -1,4 +1,4 @@
-"""What a service manager hears, on a real datagram socket; and what the units and images in deploy/ name exists."""
+"""Notifications to a service manager on a datagram socket; units and images in deploy/ are valid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DEPLOY = ROOT / "deploy"
 
 
 class Manager:
-    """Listens as systemd does."""
+    """Receives notifications as systemd does."""
 
     def __init__(self, path: Path) -> None:
         self.heard: list[dict[str, str]] = []
@@ -63,7 +63,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     listening.socket.close()
 
 
-async def test_a_long_fold_asks_for_more_time_to_start(
+async def test_a_long_fold_extends_the_start_timeout(
     tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
@@ -77,7 +77,7 @@ async def test_a_long_fold_asks_for_more_time_to_start(
 
 
 @pytest.mark.slow
-async def test_a_life_is_reported(tmp_path: Path, manager: Manager) -> None:
+async def test_start_watchdog_status_and_stop_are_notified(tmp_path: Path, manager: Manager) -> None:
     async with Sandbox(options(speed=60)) as sandbox:
         config = write_config(sandbox, tmp_path)
         environment = os.environ | {
@@ -109,7 +109,7 @@ async def test_a_life_is_reported(tmp_path: Path, manager: Manager) -> None:
 
 
 class Stuck:
-    """An agent whose core stopped taking events; `failing`: since the store can't be written."""
+    """An agent whose core no longer takes events; if `failing`, because the store can't be written."""
 
     def __init__(self, *, failing: bool = False) -> None:
         self.started = True
@@ -121,7 +121,7 @@ class Stuck:
         return SimpleNamespace(storage=storage, warming_up=False, strategy="s", equity=1.0, risk=risk)
 
 
-async def test_a_core_that_hangs_starves_the_watchdog(tmp_path: Path, manager: Manager) -> None:
+async def test_a_hanging_core_sends_no_watchdog_notification(tmp_path: Path, manager: Manager) -> None:
     told = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000"})
     telling = asyncio.create_task(notify_service_manager(told, Stuck()))  # type: ignore[arg-type]
     await until(lambda: manager.said("STATUS"))
@@ -130,22 +130,22 @@ async def test_a_core_that_hangs_starves_the_watchdog(tmp_path: Path, manager: M
     assert manager.said("WATCHDOG") == []
 
 
-async def test_waiting_for_the_store_is_not_death() -> None:
+async def test_waiting_for_the_store_does_not_count_as_dead() -> None:
     assert why_dead(Stuck(), 10_000)  # type: ignore[arg-type]
     assert why_dead(Stuck(failing=True), 10_000) == []  # type: ignore[arg-type]
 
 
-def test_without_a_manager_nothing_is_sent() -> None:
+def test_without_a_manager_no_notification_is_sent() -> None:
     nobody = ServiceManager({})
     assert (nobody.present, nobody.watchdog) == (False, 0.0)
     nobody.notify(READY="1")
 
 
-def test_a_manager_that_went_away_is_no_reason_to_stop(tmp_path: Path) -> None:
+def test_a_missing_manager_socket_is_ignored(tmp_path: Path) -> None:
     ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify(READY="1")
 
 
-def test_an_abstract_socket(tmp_path: Path) -> None:
+def test_an_abstract_socket_is_supported(tmp_path: Path) -> None:
     name = f"\0tapewire-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(name)
@@ -153,14 +153,14 @@ def test_an_abstract_socket(tmp_path: Path) -> None:
         assert listening.recv(100) == b"READY=1\nSTATUS=x"
 
 
-def test_a_watchdog_of_another_process_is_not_ours() -> None:
+def test_a_watchdog_of_another_process_is_ignored() -> None:
     assert (
         ServiceManager({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).watchdog
         == 0.0
     )
 
 
-# -- deploy/ -----------------------------------------------------------------------------------------------------------
+# -- deploy/ -------------------------------------------------------------------------------------------------
 
 
 def unit() -> dict[str, list[str]]:
@@ -172,7 +172,7 @@ def unit() -> dict[str, list[str]]:
     return found
 
 
-def test_the_unit_speaks_of_what_the_agent_does() -> None:
+def test_the_unit_matches_the_agents_behaviour() -> None:
     keys = unit()
     assert keys["Type"] == ["notify"]
     assert float(keys["WatchdogSec"][0]) >= 10
@@ -184,7 +184,7 @@ def test_the_unit_speaks_of_what_the_agent_does() -> None:
 @pytest.mark.parametrize(
     "name", ["tapewire.service", "tapewire-maintenance.service", "tapewire-maintenance.timer"]
 )
-def test_systemd_takes_the_units(tmp_path: Path, name: str) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path, name: str) -> None:
     for file in (DEPLOY / "systemd").iterdir():
         (tmp_path / file.name).write_text(file.read_text().replace("/opt/tapewire/bin/tapewire", "/bin/true"))
     path = tmp_path / name
@@ -193,7 +193,7 @@ def test_systemd_takes_the_units(tmp_path: Path, name: str) -> None:
     assert complaints == []
 
 
-def test_the_image_is_made_of_what_is_there() -> None:
+def test_the_image_uses_existing_extras_and_files() -> None:
     text = (DEPLOY / "docker" / "Dockerfile").read_text()
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert {"postgres", "notify"} <= set(extras)
@@ -204,7 +204,7 @@ def test_the_image_is_made_of_what_is_there() -> None:
     assert {".git", ".venv", "var"} <= set(ignored)
 
 
-def test_the_composition_is_hardened() -> None:
+def test_the_compose_file_is_hardened() -> None:
     text = (DEPLOY / "docker" / "compose.yml").read_text()
     assert all(
         words in text

@@ -1,4 +1,4 @@
-"""What a person sees of the running agent."""
+"""Terminal views of the running agent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAID = Sentiment("n1", T0, T0 + 31_000, 0.05, 0.05, 0.9)
 
 
 def shown(observer_of: Callable[[Callable[[], Engine | None]], Observer]) -> Observer:
-    """Three hours of bars, and a headline that is traded on."""
+    """Feed a view three hours of bars and a headline that is traded on."""
     settings = config(strategy={"name": "sentiment", "params": {"position_size": 0.5}})
     sink = LiveSink(NullSink(), 60_000)
     engine = Engine(
@@ -39,7 +39,7 @@ def shown(observer_of: Callable[[Callable[[], Engine | None]], Observer]) -> Obs
     return observer
 
 
-def test_the_view_draws_bars_headlines_signals_fills_and_equity() -> None:
+def test_the_chart_draws_bars_headlines_signals_fills_and_equity() -> None:
     console = Console(file=io.StringIO(), width=100, record=True)
     console.print(shown(lambda engine: TerminalView("demo", engine)))
     text = console.export_text()
@@ -58,7 +58,7 @@ def test_the_view_draws_bars_headlines_signals_fills_and_equity() -> None:
     assert "▁" in text
 
 
-def test_lines_say_the_same_without_a_terminal() -> None:
+def test_lines_are_printed_without_a_terminal() -> None:
     console = Console(file=io.StringIO(), width=40, record=True)
     shown(lambda engine: LineView(console, engine))
     lines = console.export_text().splitlines()
@@ -71,7 +71,7 @@ def test_lines_say_the_same_without_a_terminal() -> None:
     assert sum("equity" in line for line in lines) == 3 * HOUR_MS // HOUR_MS
 
 
-def test_recent_keeps_the_last_things_that_are_no_bars() -> None:
+def test_recent_activity_keeps_the_last_entries_without_bars() -> None:
     recent = shown(lambda _: RecentActivity(4))
     assert isinstance(recent, RecentActivity)
     assert len(recent.lines) == 4

@@ -1,4 +1,4 @@
-"""The daemon in testnet mode against a real exchange on loopback: the ledger is the wallet, whatever happens on the way."""
+"""The daemon in testnet mode against a sandbox exchange: the ledger always equals the wallet."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def usdt(sandbox: Sandbox) -> Decimal:
     return sandbox.venue.account.wallet.balances()[0].wallet
 
 
-async def test_orders_go_to_the_venue_and_the_ledger_is_its_wallet(
+async def test_orders_reach_the_venue_only_after_the_account_snapshot(
     database: Database, tmp_path: Path
 ) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
@@ -73,7 +73,7 @@ async def test_orders_go_to_the_venue_and_the_ledger_is_its_wallet(
         assert of(Fill, events)
 
 
-async def test_several_lives_keep_one_ledger(database: Database, tmp_path: Path) -> None:
+async def test_the_ledger_equals_the_wallet_over_restarts(database: Database, tmp_path: Path) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         config = testnet(sandbox, tmp_path, strategy=churn())
         for _ in range(3):
@@ -105,7 +105,7 @@ def ledger(daemon: Daemon) -> VenueExchange:
     return found
 
 
-async def test_a_kill_takes_every_order_back_and_halts(database: Database, tmp_path: Path) -> None:
+async def test_a_kill_cancels_all_orders_and_halts(database: Database, tmp_path: Path) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         daemon = make_agent(
             testnet(sandbox, tmp_path, strategy=churn()), database, load_model=load_words, clock=sandbox.clock
@@ -121,7 +121,7 @@ async def test_a_kill_takes_every_order_back_and_halts(database: Database, tmp_p
             assert daemon.status().risk.value == "HALTED"
 
 
-async def test_an_account_that_is_not_empty_ends_the_start(database: Database, tmp_path: Path) -> None:
+async def test_an_account_that_is_not_empty_prevents_the_start(database: Database, tmp_path: Path) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         config = testnet(sandbox, tmp_path, strategy=churn(), execution={"reconcile_every": "100ms"})
         first = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
@@ -133,7 +133,7 @@ async def test_an_account_that_is_not_empty_ends_the_start(database: Database, t
                 await until(life.done)
 
 
-async def test_a_venue_that_does_not_answer_ends_the_start(database: Database, tmp_path: Path) -> None:
+async def test_an_unresponsive_venue_prevents_the_start(database: Database, tmp_path: Path) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         sandbox.venue.faults.add([parse_fault("status,on=rest/v5/position/*,code=500")])
         config = testnet(sandbox, tmp_path, execution={"start_within": "500ms"})
@@ -147,12 +147,16 @@ async def test_a_venue_that_does_not_answer_ends_the_start(database: Database, t
 @pytest.mark.parametrize(
     ("venue", "data", "fits"),
     [
-        ("testnet", "testnet", True), ("demo", "mainnet", True), ("http://127.0.0.1:1", "http://127.0.0.1:2", True),
-        ("testnet", "mainnet", False), ("demo", "testnet", False), ("http://127.0.0.1:1", "mainnet", False),
+        ("testnet", "testnet", True),
+        ("demo", "mainnet", True),
+        ("http://127.0.0.1:1", "http://127.0.0.1:2", True),
+        ("testnet", "mainnet", False),
+        ("demo", "testnet", False),
+        ("http://127.0.0.1:1", "mainnet", False),
         ("testnet", "http://127.0.0.1:1", False),
     ],
-)  # fmt: skip
-def test_orders_and_data_are_of_one_market(venue: str, data: str, fits: bool) -> None:
+)
+def test_orders_and_data_must_use_the_same_market(venue: str, data: str, fits: bool) -> None:
     config = parse(
         {"execution": {"mode": "testnet", "testnet": {"venue": venue}}, "bybit": {"endpoint": data}},
         where="test",
@@ -164,8 +168,8 @@ def test_orders_and_data_are_of_one_market(venue: str, data: str, fits: bool) ->
             check_venue(config)
 
 
-def test_the_command_line_trades_at_a_sandbox(tmp_path: Path) -> None:
-    """`tapewire sandbox` and `tapewire run`, as two processes in real time; the keys lie in a file."""
+def test_run_trades_at_a_sandbox_process(tmp_path: Path) -> None:
+    """`tapewire sandbox` and `tapewire run` as two processes in real time; the API keys are in a file."""
     (tmp_path / "keys").write_text("sandbox-key\nsandbox-secret\n")
     (tmp_path / "keys").chmod(0o600)
     run = [sys.executable, "-m", "agent.cli.main"]

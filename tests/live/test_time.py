@@ -1,4 +1,4 @@
-"""What a wrong clock does to a running agent: an alarm, and nothing else."""
+"""A wrong system clock raises an alarm in a running agent and changes nothing else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.market import SYMBOL, T0
 
 
 class SystemClock:
-    """The machine's, wrong by `skew` ms."""
+    """The machine's clock, wrong by `skew` ms."""
 
     skew = 0
 
@@ -43,15 +43,18 @@ def alarms(database: Database) -> list[str]:
     return [event.args["detail"] for event in of(Command, journal(database)) if event.action == "alarm"]
 
 
-async def test_a_step_of_the_system_clock_is_an_alarm_and_changes_nothing_else(
+async def test_a_step_of_the_system_clock_raises_an_alarm_and_changes_nothing_else(
     database: Database, tmp_path: Path
 ) -> None:
     async with Sandbox(options(speed=1)) as sandbox:
         machine = SystemClock()
         config = settings(
-            sandbox.rest_url, tmp_path, strategy={"name": "buy_and_hold", "params": {}}, risk={"stale_after": "2m"},
+            sandbox.rest_url,
+            tmp_path,
+            strategy={"name": "buy_and_hold", "params": {}},
+            risk={"stale_after": "2m"},
             paper={"funding_rate": 0.001, "funding_interval": "8h"},
-        )  # fmt: skip
+        )
         daemon = make_agent(config, database, load_model=load_words, clock=DisciplinedClock(machine))
         async with living(daemon):
             await until(lambda: not daemon.status().warming_up)
@@ -66,7 +69,7 @@ async def test_a_step_of_the_system_clock_is_an_alarm_and_changes_nothing_else(
                 assert any(reason.startswith("clock: ") for reason in why_not_ready(daemon))
                 states = daemon.core.latencies[OPEN_BAR]
                 before = len(states)
-                await until(lambda states=states, before=before: len(states) > before)  # the market goes on
+                await until(lambda states=states, before=before: len(states) > before)  # the market continues
                 machine.skew = 0
                 await until(lambda: alarms(database)[-1] == "the clocks agree")
                 assert daemon.status().clock.trouble == ""
@@ -83,7 +86,7 @@ async def test_a_step_of_the_system_clock_is_an_alarm_and_changes_nothing_else(
     ]
 
 
-async def test_a_start_with_a_wrong_system_clock_takes_the_venues_time(
+async def test_a_start_with_a_wrong_system_clock_uses_the_venues_time(
     database: Database, tmp_path: Path
 ) -> None:
     async with Sandbox(options(speed=1)) as sandbox:
@@ -96,10 +99,10 @@ async def test_a_start_with_a_wrong_system_clock_takes_the_venues_time(
     assert all(event.available_at <= WallClock().now() + 5_000 for event in journal(database))
 
 
-# -- the core ----------------------------------------------------------------------------------------------------------
+# -- the core ------------------------------------------------------------------------------------------------
 
 
-async def test_while_the_time_is_not_confirmed_the_cores_time_stands_still_but_for_bars(
+async def test_without_confirmed_time_only_bars_advance_the_cores_time(
     database: Database,
 ) -> None:
     latest: list[int | None] = [None]
@@ -118,7 +121,7 @@ async def test_while_the_time_is_not_confirmed_the_cores_time_stands_still_but_f
         core.end(complete=True)
 
 
-async def test_time_alone_makes_no_funding_due(database: Database) -> None:
+async def test_funding_is_due_after_a_closed_bar_and_not_by_time_alone(database: Database) -> None:
     paid = CONFIG.model_copy(
         update={"paper": CONFIG.paper.model_copy(update={"funding_rate": 0.001, "funding_interval": 300_000})}
     )
@@ -135,7 +138,7 @@ async def test_time_alone_makes_no_funding_due(database: Database) -> None:
     assert all(stamp in closes for stamp in stamps)
 
 
-async def test_a_run_that_was_recorded_ahead_of_the_time_says_so_and_what_to_do(database: Database) -> None:
+async def test_a_run_recorded_ahead_of_time_is_reported_with_a_fix(database: Database) -> None:
     clock = DisciplinedClock(WallClock())
     ahead = clock.now() + 26 * HOUR_MS
     with Core(CONFIG, database, a_run(), resume=False) as core:
@@ -147,7 +150,7 @@ async def test_a_run_that_was_recorded_ahead_of_the_time_says_so_and_what_to_do(
     assert "tapewire run --new" in status.detail
 
 
-# -- heartbeats --------------------------------------------------------------------------------------------------------
+# -- heartbeats ----------------------------------------------------------------------------------------------
 
 
 class Still:
@@ -166,7 +169,7 @@ def an_engine() -> Engine:
 
 
 def heartbeats_in(seconds: float, engine: Engine, clock: Still, beat: Callable[[], None]) -> int:
-    """How many are sent in so long, on virtual time."""
+    """Return how many heartbeats are sent within `seconds` of virtual time."""
     sent = 0
 
     async def heartbeat() -> None:
@@ -189,7 +192,7 @@ def heartbeats_in(seconds: float, engine: Engine, clock: Still, beat: Callable[[
     return sent
 
 
-def test_a_core_whose_time_is_ahead_of_the_clock_gets_no_heartbeats() -> None:
+def test_a_core_ahead_of_the_clock_gets_no_heartbeats() -> None:
     engine = an_engine()
     ahead = BARS[2].ts + 26 * HOUR_MS
     engine.handle(Command("heartbeat", ahead, ahead))
@@ -197,11 +200,11 @@ def test_a_core_whose_time_is_ahead_of_the_clock_gets_no_heartbeats() -> None:
     assert heartbeats_in(600, engine, Still(BARS[2].ts), lambda: None) == 0
 
 
-def test_a_heartbeat_that_changes_nothing_is_repeated_slowly() -> None:
+def test_a_heartbeat_without_effect_is_repeated_slowly() -> None:
     assert heartbeats_in(299, an_engine(), Still(BARS[2].ts + HOUR_MS), lambda: None) == 10
 
 
-def test_what_goes_stale_and_comes_back_is_told_each_time() -> None:
+def test_a_heartbeat_is_sent_each_time_data_become_stale() -> None:
     engine, clock = an_engine(), Still(BARS[2].ts + HOUR_MS)
 
     def beat() -> None:
@@ -217,7 +220,7 @@ def test_what_goes_stale_and_comes_back_is_told_each_time() -> None:
     assert heartbeats_in(60, engine, clock, beat) == 1
 
 
-def test_the_steady_clock_moves_with_the_machine() -> None:
+def test_the_disciplined_clock_follows_the_machine() -> None:
     clock = DisciplinedClock(WallClock())
     before = clock.now()
     time.sleep(0.01)

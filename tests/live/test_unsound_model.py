@@ -1,4 +1,4 @@
-"""Whatever a folder of a model holds, the agent answers in one line, the old model stays, and headlines go on being scored."""
+"""A defective model is refused with a one-line error; the old model continues to score headlines."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
 }
 
 
-async def test_a_model_that_cannot_serve_leaves_the_old_one(
+async def test_a_defective_model_is_refused_and_the_old_one_stays(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(
@@ -89,7 +89,7 @@ async def test_a_model_that_cannot_serve_leaves_the_old_one(
             assert "\n" not in str(error.value)
             assert daemon.status().model == first
         before = len(of(Sentiment, journal(database)))
-        good = with_tokenizer(write_tiny(tmp_path / "good"), catastrophic)  # sound but for some texts
+        good = with_tokenizer(write_tiny(tmp_path / "good"), catastrophic)  # sound except for some texts
         answer = await asyncio.to_thread(
             send_request, tmp_path, ControlRequest("use-model", {"folder": str(good)}), timeout=20
         )
@@ -99,14 +99,14 @@ async def test_a_model_that_cannot_serve_leaves_the_old_one(
 
 
 class Spoilt(Words):
-    """A model whose answer to one headline is no probability."""
+    """A model that returns NaN for one headline."""
 
     def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
         scores = zip(texts, super().score(texts), strict=True)
         return [HeadlineScore(float("nan"), 0.1, 0.1) if text == "worst" else score for text, score in scores]
 
 
-async def test_an_answer_that_is_not_finite_is_an_abstention_that_is_counted() -> None:
+async def test_a_score_that_is_not_finite_is_counted_as_an_abstention() -> None:
     loaded: Any = lambda _: Spoilt()  # noqa: E731
     async with Listening(loaded) as listening:
         for number, title in enumerate(["bitcoin", "worst", "ether"]):

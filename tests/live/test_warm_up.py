@@ -1,4 +1,4 @@
-"""While history is read, everything learns from it and nothing is bought on it."""
+"""During the warm-up features and strategies are updated, but no position is opened."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def command(action: str, minute: int) -> Command:
 
 
 def with_history(history: list[Kline], live: list[Kline]) -> list[Event]:
-    """As the daemon tells it: the history arrives at once, then the present follows."""
+    """Return events as the daemon sends them: history within `warm-up` and `warm-up-done`, then live bars."""
     end = len(history)
     return [command("warm-up", 0), *history, command("warm-up-done", end), *live]
 
 
 class Eager(Strategy):
-    """Wants everything after each bar, and remembers what it was allowed."""
+    """Opens a position after each bar and records the risk states."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,14 +42,14 @@ def test_history_opens_no_position_and_the_first_live_bar_may() -> None:
     assert strategy.states == [RiskState.REDUCING] * 40 + [RiskState.ACTIVE] * 10
 
 
-def test_what_history_suggested_is_refused_once_and_said_so() -> None:
+def test_targets_from_history_are_refused_with_one_risk_event() -> None:
     bars = flat_bars([100.0] * 10)
     _, sink = run(Eager(), with_history(bars[:9], bars[9:]))
     refused = [d for d in sink.decisions if isinstance(d, RiskEvent)]
     assert [(d.rule, d.symbol) for d in refused] == [("warm-up", SYMBOL)]
 
 
-def test_a_position_may_be_left_while_an_absence_is_made_up_for() -> None:
+def test_a_position_may_be_closed_while_missed_bars_are_read() -> None:
     class Leaves(Strategy):
         def on_kline(self, kline: Kline, market: Market) -> None:
             self.target(SYMBOL, weight=0.5 if kline.start < T0 + 3 * MINUTE_MS else 0.0)

@@ -1,4 +1,4 @@
-"""An agent in a process of its own: `python -m tests.support.agent_child URL FOLDER NOW ANCHOR SPEED`, until SIGTERM."""
+"""Run an agent until SIGTERM: `python -m tests.support.agent_child URL FOLDER NOW ANCHOR SPEED`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.live import SENTIMENT, load_words, settings
 async def main(url: str, folder: str, now: str, anchor: str, speed: str) -> None:
     config = settings(url, Path(folder), strategy=SENTIMENT, log={"format": "json", "level": "info"})
     configure(config.log)
-    # The market's clock, told to another process: it was `now` (UTC ms) at `anchor` (the machine's time, UTC ms)
+    # The market's clock: it was `now` (UTC ms) at `anchor` (the machine's time, UTC ms)
     clock = ScaledClock(
         int(now) + round((time.time_ns() // 1_000_000 - int(anchor)) * float(speed)), float(speed)
     )

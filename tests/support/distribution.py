@@ -1,4 +1,4 @@
-"""How pytest-xdist hands out the tests: the slow ones first and one by one, all others file by file."""
+"""Scheduling of pytest-xdist: slow tests first and one by one, all others file by file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.conftest import ROOT
 
 
 class SlowFirst(LoadScopeScheduling):
-    """No worker is left with a slow test at the end, and fixtures of a module are made once.
+    """Schedules slow tests first, and keeps the other tests of a file together, which share its fixtures.
 
-    The workers have sorted their tests (`pytest_collection_modifyitems` in tests/conftest.py): that order is kept here.
+    The workers have sorted their tests (`pytest_collection_modifyitems` in tests/conftest.py); this order is kept.
     """
 
     def __init__(self, config: pytest.Config, log: Any = None) -> None:

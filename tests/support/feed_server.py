@@ -1,4 +1,4 @@
-"""Feeds of our own making, and a server for them."""
+"""Feed documents and a server for them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rss(*items: str, title: str = "The Test Wire") -> bytes:
 
 
 class FeedServer:
-    """Answers each path with its replies in turn; the last one for ever."""
+    """Serves each path's replies in turn; the last one repeats."""
 
     def __init__(self) -> None:
         self.replies: dict[str, list[Reply]] = {}
@@ -44,12 +44,12 @@ class FeedServer:
         self.url = ""
 
     def at(self, path: str, *replies: bytes | web.Response | Reply) -> str:
-        """Serve these, and tell the URL."""
+        """Serve these replies at `path` and return its URL."""
         self.replies[path] = [reply if callable(reply) else _fixed(reply) for reply in replies]
         return f"{self.url}{path}"
 
     def asked(self, path: str) -> int:
-        """How often a path was asked for."""
+        """Return the number of requests for a path."""
         return sum(request.path == path for request in self.requests)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -70,7 +70,7 @@ def _fixed(reply: bytes | web.Response) -> Reply:
 
 
 def conditional(body: bytes, *, etag: str = "", last_modified: str = "") -> Reply:
-    """A reply that is 304 to those who have it."""
+    """Return a reply that is 304 if the request has matching validators."""
     headers = ({"ETag": etag} if etag else {}) | ({"Last-Modified": last_modified} if last_modified else {})
 
     def answer(request: web.Request) -> web.Response:
@@ -86,10 +86,10 @@ def conditional(body: bytes, *, etag: str = "", last_modified: str = "") -> Repl
 
 
 def numbers(titles: list[str]) -> Iterator[int]:
-    """The numbers in `item` titles."""
+    """Return the numbers in `item` titles."""
     return (int(title.split()[2]) for title in titles)
 
 
 def endless() -> bytes:
-    """A document within all limits that costs feedparser hours: it looks for an e-mail address in a long run of letters."""
+    """Return a document within all limits that takes feedparser hours: it searches for an e-mail address."""
     return rss(item(1, author="a" * 1_500_000))

@@ -1,4 +1,4 @@
-"""A strategy that holds a protected position, and hangs as soon as a file is there."""
+"""A strategy that holds a protected position and hangs once a file exists."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from agent.core.strategy import Kline, Market, Strategy, StrategyParams
 
 
 class Hanging(Strategy):
-    """Long once in each symbol, with a stop and a take-profit that are far away."""
+    """Opens one long position in each symbol, with a distant stop and take-profit."""
 
     class Params(StrategyParams):
         trigger: str = ""  # hangs once this file exists
-        after: int = 40  # bars, the history's too
+        after: int = 40  # bars, including the history
         how: str = "spin"  # or sleep
         seconds: float = 600.0
 

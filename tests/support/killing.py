@@ -1,4 +1,4 @@
-"""A real agent in testnet mode against a sandbox, broken in one way and killed in another: is the account clear in time?
+"""Break an agent in testnet mode, kill it, and check that its account is cleared in time.
 
 `python -m tests.support.killing SEED …` draws a case from each seed.
 """
@@ -38,7 +38,7 @@ KEYS = {"TAPEWIRE_API_KEY": "sandbox-key", "TAPEWIRE_API_SECRET": "sandbox-secre
 
 
 class Case(NamedTuple):
-    """What is broken, how the agent is killed, and whether positions are to be closed."""
+    """What is broken, how the agent is killed, and whether positions are closed."""
 
     state: State
     pull: Pull
@@ -50,10 +50,10 @@ CASES = [
     for state in ("store", "log", "spin", "sleep")
     for pull in ("verb", "file", "signal")
     for flatten in (False, True)
-    if not (pull == "signal" and flatten)  # a signal carries no words
+    if not (pull == "signal" and flatten)  # a signal carries no text
 ] + [
     Case(state, "verb", flatten)  # type: ignore[arg-type]
-    for state in ("stopped", "dead")  # no thread of it runs
+    for state in ("stopped", "dead")  # none of its threads runs
     for flatten in (False, True)
 ]
 
@@ -64,13 +64,13 @@ def draw(seed: int) -> Case:
 
 class Result(NamedTuple):
     seconds: float  # from the kill to a clear account
-    goes_on: bool  # the agent is healthy again, or was all the time
+    goes_on: bool  # the agent is healthy again, or was throughout
     events: list[Event]
-    said: str  # by the verb
+    said: str  # output of the kill command
 
 
 def settings(url: str, folder: Path, case: Case) -> Path:
-    """config.toml; the store has a folder of its own, as the KILL file is none of the store's troubles."""
+    """Write config.toml; the store has its own folder, so breaking it does not affect the KILL file."""
     how = case.state if case.state in ("spin", "sleep") else "spin"
     path = folder / "config.toml"
     path.write_text(f'''
@@ -104,7 +104,7 @@ def clear(sandbox: Sandbox, *, flatten: bool) -> bool:
 
 
 async def wait(condition: Callable[[], Any], seconds: float, what: str) -> None:
-    """Until the condition holds."""
+    """Wait until the condition holds."""
     try:
         async with asyncio.timeout(seconds):
             while not condition():
@@ -114,7 +114,7 @@ async def wait(condition: Callable[[], Any], seconds: float, what: str) -> None:
 
 
 async def wait_status(folder: Path, condition: Callable[[Any], Any], what: str) -> Any:
-    """Until the condition holds of the agent's status, which is returned."""
+    """Wait until the condition holds for the agent's status, and return the status."""
     shown = None
     try:
         async with asyncio.timeout(PATIENCE):
@@ -140,7 +140,7 @@ async def start(*arguments: object, stderr: int = PIPE) -> Process:
 
 
 async def kill_in(case: Case, folder: Path) -> Result:
-    """Start sandbox and agent, break it, kill it, and wait for the account. Raises AssertionError for what is not as it must be."""
+    """Start sandbox and agent, break it, kill it, and check the account and the record."""
     (folder / "store").mkdir()
     async with AsyncExitStack() as stack:
         sandbox = await stack.enter_async_context(Sandbox(options(speed=240)))
@@ -210,7 +210,7 @@ async def pull(case: Case, folder: Path, config: Path, process: Process) -> str:
 
 
 async def after(case: Case, folder: Path, config: Path, process: Process) -> list[Event]:
-    """Mend it; the agent is killed, by its journal too, and what it decided is what the journal decides."""
+    """Repair the fault; check that the kill is journalled and the run verifies; return the events."""
     if case.state == "store":
         (folder / "store" / "store.db").chmod(0o644)
     (folder / "hang").unlink(missing_ok=True)
@@ -219,7 +219,7 @@ async def after(case: Case, folder: Path, config: Path, process: Process) -> lis
     if case.state == "dead":
         refused = await start("run", "--config", config)
         assert await asyncio.wait_for(refused.wait(), PATIENCE) == 3
-        (folder / FILE).unlink()  # a person has looked
+        (folder / FILE).unlink()  # confirmed by an operator
         process = await start("run", "--config", config, stderr=DEVNULL)
     if case.state != "spin":
         held = 0 if case.flatten else 2
@@ -238,7 +238,7 @@ async def after(case: Case, folder: Path, config: Path, process: Process) -> lis
         assert not gateway["foreign_positions"]
         process.send_signal(signal.SIGTERM)
     else:
-        assert (folder / FILE).exists()  # it can't trade again before a person has looked
+        assert (folder / FILE).exists()  # the file blocks trading until an operator removes it
         process.kill()
     await asyncio.wait_for(process.wait(), PATIENCE)
     with closing(open_database(f"sqlite:///{folder / 'store' / 'store.db'}")) as database:
@@ -251,12 +251,17 @@ async def after(case: Case, folder: Path, config: Path, process: Process) -> lis
 
 
 async def status(folder: Path) -> Any:
-    """Of the agent, or an answer without anything in it while it can't answer."""
+    """Return the agent's status, or an empty one if the agent does not respond."""
     with suppress(TapewireError, StoreError, UsageError):
         return await asyncio.to_thread(send_request, folder, ControlRequest("status"), timeout=0.5)
     return {
-        "storage": {"writable": True}, "log": {"error": ""}, "risk": "", "risk_rule": "", "unreconciled": True, "positions": [],
-    }  # fmt: skip
+        "storage": {"writable": True},
+        "log": {"error": ""},
+        "risk": "",
+        "risk_rule": "",
+        "unreconciled": True,
+        "positions": [],
+    }
 
 
 async def main(seeds: list[int]) -> None:

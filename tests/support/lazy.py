@@ -1,4 +1,4 @@
-"""Libraries that only some tests compare with: imported when they are first used, since every worker imports every test module."""
+"""Optional reference libraries, imported on first use, since every worker imports every test module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class LazyModule:
-    """The module called `name`, imported as soon as something in it is wanted."""
+    """Proxy that imports the module `name` on the first attribute access."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""A sandbox to live in, and lives in it."""
+"""Helpers that run an agent against a sandbox."""
 
 from __future__ import annotations
 
@@ -30,21 +30,32 @@ SAMPLES = ROOT / "tests" / "sample_data"
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 NEWS_BEGIN = 1_741_011_900_000  # 2025-03-03T14:25Z: headlines follow each other closely
 SPEED = 1_200.0  # a bar in 50 ms
-PATIENCE = 60.0  # seconds after which a test that still waits has failed
+PATIENCE = 60.0  # seconds until a waiting test fails
 
 FAST: dict[str, Any] = {
-    "settle": "40s", "audit_interval": "200ms", "silence_timeout": "2s", "open_timeout": "2s", "ack_timeout": "2s",
-    "rest_timeout": "2s", "backfill_timeout": "5s", "ping_interval": "300ms", "pong_timeout": "300ms", "ban_wait": "300ms",
-    "throttle_wait": "200ms", "max_connects": 500, "max_requests": 600,
-    "reconnect": {"first": "10ms", "ceiling": "50ms"}, "retry": {"first": "10ms", "ceiling": "50ms"},
-}  # fmt: skip
-"""Waits of the market data, for a venue that is near and a market that is fast."""
+    "settle": "40s",
+    "audit_interval": "200ms",
+    "silence_timeout": "2s",
+    "open_timeout": "2s",
+    "ack_timeout": "2s",
+    "rest_timeout": "2s",
+    "backfill_timeout": "5s",
+    "ping_interval": "300ms",
+    "pong_timeout": "300ms",
+    "ban_wait": "300ms",
+    "throttle_wait": "200ms",
+    "max_connects": 500,
+    "max_requests": 600,
+    "reconnect": {"first": "10ms", "ceiling": "50ms"},
+    "retry": {"first": "10ms", "ceiling": "50ms"},
+}
+"""Market data settings with short waits, for a nearby venue and a fast market."""
 
 
 def options(
     *, speed: float = SPEED, start: int = NEWS_BEGIN, news: bool = False, **more: Any
 ) -> SandboxOptions:
-    """Real bars of two symbols."""
+    """Sandbox options with real bars of two symbols."""
     klines = tuple(Path(f"{symbol}={SAMPLES / f'{symbol}-1m.csv'}") for symbol in SYMBOLS)
     return SandboxOptions(
         klines=klines, speed=speed, start=start, news=SAMPLES / "headlines.csv" if news else None, **more
@@ -52,20 +63,23 @@ def options(
 
 
 def settings(url: str, folder: Path, **sections: Any) -> Config:
-    """A configuration for the sandbox at `url`; `folder` takes the lock, the socket and the store."""
+    """Return a configuration for the sandbox at `url`; `folder` holds the lock, the socket and the store."""
     raw: dict[str, Any] = {
         "market": {"symbols": SYMBOLS},
         "strategy": {"name": "sma_cross", "params": {"fast": 2, "slow": 5}},
         "bybit": {"endpoint": url, "warmup_bars": 60, **FAST},
         "news": {
-            "feeds": [{"url": f"{url}/feeds/all.rss", "interval": "50ms"}], "spread": 0, "jitter": 0.0, "backlog_age": "1h",
+            "feeds": [{"url": f"{url}/feeds/all.rss", "interval": "50ms"}],
+            "spread": 0,
+            "jitter": 0.0,
+            "backlog_age": "1h",
             "retry": {"first": "10ms", "ceiling": "100ms"},
         },
-        "risk": {"stale_after": "8h"},  # at this speed a moment's rest of the machine is a quarter of an hour
+        "risk": {"stale_after": "8h"},  # at this speed a pause of one second is a quarter of an hour
         "live": {"folder": str(folder), "score_wait": "1ms", "restart": {"first": "10ms", "ceiling": "50ms"}},
         "store": {"url": f"sqlite:///{folder / 'store.db'}"},
         "log": {"format": "json"},
-    }  # fmt: skip
+    }
     for name, section in sections.items():
         raw[name] = raw.get(name, {}) | section
     return parse(raw, where="test")
@@ -78,7 +92,7 @@ SENTIMENT: dict[str, Any] = {
 
 
 class Words:
-    """A model of two words."""
+    """A sentiment model that scores two keywords."""
 
     def __init__(self, fingerprint: str = "words") -> None:
         self.fingerprint = fingerprint
@@ -107,7 +121,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 @asynccontextmanager
 async def living(daemon: Daemon, *, complete: bool = False) -> AsyncIterator[asyncio.Task[Run]]:
-    """The daemon runs; at the end of the context it is stopped. What ends it early is raised."""
+    """Run the daemon and stop it at the end of the context; an error that ends it early is raised."""
     stop = asyncio.Event()
     task = asyncio.create_task(daemon.run(stop, complete=complete))
     try:
@@ -121,7 +135,7 @@ async def living(daemon: Daemon, *, complete: bool = False) -> AsyncIterator[asy
 
 
 def handled(daemon: Daemon) -> int:
-    """Closed bars that were handled live: those of the history are left out."""
+    """Return the number of closed bars handled live, without the history."""
     return len(daemon.core.latencies["Kline"])
 
 
@@ -134,7 +148,7 @@ def of(kind: type, events: Sequence[Any]) -> list[Any]:
 
 
 def assert_every_bar_once(events: Sequence[Event]) -> None:
-    """Closed bars and gaps of each symbol follow each other without a hole or an overlap."""
+    """Check that closed bars and gaps of each symbol are contiguous without overlap."""
     for symbol in SYMBOLS:
         pieces = [
             (e.start, e.start + e.interval) if isinstance(e, Kline) else (e.start, e.end)
@@ -146,7 +160,7 @@ def assert_every_bar_once(events: Sequence[Event]) -> None:
 
 
 def assert_sound(database: Database, which: str, config: Config) -> list[Event]:
-    """What was recorded is what one uninterrupted fold of the journal decides; time does not run backwards. The journal."""
+    """Check that the record equals one fold of the journal and time never decreases; return the journal."""
     run = find_run(database, which)
     events = journal(database, run.id)
     assert all(before.available_at <= after.available_at for before, after in itertools.pairwise(events))
@@ -179,6 +193,23 @@ def assert_sound(database: Database, which: str, config: Config) -> list[Event]:
 
 
 __all__ = [
-    "Command", "Fill", "Gap", "Kline", "News", "Order", "Sandbox", "Sentiment", "Words", "assert_every_bar_once", "assert_sound",
-    "handled", "journal", "living", "load_words", "of", "options", "settings", "until",
-]  # fmt: skip
+    "Command",
+    "Fill",
+    "Gap",
+    "Kline",
+    "News",
+    "Order",
+    "Sandbox",
+    "Sentiment",
+    "Words",
+    "assert_every_bar_once",
+    "assert_sound",
+    "handled",
+    "journal",
+    "living",
+    "load_words",
+    "of",
+    "options",
+    "settings",
+    "until",
+]

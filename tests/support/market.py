@@ -17,7 +17,7 @@ T0 = 1_735_689_600_000  # 2025-01-01T00:00Z
 
 
 class Plan(Strategy):
-    """Sets the target of each bar's number."""
+    """Sets the target configured for each bar number."""
 
     def __init__(self, targets: dict[int, dict[str, Any]]) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Plan(Strategy):
 
 
 def config(**sections: dict[str, Any]) -> Config:
-    """No spread, slippage, fees or latency unless a test says so; lots of 0.001 and ticks of 0.01."""
+    """No spread, slippage, fees or latency by default; lots of 0.001 and ticks of 0.01."""
     raw: dict[str, Any] = {
         "market": {"symbols": [SYMBOL]},
         "instruments": {
@@ -73,7 +73,7 @@ def bars(prices: Iterable[Sequence[float]], symbol: str = SYMBOL) -> list[Kline]
 
 
 def flat_bars(closes: Iterable[float], symbol: str = SYMBOL) -> list[Kline]:
-    """Bars that open where the last one closed."""
+    """Bars that open at the close of the previous one."""
     result, previous = [], None
     for i, close in enumerate(closes):
         opened = close if previous is None else previous
@@ -99,7 +99,7 @@ def run(
     *,
     finish: bool = True,
 ) -> tuple[Engine, ListSink]:
-    """Feed `events` to a fresh engine, finish it (that closes the last bar period), and return it with all that it decided."""
+    """Feed `events` to a new engine, finish it (this closes the last bar), and return it with its decisions."""
     sink = ListSink()
     engine = Engine(settings or config(), strategy, sink, run_id=run_id)
     for event in events:

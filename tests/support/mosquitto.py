@@ -1,4 +1,4 @@
-"""A real mosquitto on a free port, with a certificate and a password of its own where a test asks for them."""
+"""A mosquitto broker on a free port, optionally with a certificate and a password."""
 
 from __future__ import annotations
 
@@ -31,11 +31,15 @@ class Mosquitto(NamedTuple):
         return f"{'mqtts' if self.ca_file else 'mqtt'}://127.0.0.1:{self.port}"
 
     def settings(self, **more: Any) -> dict[str, Any]:
-        """A section `[mqtt]` with short waits."""
+        """Return a section `[mqtt]` with short waits."""
         return {
-            "broker": self.url, "state_every": "100ms", "timeout": "5s", "keepalive": "5s",
-            "reconnect": {"first": "20ms", "ceiling": "100ms"}, **more,
-        }  # fmt: skip
+            "broker": self.url,
+            "state_every": "100ms",
+            "timeout": "5s",
+            "keepalive": "5s",
+            "reconnect": {"first": "20ms", "ceiling": "100ms"},
+            **more,
+        }
 
 
 def free_port() -> int:
@@ -46,7 +50,7 @@ def free_port() -> int:
 
 @contextmanager
 def mosquitto(folder: Path, *, port: int = 0, tls: bool = False, user: str = "") -> Iterator[Mosquitto]:
-    """It runs inside the context, and is killed at its end."""
+    """Run a broker inside the context and kill it at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
     port = port or free_port()
@@ -86,7 +90,7 @@ def mosquitto(folder: Path, *, port: int = 0, tls: bool = False, user: str = "")
 
 
 def make_certificate(folder: Path) -> Path:
-    """A throw-away authority in `ca.pem`, and the server's certificate by it."""
+    """Create a temporary authority in `ca.pem` and a server certificate signed by it."""
     run = {"check": True, "capture_output": True, "cwd": folder}
     (folder / "san").write_text("subjectAltName=IP:127.0.0.1\n")
     for command in (

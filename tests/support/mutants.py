@@ -1,4 +1,4 @@
-"""Faults put into the product on purpose: whoever claims to prove something must find them. `apply(name)` is for the whole process."""
+"""Deliberate faults in the product, which a proof must detect. `apply(name)` affects the whole process."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from agent.system.clock_discipline import DisciplinedClock
 
 
 def apply(name: str) -> None:
-    """Let the product have this fault from now on. Raises KeyError for one that there isn't."""
+    """Install this fault for the rest of the process. Raises KeyError if the name is unknown."""
     MUTANTS[name]()
 
 
 def journal_lags_behind() -> None:
-    """What is handled is committed with the next events, as if by a writer that saves transactions."""
+    """Handled events are committed with the next batch, as by a writer that delays transactions."""
     append, behind = Journal.append, list[Event]()
 
     def late(self: Journal, events: Sequence[Event], *, again: bool = False) -> int:
@@ -59,22 +59,22 @@ def journal_is_not_folded() -> None:
 
 
 def headlines_that_waited_are_forgotten() -> None:
-    """A restart does not score what was journalled, but not scored."""
+    """A restart does not score headlines that were journalled without a score."""
     _after_fold(lambda core: core.memory.unscored.clear())
 
 
 def order_ids_begin_again() -> None:
-    """A restart counts its decisions from one: client order ids come twice."""
+    """A restart numbers its decisions from one: client order ids repeat."""
     _after_fold(lambda core: setattr(core.engine, "_ids", 0))
 
 
 def funding_forgets_what_it_paid() -> None:
-    """A restart does not tell the schedule how far it had come."""
+    """A restart does not restore the progress of the funding schedule."""
     _put(FundingSchedule, "set_handled_until", lambda self, now: None)
 
 
 def bars_come_twice() -> None:
-    """A closed bar that the stream repeats goes on again."""
+    """A closed bar that the stream repeats is emitted again."""
     offer = KlineSeries.add
 
     def twice(self: KlineSeries, bar: Kline) -> Iterator[Kline | Gap]:
@@ -86,7 +86,7 @@ def bars_come_twice() -> None:
 
 
 def history_is_not_asked() -> None:
-    """What the stream has lost is a gap at once, though the history has it."""
+    """A bar lost by the stream becomes a gap at once, although the history has it."""
     offer = KlineSeries.add
 
     def hasty(self: KlineSeries, bar: Kline) -> Iterator[Kline | Gap]:
@@ -98,7 +98,7 @@ def history_is_not_asked() -> None:
 
 
 def history_knows_the_future() -> None:
-    """The bar that is still open, as the history has it, is taken to be closed."""
+    """The open bar of the history is treated as closed."""
     init = KlineHistory.__init__
 
     def hasty(self: KlineHistory, config: BybitConfig, *args: Any) -> None:
@@ -108,12 +108,12 @@ def history_knows_the_future() -> None:
 
 
 def core_takes_the_wall_clock() -> None:
-    """The system clock is believed whatever the venue and steady progress say."""
+    """The system clock is trusted regardless of the venue's time and the steady clock."""
     _put(DisciplinedClock, "now", lambda self: self._wall.now())
 
 
 def steady_progress_is_believed_alone() -> None:
-    """A suspension that the steady clock missed is not caught up, though system clock and venue agree on it."""
+    """A suspension that the steady clock missed is not corrected, though system clock and venue agree."""
     judge = DisciplinedClock._compare
 
     def stubborn(self: DisciplinedClock, venue: float, error: float) -> None:
@@ -124,7 +124,7 @@ def steady_progress_is_believed_alone() -> None:
 
 
 def one_bar_ahead_is_believed() -> None:
-    """A closed bar of the next hour is taken for the next one."""
+    """A closed bar of the next hour is accepted as the next one."""
     init = ConnectionShard.__init__
 
     def credulous(self: ConnectionShard, *args: Any) -> None:
@@ -135,28 +135,28 @@ def one_bar_ahead_is_believed() -> None:
 
 
 def a_spike_is_believed() -> None:
-    """One state far from the last price moves marks and fills orders."""
+    """A single state far from the last price moves marks and fills orders."""
     _put(PriceBand, "accepts_price", lambda self, state: True)
 
 
 def a_wick_is_believed() -> None:
-    """A closed bar of the stream is not compared with the prices that were seen."""
+    """A closed bar of the stream is not compared with the prices of its open states."""
     _put(PriceBand, "accepts_bar", lambda self, bar: True)
 
 
 def funding_is_due_by_the_clock() -> None:
-    """A stamp is due once the agent's time has passed it, whether or not a bar has closed there."""
+    """Funding is due once the agent's time has passed the stamp, even if no bar has closed there."""
     due = FundingSchedule.due
     _put(FundingSchedule, "due", lambda self, close, now: due(self, now, now))
 
 
 def open_bars_overtake() -> None:
-    """A state of a bar that still waits when the bar closes stays in the queue, and is updated by the next bar's."""
+    """A queued state of an open bar stays queued after the close and is replaced by the next bar's state."""
     _put(EventQueue, "_close_bar", lambda self, bar: None)
 
 
 def headlines_pass_twice() -> None:
-    """The gate lets through what the run has had."""
+    """The event filter passes headlines that the run already has."""
 
     async def open_gate(self: EventFilter, event: Event) -> None:
         await deliver(self._emit, event)
@@ -165,7 +165,7 @@ def headlines_pass_twice() -> None:
 
 
 def headlines_go_down_with_the_model() -> None:
-    """A headline is forgotten when its scoring begins, and lost where that fails."""
+    """A headline is removed from the queue when its scoring begins, and lost if scoring fails."""
     collect = SentimentConsumer._collect
 
     async def forgetful(self: SentimentConsumer) -> list[Any]:
@@ -178,7 +178,7 @@ def headlines_go_down_with_the_model() -> None:
 
 
 def memory_forgets_gaps() -> None:
-    """A restart asks for bars from the last closed one on, though a gap was written behind it."""
+    """A restart requests bars from the last closed one on, though a gap was recorded after it."""
     hear = ResumePoint.update
 
     def deaf(self: ResumePoint, event: Event) -> None:
@@ -191,7 +191,7 @@ def memory_forgets_gaps() -> None:
 
 
 def limits_are_twice_as_wide() -> None:
-    """The engine reads another risk section than the one that a person wrote."""
+    """The engine uses a risk section with wider limits than configured."""
 
     def loose(config: Config, *args: Any, **kwargs: Any) -> Engine:
         risk = config.risk.model_copy(
@@ -203,7 +203,7 @@ def limits_are_twice_as_wide() -> None:
 
 
 def emits_from_two_places() -> None:
-    """A producer's emit does not wait for the queue: what it calls may be overtaken."""
+    """A producer's emit does not wait for the queue, so events may change their order."""
     original = EventFilter.__init__
 
     def init(self: EventFilter, config: Any, memory: ResumePoint, emit: Emit, *more: Any) -> None:
@@ -221,7 +221,7 @@ def emits_from_two_places() -> None:
 
 
 def doubts_are_sent_under_a_new_id() -> None:
-    """A restart sends an order of which nothing is known once more, as another one."""
+    """A restart resends an order with unknown outcome under a new id."""
     recover = OrderTracker.recover
 
     def renamed(self: OrderTracker) -> None:
@@ -237,7 +237,7 @@ def doubts_are_sent_under_a_new_id() -> None:
 
 
 def missed_executions_are_not_asked() -> None:
-    """What was executed while nobody listened is heard of from the wallet alone."""
+    """Executions missed by the stream are not fetched; only the wallet shows them."""
 
     async def content(self: Reconciler) -> None:
         return None
@@ -257,7 +257,7 @@ def orders_leave_before_the_commit() -> None:
 
 
 def silence_is_a_refusal() -> None:
-    """An order whose request was not answered is given up."""
+    """An order whose request got no response is treated as rejected."""
 
     def give_up(self: OrderTracker, order: InFlightOrder) -> None:
         order.unknown_since = 0.0
@@ -267,7 +267,7 @@ def silence_is_a_refusal() -> None:
 
 
 def absence_is_believed_at_once() -> None:
-    """What a venue's view does not show has not arrived, however far it may be behind."""
+    """An order missing in a venue's view is treated as not arrived, even if the view may be stale."""
     init = OrderTracker.__init__
 
     def hasty(self: OrderTracker, *args: Any) -> None:
@@ -278,17 +278,17 @@ def absence_is_believed_at_once() -> None:
 
 
 def cancels_are_kept_back() -> None:
-    """What the core wants taken back stays."""
+    """Cancel requests of the core are not sent."""
     _put(InFlightOrder, "cancel", lambda self: None)
 
 
 def amendments_are_kept_back() -> None:
-    """What the core wants otherwise stays as it is."""
+    """Amend requests of the core are not sent."""
     _put(InFlightOrder, "amend", lambda self, amend: None)
 
 
 def views_are_never_behind() -> None:
-    """A second look at an account that differs is made at once."""
+    """A second look at a differing account is taken at once."""
 
     async def snapshot_account(self: Reconciler) -> AccountSnapshot | None:
         await self.fetch_missed_executions()
@@ -300,7 +300,7 @@ def views_are_never_behind() -> None:
 
 
 def an_interruption_is_no_reason_to_doubt() -> None:
-    """What was executed between two lives is asked for from now on."""
+    """After a restart, executions are fetched from the start time on, without those of the downtime."""
     start = Reconciler.start
 
     def confident(self: Reconciler) -> None:
@@ -311,17 +311,17 @@ def an_interruption_is_no_reason_to_doubt() -> None:
 
 
 def lost_commits_are_not_noticed() -> None:
-    """A life begins where the store ends, whatever its run had committed."""
+    """A start does not compare the end of the store with the run's last commit."""
     _put(record_module, "find_lost_commits", lambda *_: None)
 
 
 def orders_leave_before_the_disk_has_the_commit() -> None:
-    """At a venue, too, a commit is in the system's cache alone when it returns."""
+    """At a venue, too, a commit returns once it is in the system's cache."""
     _put(Database, "sync_commits", lambda self: None)
 
 
 def ids_repeat_after_a_restored_backup() -> None:
-    """Client order ids are made of the run and a number alone, so that a life that has lost its record uses them again."""
+    """Client order ids depend only on run and number, so a restart that lost its record uses them again."""
 
     def lifeless(self: Engine) -> str:
         self._ids += 1
@@ -334,17 +334,17 @@ def ids_repeat_after_a_restored_backup() -> None:
 
 
 def lost_history_is_somebody_elses() -> None:
-    """Orders of this run that its record does not have are taken for those of strangers."""
+    """Orders of this run that its record lacks are treated as foreign."""
     _put(Reconciler, "_is_lost", lambda self, client_id: False)
 
 
 def strategies_replace_what_closes() -> None:
-    """A target counts while its position is being closed, and after a kill."""
+    """A target is accepted while its position is being closed, and after a kill."""
     _put(Flattener, "ignores", lambda self, symbol, now: False)
 
 
 def a_flatten_is_one_order() -> None:
-    """What becomes of the order that closes a position is not looked at."""
+    """The order that closes a position is not tracked to its end."""
     pursue = Flattener.pursue
 
     def once(self: Flattener, now: int) -> None:
@@ -369,34 +369,60 @@ def _put(owner: Any, name: str, substitute: Any) -> None:
 
 
 IN_STORE: Final = (
-    journal_lags_behind, journal_is_not_folded, headlines_that_waited_are_forgotten, order_ids_begin_again,
-)  # fmt: skip
-"""Those that show when a life ends."""
+    journal_lags_behind,
+    journal_is_not_folded,
+    headlines_that_waited_are_forgotten,
+    order_ids_begin_again,
+)
+"""Faults that show at a restart."""
 
 IN_STORAGE: Final = (lost_commits_are_not_noticed, orders_leave_before_the_disk_has_the_commit)
-"""Those that show when the storage loses what no disk has promised."""
+"""Faults that show if the storage loses data that the disk has not confirmed."""
 
 IN_RIM: Final = (
-    *IN_STORE, funding_forgets_what_it_paid, bars_come_twice, history_is_not_asked, history_knows_the_future, open_bars_overtake,
-    core_takes_the_wall_clock, steady_progress_is_believed_alone, one_bar_ahead_is_believed, a_spike_is_believed, a_wick_is_believed,
-    funding_is_due_by_the_clock, headlines_pass_twice, headlines_go_down_with_the_model, memory_forgets_gaps, limits_are_twice_as_wide, emits_from_two_places,
-    strategies_replace_what_closes, a_flatten_is_one_order, headlines_pass_twice, headlines_go_down_with_the_model, memory_forgets_gaps, limits_are_twice_as_wide, emits_from_two_places,
-)  # fmt: skip
-"""Those that show when much goes wrong around a life."""
+    *IN_STORE,
+    funding_forgets_what_it_paid,
+    bars_come_twice,
+    history_is_not_asked,
+    history_knows_the_future,
+    open_bars_overtake,
+    core_takes_the_wall_clock,
+    steady_progress_is_believed_alone,
+    one_bar_ahead_is_believed,
+    a_spike_is_believed,
+    a_wick_is_believed,
+    funding_is_due_by_the_clock,
+    headlines_pass_twice,
+    headlines_go_down_with_the_model,
+    memory_forgets_gaps,
+    limits_are_twice_as_wide,
+    emits_from_two_places,
+    strategies_replace_what_closes,
+    a_flatten_is_one_order,
+)
+"""Faults that show if many faults occur around a run."""
 
 BETWEEN_LIVES: Final = (doubts_are_sent_under_a_new_id, missed_executions_are_not_asked)
-"""Those that show when a life that trades at an exchange ends."""
+"""Faults that show at a restart while trading at an exchange."""
 
 IN_GATEWAY: Final = (
-    *BETWEEN_LIVES, orders_leave_before_the_commit, silence_is_a_refusal, absence_is_believed_at_once, cancels_are_kept_back,
-    ids_repeat_after_a_restored_backup, lost_history_is_somebody_elses, amendments_are_kept_back, views_are_never_behind, an_interruption_is_no_reason_to_doubt,
-)  # fmt: skip
-"""Those that show when much goes wrong around such a life."""
+    *BETWEEN_LIVES,
+    orders_leave_before_the_commit,
+    silence_is_a_refusal,
+    absence_is_believed_at_once,
+    cancels_are_kept_back,
+    ids_repeat_after_a_restored_backup,
+    lost_history_is_somebody_elses,
+    amendments_are_kept_back,
+    views_are_never_behind,
+    an_interruption_is_no_reason_to_doubt,
+)
+"""Faults that show if many faults occur around a run at an exchange."""
 
 MUTANTS: Final = {mutant.__name__.replace("_", "-"): mutant for mutant in (*IN_RIM, *IN_GATEWAY, *IN_STORAGE)}
-"""All, by name."""
+"""All faults by name."""
 
 
 def names(mutants: Iterable[Any]) -> list[str]:
-    """As `apply` takes them."""
+    """Return names for `apply`."""
     return [name for name, mutant in MUTANTS.items() if mutant in mutants]

@@ -1,9 +1,11 @@
-"""Small textual faults in a copy of the tree: each must make a test fail. A fault that no test notices is printed.
+"""Small textual faults in a copy of the tree, each of which must make a test fail.
+
+Faults that no test detects are printed.
 
     python -m tests.support.mutation [NAME…] [--list]
 
-The copy is plain Python, since only files that git tracks are copied, and no bytecode is cached in it. A fault whose text is no
-longer in its file is an error: the list below is kept up to date with the code. Exit code 1 if a fault survives.
+The copy has no cached bytecode, since only files that git tracks are copied. If the text of a fault is missing in
+its file, the list is outdated and the run fails. Exit code 1 if a fault survives.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from typing import Final, NamedTuple
 from tests.mutations import MUTATIONS, Mutation
 
 ROOT: Final = Path(__file__).parents[2]
-TIMEOUT: Final = 600  # seconds of one fault's tests; a fault that hangs them is noticed
+TIMEOUT: Final = 600  # seconds per fault; a fault that hangs its tests counts as detected
 
 
 class Outcome(NamedTuple):
-    """What the tests made of a fault."""
+    """Result of a fault's tests."""
 
     mutation: Mutation
     killed: bool
@@ -31,7 +33,7 @@ class Outcome(NamedTuple):
 
 
 def copy_tree(target: Path) -> None:
-    """Copy what git tracks, and what is new and not ignored."""
+    """Copy the files that git tracks, and new ones that it does not ignore."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -46,7 +48,10 @@ def copy_tree(target: Path) -> None:
 
 
 def try_out(mutation: Mutation, tree: Path) -> Outcome:
-    """Apply a fault in the copy, run its tests, and take it back. Raises ValueError unless its text occurs exactly once."""
+    """Apply a fault in the copy, run its tests and revert it.
+
+    Raises ValueError unless the fault's text occurs exactly once.
+    """
     path = tree / mutation.file
     original = path.read_text(encoding="utf-8")
     if original.count(mutation.old) != 1:
@@ -63,7 +68,7 @@ def try_out(mutation: Mutation, tree: Path) -> Outcome:
 
 def _pass(tests: tuple[str, ...], tree: Path) -> bool:
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
-    # Without the variable, which tests/conftest.py would overrule together with -B
+    # Unset, since tests/conftest.py would use the variable to override -B
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     try:
         done = subprocess.run(
@@ -76,7 +81,7 @@ def _pass(tests: tuple[str, ...], tree: Path) -> bool:
         )
     except subprocess.TimeoutExpired:
         return False
-    if done.returncode not in (0, 1):  # 1: a test failed; anything else: the tests could not run
+    if done.returncode not in (0, 1):  # 1: a test failed; other codes: the tests could not run
         sys.stderr.buffer.write(done.stdout + done.stderr)
         raise RuntimeError(f"pytest ended with {done.returncode}")
     return done.returncode == 0

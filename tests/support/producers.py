@@ -19,12 +19,12 @@ from agent.live.log import configure
 from tests.support.feed_server import FeedServer
 
 T0 = 1_790_409_600_000
-PATIENCE = 10.0  # seconds after which a test that still waits has failed
+PATIENCE = 10.0  # seconds until a waiting test fails
 
 
 @dataclass
 class ManualClock:
-    """A clock that stands until it is set."""
+    """A clock that advances only if a test sets it."""
 
     time: int = T0
 
@@ -40,7 +40,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class EventCollector:
-    """Collects the emitted events."""
+    """Consumer that collects the emitted events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -50,7 +50,7 @@ class EventCollector:
 
     @property
     def bars(self) -> list[str]:
-        """Closed bars as `3`, gaps as `3-5`; open bars are left out."""
+        """Closed bars as `3`, gaps as `3-5`, without open bars."""
         words = []
         for event in self.events:
             if isinstance(event, Gap):
@@ -68,7 +68,7 @@ class EventCollector:
         return [event for event in self.events if isinstance(event, News)]
 
     async def expect(self, *bars: str) -> None:
-        """Wait for exactly these closed bars and gaps."""
+        """Wait until exactly these closed bars and gaps have been emitted."""
         try:
             await until(lambda: len(self.bars) >= len(bars))
         finally:
@@ -80,18 +80,27 @@ def start_of(number: int) -> int:
 
 
 def stream_row(number: int, *, confirm: bool = True, **other: Any) -> dict[str, Any]:
-    """A bar as the venue pushes it."""
+    """Return a bar as the venue sends it."""
     row = {
-        "start": start_of(number), "end": start_of(number + 1) - 1, "interval": "1", "open": "100", "close": "101.5", "high": "102",
-        "low": "99.5", "volume": "7.316", "turnover": "740.2", "confirm": confirm, "timestamp": start_of(number + 1) - 1,
-    }  # fmt: skip
+        "start": start_of(number),
+        "end": start_of(number + 1) - 1,
+        "interval": "1",
+        "open": "100",
+        "close": "101.5",
+        "high": "102",
+        "low": "99.5",
+        "volume": "7.316",
+        "turnover": "740.2",
+        "confirm": confirm,
+        "timestamp": start_of(number + 1) - 1,
+    }
     return row | other
 
 
 def push(
     number: int, *, symbol: str = "BTCUSDT", ts: int | None = None, confirm: bool = True, **other: Any
 ) -> dict[str, Any]:
-    """The message around one bar, sent when the bar closes, or half a second into it."""
+    """Return the message of one bar, sent at its close, or half a second after its open if still open."""
     ts = ts or (start_of(number + 1) if confirm else start_of(number) + 500)
     return {
         "topic": f"kline.1.{symbol}",
@@ -103,7 +112,7 @@ def push(
 
 @dataclass(eq=False)
 class Client:
-    """A connection as the venue sees it."""
+    """A client connection, seen from the venue."""
 
     socket: web.WebSocketResponse
     request: web.Request
@@ -130,18 +139,20 @@ class Client:
 
 
 class Venue:
-    """The part of Bybit that the kline producer uses; it misbehaves on demand."""
+    """The part of Bybit that the kline producer uses, with configurable faults."""
 
     def __init__(self) -> None:
         self.time = T0
-        self.history: dict[str, set[int]] = {"BTCUSDT": set()}  # numbers of the closed bars that REST has
+        self.history: dict[str, set[int]] = {
+            "BTCUSDT": set()
+        }  # numbers of the closed bars in the REST history
         self.handshakes: list[int] = []  # HTTP statuses for the next handshakes
         self.handshake_headers: dict[str, str] = {}
-        self.close_at_once = 0  # so many connections are closed as soon as they are made
+        self.close_at_once = 0  # number of new connections to close at once
         self.answers: list[web.Response | dict[str, Any]] = []  # for the next REST requests
         self.unknown: set[str] = set()  # topics that are refused
         self.unresponsive = False  # accepts messages and never responds
-        self.omits_request_id = False  # answers without req_id, as the venue does to some errors
+        self.omits_request_id = False  # responds without req_id, as the venue does for some errors
         self.clients: list[Client] = []
         self.attempts = 0
         self.pings = 0
@@ -149,7 +160,7 @@ class Venue:
         self.url = ""
 
     async def client(self, number: int) -> Client:
-        """The connection with this number, from 1, once it has subscribed."""
+        """Return the connection with this number, from 1, once it has subscribed."""
         await until(lambda: len(self.clients) >= number)
         client = self.clients[number - 1]
         async with asyncio.timeout(PATIENCE):
@@ -166,7 +177,7 @@ class Venue:
         closed = self.history[query["symbol"]]
         rows = [
             [str(start_of(n)), "100", "102", "99.5", "101.5", "7.316", "740.2"]
-            for n in sorted({*closed, (self.time - T0) // MINUTE_MS}, reverse=True)  # the running bar too
+            for n in sorted({*closed, (self.time - T0) // MINUTE_MS}, reverse=True)  # including the open bar
             if first <= start_of(n) <= last
         ][: int(query["limit"])]
         result = {"symbol": query["symbol"], "category": query["category"], "list": rows}
@@ -245,7 +256,7 @@ def collector() -> EventCollector:
 
 @pytest.fixture
 async def background() -> AsyncIterator[Callable[[Any], asyncio.Task[None]]]:
-    """Runs coroutines beside the test and stops them after it; what they raise fails the test."""
+    """Start coroutines as background tasks and cancel them after the test; an exception fails the test."""
     tasks: list[asyncio.Task[None]] = []
 
     def start(coroutine: Any) -> asyncio.Task[None]:
@@ -264,7 +275,7 @@ async def background() -> AsyncIterator[Callable[[Any], asyncio.Task[None]]]:
 
 @pytest.fixture
 async def feed_server() -> AsyncIterator[FeedServer]:
-    """A server of feeds on loopback."""
+    """A feed server on loopback."""
     server = FeedServer()
     app = web.Application()
     app.router.add_get("/{path:.*}", server.handle)
@@ -278,7 +289,7 @@ async def feed_server() -> AsyncIterator[FeedServer]:
 
 @pytest.fixture
 def captured() -> Iterator[Callable[[], str]]:
-    """The log output so far, as the daemon writes it to a terminal."""
+    """Return the log output so far, in the format for terminals."""
     stream = io.StringIO()
     configure(LogConfig(format="console"), stream)
     yield stream.getvalue

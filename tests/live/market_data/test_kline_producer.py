@@ -1,4 +1,4 @@
-"""The kline producer against a venue on loopback that fails in all known ways."""
+"""The kline producer against a venue on loopback with all known faults."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def config_for(url: str, **other: Any) -> BybitConfig:
         {
             "endpoint": url,
             "settle": 0,
-            "max_ahead": "1h",  # the clock stands still while bars are pushed
+            "max_ahead": "1h",  # the clock does not advance while bars are pushed
             "warmup_bars": 3,
             "reconnect": QUICK,
             "retry": QUICK,
@@ -89,7 +89,7 @@ def start(venue: Venue, collector: EventCollector, clock: ManualClock, backgroun
     return begin
 
 
-# -- what goes on ----------------------------------------------------------------------------------------------------
+# -- order, restart and warm-up ------------------------------------------------------------------------------
 
 
 async def test_the_history_comes_first_then_the_stream(start: Start) -> None:
@@ -131,7 +131,7 @@ async def test_a_first_start_fetches_the_bars_to_warm_up_with(
     await collector.expect("2", "3", "4")
 
 
-async def test_a_long_absence_is_fetched_page_by_page(
+async def test_long_downtime_is_fetched_page_by_page(
     venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.history["BTCUSDT"] = set(range(2_500))
@@ -146,7 +146,7 @@ async def test_a_long_absence_is_fetched_page_by_page(
     assert len(venue.queries) == 3
 
 
-async def test_an_absence_too_long_begins_with_a_gap(
+async def test_downtime_longer_than_max_backfill_begins_with_a_gap(
     venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.history["BTCUSDT"] = set(range(50))
@@ -157,7 +157,7 @@ async def test_an_absence_too_long_begins_with_a_gap(
     await collector.expect("1-45", "45", "46", "47", "48", "49")
 
 
-async def test_a_restart_goes_on_where_it_was_left(start: Start, background: Run) -> None:
+async def test_a_restart_continues_after_the_last_bar(start: Start, background: Run) -> None:
     rig = await start()
     rig.task.cancel()
     await asyncio.wait([rig.task])
@@ -166,7 +166,7 @@ async def test_a_restart_goes_on_where_it_was_left(start: Start, background: Run
     await rig.collector.expect("1", "2", "3", "4", "5")
 
 
-async def test_a_cancellation_takes_effect_even_while_the_connection_ends(
+async def test_a_cancellation_takes_effect_while_the_connection_ends(
     venue: Venue, clock: ManualClock, background: Run
 ) -> None:
     async def ignore(_: object) -> None: ...
@@ -184,7 +184,7 @@ async def test_a_cancellation_takes_effect_even_while_the_connection_ends(
     assert run.cancelled()
 
 
-async def test_without_a_clock_in_step_bars_are_the_same(start: Start) -> None:
+async def test_a_clock_skew_does_not_change_the_bars(start: Start) -> None:
     rig = await start()
     rig.close_bar(5)
     rig.clock.time -= 5_000
@@ -196,10 +196,10 @@ async def test_without_a_clock_in_step_bars_are_the_same(start: Start) -> None:
     assert rig.producer.health.lag == -4_900
 
 
-# -- bars of the future, and prices outside the band ----------------------------------------------------------
+# -- bars of the future, and prices outside the band ---------------------------------------------------------
 
 
-async def test_a_bar_of_the_future_is_refused_and_the_real_ones_go_on(start: Start) -> None:
+async def test_a_future_bar_is_refused_and_later_bars_are_accepted(start: Start) -> None:
     rig = await start(max_ahead="5s")
     await rig.client.push(push(45), push(45, ts=start_of(5) + 6_000))
     await until(lambda: rig.producer.health.corrupt == 2)
@@ -212,7 +212,7 @@ async def test_a_bar_of_the_future_is_refused_and_the_real_ones_go_on(start: Sta
     assert health.ahead >= 2
 
 
-async def test_a_state_with_a_stamp_of_the_future_is_of_now(start: Start) -> None:
+async def test_a_future_timestamp_of_a_state_is_replaced_by_the_current_time(start: Start) -> None:
     rig = await start(max_ahead="5s")
     await rig.client.push(push(5, confirm=False, ts=start_of(45)))
     await until(lambda: len(rig.collector.marks) == 1)
@@ -226,7 +226,7 @@ def tick(price: str, at: int) -> dict[str, Any]:
     return push(5, confirm=False, ts=start_of(5) + at, close=price, **prices)
 
 
-async def test_a_spike_is_withheld_counted_and_an_alarm(start: Start) -> None:
+async def test_a_spike_is_withheld_counted_and_reported_as_an_alarm(start: Start) -> None:
     rig = await start()
     await rig.client.push(
         tick("101", 500),
@@ -245,7 +245,7 @@ async def test_a_spike_is_withheld_counted_and_an_alarm(start: Start) -> None:
     ]
 
 
-async def test_a_crash_passes_once_it_has_stood(start: Start) -> None:
+async def test_a_crash_is_accepted_once_it_has_lasted(start: Start) -> None:
     rig = await start()
     await rig.client.push(
         tick("101", 500), tick("50", 600), tick("49", 1_600), tick("48", 3_600), tick("47", 3_700)
@@ -254,7 +254,7 @@ async def test_a_crash_passes_once_it_has_stood(start: Start) -> None:
     assert [mark.close for mark in rig.collector.marks] == [101, 48, 47]
 
 
-async def test_a_wick_that_only_the_stream_has_is_put_right_by_the_history(start: Start) -> None:
+async def test_the_history_corrects_a_wick_that_only_the_stream_has(start: Start) -> None:
     rig = await start()
     rig.close_bar(5)
     await rig.client.push(push(5, low="50"))
@@ -267,7 +267,7 @@ async def test_a_wick_that_only_the_stream_has_is_put_right_by_the_history(start
     )
 
 
-async def test_the_bars_behind_a_withheld_one_wait_until_the_history_has_it(start: Start) -> None:
+async def test_bars_after_a_withheld_one_wait_until_the_history_has_it(start: Start) -> None:
     rig = await start()
     rig.close_bar(5, in_history=False)
     rig.venue.time = start_of(5) + 30_000  # by the history's clock bar 5 is open
@@ -278,7 +278,7 @@ async def test_the_bars_behind_a_withheld_one_wait_until_the_history_has_it(star
     await rig.collector.expect("1", "2", "3", "4", "5")
 
 
-# -- faults of the stream --------------------------------------------------------------------------------------------
+# -- faults of the stream ------------------------------------------------------------------------------------
 
 
 async def nothing(rig: Rig) -> None: ...
@@ -342,7 +342,7 @@ WHOLE = json.dumps(push(5))
 NO_GAP = ("1", "2", "3", "4", "5", "6")
 
 FAULTS = [
-    # what happens, what of it is counted, options
+    # fault, expected counters, options
     (nothing, {}, {}),
     (closed, {"reconnects": 1, "connects": 2, "errors": 1}, {}),
     (aborted, {"reconnects": 1, "connects": 2, "errors": 1}, {}),
@@ -369,20 +369,24 @@ FAULTS = [
     (said(push(60 * 24, ts=start_of(6))), {"corrupt": 1}, {}),
     (said(push(60 * 24)), {"corrupt": 1}, {}),
     (said(push(5, symbol="NEVERASKED")), {"unknown": 1}, {}),
-    (said({"topic": "tickers.BTCUSDT", "type": "delta", "ts": start_of(5), "data": {"lastPrice": "3"}}), {"unknown": 1}, {}),
+    (
+        said({"topic": "tickers.BTCUSDT", "type": "delta", "ts": start_of(5), "data": {"lastPrice": "3"}}),
+        {"unknown": 1},
+        {},
+    ),
     (said({"op": "auth", "success": False, "ret_msg": "who are you"}), {"unknown": 1}, {}),
     (said({"hello": "world"}), {"unknown": 1}, {}),
     (said(push(5), push(5)), {"duplicates": 2}, {}),
     (said(push(4), push(3)), {"duplicates": 2}, {}),
     (said(push(5, confirm=False), push(5, confirm=False, ts=start_of(5) + 100)), {"stale": 1}, {}),
     (said(push(6), push(5)), {"duplicates": 2, "gaps": 0}, {}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
     ("fault", "counted", "options"), FAULTS, ids=lambda value: getattr(value, "__name__", "")
 )
-async def test_no_fault_of_the_stream_loses_or_doubles_a_bar(
+async def test_no_stream_fault_loses_or_duplicates_a_bar(
     start: Start, fault: Callable[[Rig], Awaitable[None]], counted: dict[str, int], options: dict[str, Any]
 ) -> None:
     rig = await start(**options)
@@ -391,20 +395,20 @@ async def test_no_fault_of_the_stream_loses_or_doubles_a_bar(
         rig.close_bar(number)
         await rig.venue.clients[-1].push(push(number))
     await rig.collector.expect(*NO_GAP)
-    # all that was sent before has been read once this is
+    # once this is read, all earlier messages have been read
     await rig.venue.clients[-1].push(push(7, confirm=False))
     await until(lambda: bool(rig.collector.marks) and rig.collector.marks[-1].start == start_of(7))
     health = rig.producer.health
     assert {name: getattr(health, name) for name in counted} == counted
 
 
-async def test_silence_behind_a_living_connection_is_found(start: Start) -> None:
+async def test_a_silent_connection_is_replaced(start: Start) -> None:
     rig = await start(silence_timeout=40)
     await until(lambda: rig.producer.health.reconnects > 0)
     assert "no kline" in rig.producer.health.last_error
 
 
-async def test_a_venue_that_ignores_the_subscription_is_left(
+async def test_a_venue_that_ignores_the_subscription_is_disconnected(
     venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.unresponsive = True
@@ -414,7 +418,7 @@ async def test_a_venue_that_ignores_the_subscription_is_left(
     assert "no answer to a subscription" in producer.health.last_error
 
 
-async def test_an_endpoint_that_refuses_connections_is_retried(
+async def test_a_refused_connection_is_retried(
     collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     with socket.socket() as free:
@@ -441,7 +445,7 @@ async def test_an_endpoint_that_refuses_connections_is_retried(
         (503, {"Retry-After": "300"}, 0),
     ],
 )
-async def test_how_long_a_refusal_keeps_us_away(
+async def test_a_rejected_handshake_sets_the_waiting_time(
     venue: Venue, clock: ManualClock, status: int, headers: dict[str, str], wait: float
 ) -> None:
     async def ignore(_: object) -> None: ...
@@ -456,7 +460,7 @@ async def test_how_long_a_refusal_keeps_us_away(
     assert raised.value.wait == wait
 
 
-async def test_a_ban_holds_all_connections_off(
+async def test_a_ban_blocks_all_connections(
     venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.handshakes = [403]
@@ -471,7 +475,7 @@ async def test_a_ban_holds_all_connections_off(
     assert attempts == venue.attempts <= 2, "the second connection may have been on its way already"
 
 
-async def test_connects_stay_within_the_budget_however_often_the_venue_closes(
+async def test_connection_attempts_stay_within_the_budget(
     venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.close_at_once = 1_000
@@ -486,11 +490,11 @@ async def test_connects_stay_within_the_budget_however_often_the_venue_closes(
     assert venue.attempts == 7
 
 
-# -- subscriptions ---------------------------------------------------------------------------------------------------
+# -- subscriptions -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("answers_without_number", [False, True])
-async def test_one_bad_topic_is_found_and_spoils_no_other(
+async def test_a_rejected_topic_is_isolated_and_the_others_are_subscribed(
     venue: Venue, collector: EventCollector, clock: ManualClock, background: Run, answers_without_number: bool
 ) -> None:
     venue.omits_request_id = answers_without_number
@@ -513,7 +517,7 @@ async def test_one_bad_topic_is_found_and_spoils_no_other(
     assert again.requests[1] == ["kline.1.NOSUCH"], "next time it goes alone"
 
 
-async def test_spot_takes_ten_topics_a_request(
+async def test_spot_subscriptions_have_at_most_ten_topics_per_request(
     venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     symbols = [f"C{n}USDT" for n in range(25)]
@@ -526,7 +530,7 @@ async def test_spot_takes_ten_topics_a_request(
     assert venue.queries[0]["category"] == "spot"
 
 
-async def test_more_topics_than_a_connection_takes_are_spread_over_several(
+async def test_topics_over_the_limit_are_spread_over_several_connections(
     venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     symbols = [f"C{n}USDT" for n in range(10)]
@@ -538,7 +542,7 @@ async def test_more_topics_than_a_connection_takes_are_spread_over_several(
     assert len(venue.clients) == 5
 
 
-# -- faults of the history -------------------------------------------------------------------------------------------
+# -- faults of the history -----------------------------------------------------------------------------------
 
 
 def error(code: int, message: str) -> dict[str, Any]:
@@ -561,7 +565,7 @@ HISTORY_FAULTS = [
 
 
 @pytest.mark.parametrize("fault", range(len(HISTORY_FAULTS)))
-async def test_a_history_that_fails_is_asked_again(start: Start, venue: Venue, fault: int) -> None:
+async def test_a_failed_history_request_is_retried(start: Start, venue: Venue, fault: int) -> None:
     answer = HISTORY_FAULTS[fault]
     venue.answers = [
         answer
@@ -573,7 +577,7 @@ async def test_a_history_that_fails_is_asked_again(start: Start, venue: Venue, f
     assert len(venue.queries) == 2
 
 
-async def test_a_symbol_that_the_history_refuses_is_not_asked_for_again(
+async def test_a_symbol_refused_by_the_history_is_not_requested_again(
     venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.answers = [error(10001, "Not supported symbols")]
@@ -587,7 +591,7 @@ async def test_a_symbol_that_the_history_refuses_is_not_asked_for_again(
     assert len(venue.queries) == 1
 
 
-async def test_rows_that_are_no_bars_are_left_out(
+async def test_invalid_rows_of_the_history_are_dropped(
     venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     rows = [
@@ -604,7 +608,7 @@ async def test_rows_that_are_no_bars_are_left_out(
     assert producer.health.corrupt == 1
 
 
-async def test_bars_that_neither_has_are_a_gap(start: Start) -> None:
+async def test_bars_that_neither_source_has_are_a_gap(start: Start) -> None:
     rig = await start()
     rig.close_bar(6)
     await rig.client.push(push(6))
@@ -614,7 +618,7 @@ async def test_bars_that_neither_has_are_a_gap(start: Start) -> None:
     assert gap == Gap("BTCUSDT", MINUTE_MS, start_of(5), start_of(6), start_of(7) + 100, start_of(6))
 
 
-async def test_without_a_history_the_stream_goes_on_after_a_while(start: Start) -> None:
+async def test_without_a_history_the_stream_continues_after_the_timeout(start: Start) -> None:
     rig = await start(backfill_timeout=300)
     rig.venue.answers = [web.Response(status=500) for _ in range(200)]
     rig.close_bar(6)
@@ -622,7 +626,7 @@ async def test_without_a_history_the_stream_goes_on_after_a_while(start: Start) 
     await rig.collector.expect("1", "2", "3", "4", "5-6", "6")
 
 
-async def test_the_running_bar_of_the_history_is_never_a_close(start: Start) -> None:
+async def test_the_open_bar_of_the_history_is_never_a_close(start: Start) -> None:
     rig = await start()
     assert str(5) not in rig.collector.bars
     assert any(int(query["end"]) >= start_of(5) for query in rig.venue.queries), "it was in the answer"
@@ -639,7 +643,7 @@ async def test_a_bar_that_closed_a_moment_ago_is_left_to_the_stream(start: Start
     await rig.collector.expect("1", "2", "3", "4", "5")
 
 
-# -- the taker -------------------------------------------------------------------------------------------------------
+# -- consumer ------------------------------------------------------------------------------------------------
 
 
 async def test_a_slow_consumer_causes_no_reconnection(
@@ -661,7 +665,7 @@ async def test_a_slow_consumer_causes_no_reconnection(
     await collector.expect("3", "4")
     await client.push(push(5, confirm=False))
     pinged = venue.pings
-    await until(lambda: venue.pings > pinged + 5)  # more than five times as long as a pong may take
+    await until(lambda: venue.pings > pinged + 5)  # more than five times the pong timeout
     assert producer.health.reconnects == 0
     may_go.set()
     await until(lambda: len(collector.marks) == 1)
@@ -680,7 +684,7 @@ async def test_an_exception_of_the_consumer_ends_the_run(venue: Venue, clock: Ma
     assert raised.group_contains(RuntimeError, match="the journal is full")
 
 
-def test_an_interval_that_the_venue_does_not_have_is_refused(clock: ManualClock) -> None:
+def test_an_interval_unknown_to_the_venue_is_refused(clock: ManualClock) -> None:
     with pytest.raises(ConfigError, match=r"no klines of 7m.*one of 1m, 3m, 5m"):
         KlineProducer(BybitConfig(), "linear", ["BTCUSDT"], [7 * MINUTE_MS], clock)
 
@@ -688,11 +692,11 @@ def test_an_interval_that_the_venue_does_not_have_is_refused(clock: ManualClock)
 @pytest.mark.parametrize(
     "endpoint", ["https://api.bybit.com", "http://192.168.0.4:80", "sandbox", "ftp://127.0.0.1/"]
 )
-def test_market_data_comes_from_the_venue_or_this_machine(endpoint: str) -> None:
+def test_the_endpoint_is_a_known_venue_or_loopback(endpoint: str) -> None:
     with pytest.raises(ValueError, match="neither mainnet, testnet nor"):
         BybitConfig(endpoint=endpoint)
 
 
-def test_a_stream_row_is_as_the_venue_sends_it(shared_data: Any) -> None:
+def test_a_simulated_stream_row_has_the_venues_fields(shared_data: Any) -> None:
     captured = json.loads((shared_data / "bybit/messages/live_capture/ws_kline_1_linear.json").read_text())
     assert captured["data"][0].keys() == stream_row(0).keys()

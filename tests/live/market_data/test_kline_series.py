@@ -1,4 +1,4 @@
-"""Merging stream and history of one series: each bar once, in order, and gaps for bars that neither source has."""
+"""Merging stream and history of one series: each bar once and in order, gaps for bars missing in both."""
 
 from __future__ import annotations
 
@@ -24,8 +24,19 @@ def closed(number: int) -> Kline:
 
 def still_open(number: int, ms: int = 1_000) -> Kline:
     return Kline(
-        "BTCUSDT", MINUTE_MS, at(number), at(number) + ms, at(number) + ms, 1, 2, 0.5, 1.5, 10, 15, confirm=False
-    )  # fmt: skip
+        "BTCUSDT",
+        MINUTE_MS,
+        at(number),
+        at(number) + ms,
+        at(number) + ms,
+        1,
+        2,
+        0.5,
+        1.5,
+        10,
+        15,
+        confirm=False,
+    )
 
 
 def shown(events: Sequence[Kline | Gap]) -> list[str]:
@@ -51,14 +62,14 @@ def offer_all(series: KlineSeries, *bars: Kline) -> list[str]:
     return shown([event for bar in bars for event in series.add(bar)])
 
 
-def test_a_new_series_waits_for_its_history_and_continues_with_what_the_stream_brought_meanwhile() -> None:
+def test_a_new_series_waits_for_its_history_and_continues_with_buffered_bars() -> None:
     series = KlineSeries("BTCUSDT", MINUTE_MS)
     assert offer_all(series, still_open(3), closed(3), still_open(4)) == []
     assert shown(list(series.add_history([closed(1), closed(2), closed(3)], at(3)))) == ["1", "2", "3", "4?"]
     assert series.live
 
 
-def test_the_next_bar_goes_on_at_once() -> None:
+def test_the_next_bar_is_released_at_once() -> None:
     assert offer_all(live_series(4), still_open(5), closed(5), still_open(6)) == ["5?", "5", "6?"]
 
 
@@ -68,7 +79,7 @@ def test_a_repeated_close_is_counted_and_dropped() -> None:
     assert series.duplicates == 2
 
 
-def test_closes_that_come_in_the_wrong_order_are_put_right_without_asking_the_history() -> None:
+def test_swapped_closes_are_reordered_without_the_history() -> None:
     series = live_series(4)
     assert offer_all(series, closed(6), closed(5)) == ["5", "6"]
     assert series.live
@@ -87,26 +98,26 @@ def test_an_older_state_of_an_open_bar_is_dropped() -> None:
     assert series.stale == 2
 
 
-def test_marks_go_on_while_the_history_is_asked_if_nothing_can_be_missing_before_them() -> None:
+def test_open_bars_are_released_during_a_history_request_if_no_close_can_be_missing() -> None:
     series = live_series(4)
     series.suspend()
     assert offer_all(series, still_open(5)) == ["5?"]
 
 
-def test_a_lost_close_holds_the_series_back_until_the_history_has_it() -> None:
+def test_a_lost_close_holds_back_later_bars_until_the_history_has_it() -> None:
     series = live_series(4)
     assert offer_all(series, closed(6)) == []
     assert not series.live
     assert shown(list(series.add_history([closed(4), closed(5), closed(6)], at(6)))) == ["5", "6"]
 
 
-def test_what_the_history_does_not_have_is_a_gap() -> None:
+def test_a_bar_missing_in_the_history_is_a_gap() -> None:
     series = live_series(4)
     offer_all(series, closed(7))
     assert shown(list(series.add_history([], at(6)))) == ["5-7", "7"]
 
 
-def test_a_history_too_young_to_prove_a_gap_proves_none() -> None:
+def test_a_history_that_ends_too_early_proves_no_gap() -> None:
     series = live_series(4)
     offer_all(series, closed(7))
     assert shown(list(series.add_history([closed(5)], at(5)))) == ["5"]
@@ -114,7 +125,7 @@ def test_a_history_too_young_to_prove_a_gap_proves_none() -> None:
     assert shown(list(series.add_history([closed(5), closed(6)], at(6)))) == ["6", "7"]
 
 
-def test_giving_up_turns_what_is_missing_into_a_gap() -> None:
+def test_continuing_without_history_turns_missing_bars_into_a_gap() -> None:
     series = live_series(4)
     offer_all(series, closed(7))
     assert shown(list(series.continue_without_history())) == ["5-7", "7"]
@@ -124,7 +135,7 @@ def test_giving_up_turns_what_is_missing_into_a_gap() -> None:
 def test_a_cancelled_consumer_loses_nothing_and_gets_nothing_twice() -> None:
     series = KlineSeries("BTCUSDT", MINUTE_MS)
     release = series.add_history([closed(1), closed(3), closed(4)], at(4))
-    # the second was handed over, but its taker was cancelled before it had it
+    # the second was yielded, but its consumer was cancelled before it processed it
     taken = [next(release), next(release)]
     release.close()
     assert shown(taken) == ["1", "2-3"]
@@ -139,7 +150,7 @@ def test_a_close_is_overdue_a_whole_interval_after_the_last() -> None:
 
 @dataclass
 class LossySource:
-    """Bars 1 to `now` are closed. The stream loses and reorders bars, the history lacks some, and connections break."""
+    """Bars 1 to `now` are closed; the stream loses and reorders bars, the history lacks some."""
 
     lost: frozenset[int]
     absent: frozenset[int]
@@ -171,7 +182,7 @@ NUMBERS = st.frozensets(st.integers(1, COUNT), max_size=12)
     breaks=NUMBERS,
     asks=NUMBERS,
 )
-def test_whatever_the_interleaving_each_bar_comes_once_and_in_order(
+def test_each_bar_is_released_once_and_in_order_for_any_interleaving(
     lost: frozenset[int],
     absent: frozenset[int],
     jumps: list[int],
@@ -179,7 +190,7 @@ def test_whatever_the_interleaving_each_bar_comes_once_and_in_order(
     breaks: frozenset[int],
     asks: frozenset[int],
 ) -> None:
-    """Bars may arrive up to three places late; `lost` ones never arrive, and the history lacks `absent` ones."""
+    """Bars arrive up to three places late; `lost` ones never arrive, the history lacks `absent` ones."""
     source = LossySource(lost, absent)
     for number in sorted(range(1, COUNT + 1), key=lambda n: (n + jumps[n - 1], n)):
         source.deliver(number)

@@ -1,4 +1,4 @@
-"""A price far from the last one is accepted after it has lasted, or if the history has it; an isolated one never is."""
+"""A price outside the band is accepted once it lasts or the history confirms it; an isolated spike never is."""
 
 from __future__ import annotations
 
@@ -34,35 +34,37 @@ STATES = [
     ([(100, 1), (109, 2), (92, 3)], [True, True, False]),
     ([(109, 1), (119, 2), (130, 3)], [True, True, True]),  # a trend, each step within the band of the last
     ([(50, 1), (100, 2), (50, 3), (101, 9)], [False, True, False, True]),  # two isolated spikes
-    # a crash, once it has stood for three seconds
+    # a crash, once it has lasted three seconds
     ([(50, 1), (50, 2), (51, 3.9), (50, 4)], [False, False, False, True]),
-    # one that goes on falling
+    # a price that continues to fall
     ([(50, 1), (48, 2), (45, 3), (42, 4), (41, 5)], [False, False, False, True, True]),
-    ([(50, 1), (50, 1), (50, 1)], [False, False, False]),  # the same message again is no confirmation
-    ([(50, 1), (200, 3), (50, 5), (200, 7)], [False, False, False, False]),  # no level that stands
+    ([(50, 1), (50, 1), (50, 1)], [False, False, False]),  # a repeated message confirms nothing
+    ([(50, 1), (200, 3), (50, 5), (200, 7)], [False, False, False, False]),  # no level lasts
     ([(1e308, 1), (1e308, 9), (1e-9, 20), (1e-9, 40), (100, 41)], [False, False, False, False, True]),
 ]
 
 
 @pytest.mark.parametrize(("prices", "accepted"), STATES)
-def test_which_states_are_accepted(prices: list[tuple[float, float]], accepted: list[bool]) -> None:
+def test_states_inside_the_band_or_confirmed_by_time_are_accepted(
+    prices: list[tuple[float, float]], accepted: list[bool]
+) -> None:
     one = band()
     assert [one.accepts_price(state(price, at)) for price, at in prices] == accepted
 
 
 BARS = [
-    # accepted prices while the bar was open, then its low, high and close; whether it fits
+    # accepted prices of the open bar, then low, high and close of its close; whether it is accepted
     ([101, 102], (100, 102, 102), True),
     ([101, 102], (91, 111, 101), True),
     ([101, 102], (50, 102, 101), False),  # a wick
     ([101, 102], (100, 150, 101), False),
-    ([108, 117, 126], (100, 126, 125), True),  # what went up step by step
+    ([108, 117, 126], (100, 126, 125), True),  # a rise in steps within the band
     ([], (100, 112, 111), False),
 ]
 
 
 @pytest.mark.parametrize(("seen", "prices", "fits"), BARS)
-def test_a_closed_bar_has_to_fit_the_prices_that_were_seen(
+def test_a_closed_bar_must_fit_the_accepted_prices(
     seen: list[float], prices: tuple[float, float, float], fits: bool
 ) -> None:
     one = band()
@@ -70,7 +72,7 @@ def test_a_closed_bar_has_to_fit_the_prices_that_were_seen(
     assert one.accepts_bar(bar(*prices)) is fits
 
 
-def test_the_history_confirms_what_the_stream_alone_does_not() -> None:
+def test_the_history_confirms_a_bar_that_the_stream_alone_does_not() -> None:
     one = band()
     crash = bar(48, 100, 50)
     assert not one.accepts_bar(crash)
@@ -78,23 +80,29 @@ def test_the_history_confirms_what_the_stream_alone_does_not() -> None:
     assert one.accepts_price(state(51, 61))
 
 
-def test_not_even_the_history_makes_an_absurd_price_true() -> None:
+def test_an_absurd_price_is_refused_even_from_the_history() -> None:
     one = band()
     assert one.confirm_bars([bar(99, 1e6, 100), bar(1e-9, 100, 100), bar(99, 101, 100)]) == [
         bar(99, 101, 100)
     ]
 
 
-def test_without_a_last_price_the_first_one_has_to_be_confirmed_too() -> None:
+def test_without_a_last_price_the_first_one_must_be_confirmed() -> None:
     one = band(last=None)
-    assert [one.accepts_price(state(price, at)) for price, at in ((70, 1), (7, 2), (7, 4), (7.1, 5), (70, 6))] == [
-        False, False, False, True, False,
-    ]  # fmt: skip
+    assert [
+        one.accepts_price(state(price, at)) for price, at in ((70, 1), (7, 2), (7, 4), (7.1, 5), (70, 6))
+    ] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
     assert band(last=None).accepts_bar(bar(99, 101, 100))
     assert not band(last=None).accepts_bar(bar(50, 101, 100))
 
 
-def test_a_width_of_zero_turns_the_band_off() -> None:
+def test_a_width_of_zero_disables_the_band() -> None:
     one = band(width=0.0)
     assert one.accepts_price(state(1e9, 1))
     assert one.accepts_bar(bar(1, 1e9, 2))
@@ -108,7 +116,7 @@ FAR = st.floats(1e-300, 60.0) | st.floats(200.0, 1e308) | st.just(inf)
         st.tuples(st.floats(98.0, 102.0), FAR, st.booleans(), st.floats(0.1, 60.0)), min_size=1, max_size=40
     )
 )
-def test_no_isolated_spike_is_ever_accepted(steps: list[tuple[float, float, bool, float]]) -> None:
+def test_no_isolated_spike_is_accepted(steps: list[tuple[float, float, bool, float]]) -> None:
     one, at = band(), 0.0
     for price, spike, spikes, waits in steps:
         at += waits

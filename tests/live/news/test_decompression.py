@@ -1,4 +1,4 @@
-"""Compressed documents: recognised by their header or by themselves, read whole, never beyond the limit."""
+"""Compressed documents are recognised by header or content, decompressed completely and limited in size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HALVES = gzip.compress(FEED[:777]) + gzip.compress(FEED[777:])
         "none, identity",
     ],
 )
-def test_names_that_mean_no_compression_are_passed_over(name: str) -> None:
+def test_names_without_compression_are_ignored(name: str) -> None:
     assert decompress(FEED, name, LIMIT) == FEED
     assert decompress(gzip.compress(FEED), name, LIMIT) == FEED, "recognised by its first bytes"
 
@@ -57,7 +57,7 @@ def test_names_that_mean_no_compression_are_passed_over(name: str) -> None:
         (gzip.compress(FEED) + b"what follows", "gzip"),
     ],
 )
-def test_compressed_documents_are_read_whole(body: bytes, name: str) -> None:
+def test_compressed_documents_are_decompressed_completely(body: bytes, name: str) -> None:
     assert decompress(body, name, LIMIT) == FEED
 
 
@@ -79,13 +79,13 @@ def test_compressed_documents_are_read_whole(body: bytes, name: str) -> None:
         (gzip.compress(b"") * 90_000, "gzip", "more than 1000 pieces"),
     ],
 )
-def test_what_is_refused(body: bytes, name: str, reason: str) -> None:
+def test_invalid_documents_are_refused(body: bytes, name: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         decompress(body, name, LIMIT)
 
 
 @given(st.lists(st.binary(max_size=9_000), min_size=1, max_size=5))
-def test_members_of_any_size_are_read_one_after_the_other(parts: list[bytes]) -> None:
+def test_gzip_members_of_any_size_are_concatenated(parts: list[bytes]) -> None:
     whole = b"<" + b"".join(parts)
     packed = gzip.compress(b"<") + b"".join(gzip.compress(part, 1) for part in parts)
     assert decompress(packed, "gzip", len(whole)) == whole

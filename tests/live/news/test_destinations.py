@@ -1,4 +1,4 @@
-"""Where a feed may lead: to the public internet, and to private addresses only if the configuration names them."""
+"""Feeds may connect to the public internet, and to private addresses only if the configuration names them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_private_address_in_any_notation_is_refused(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "[2606:4700::1111]", "news.test", "[64:ff9b::808:808]"])
-def test_a_public_address_and_any_name_pass_the_first_look(host: str) -> None:
+def test_a_public_address_and_any_name_pass_the_check_before_resolution(host: str) -> None:
     DestinationPolicy(PUBLIC, ()).check(f"http://{host}/feed")
 
 
@@ -56,9 +56,7 @@ def test_a_public_address_and_any_name_pass_the_first_look(host: str) -> None:
         ("http://10.0.0.7/feed", "http://127.0.0.1/other", False),
     ],
 )
-def test_a_feed_that_is_configured_on_a_private_address_stays_there(
-    own: str, where: str, passes: bool
-) -> None:
+def test_a_feed_configured_on_a_private_address_may_not_leave_it(own: str, where: str, passes: bool) -> None:
     access = DestinationPolicy(own, ())
     if passes:
         access.check(where)
@@ -76,22 +74,22 @@ def test_the_configuration_allows_addresses_and_networks(allowed: tuple[str, ...
 
 
 @pytest.mark.parametrize("wrong", ["http://10.0.0.1", "10.0.0.1:80", "10.0.0.0/99", "", "a b"])
-def test_what_is_neither_address_nor_network_nor_name_is_no_setting(wrong: str) -> None:
+def test_an_invalid_allow_private_entry_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="write an address"):
         NewsConfig(allow_private=(wrong,))
 
 
-def test_public_means_public() -> None:
+def test_is_public_accepts_public_addresses() -> None:
     assert is_public(address_of("1.1.1.1"))  # type: ignore[arg-type]
     assert address_of("feeds.test") is None
 
 
-# -- while connecting ----------------------------------------------------------------------------------------------------
+# -- while connecting ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Names, and the addresses to which they resolve in turn; the last one for ever. Others are resolved as ever."""
+    """Map of names to the addresses of successive lookups; the last repeats. Others resolve normally."""
     known: dict[str, list[str]] = {}
     real = socket.getaddrinfo
 
@@ -120,7 +118,7 @@ async def test_a_configured_address_on_loopback_is_read(feed_server: FeedServer,
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-async def test_a_redirect_to_another_service_of_this_machine_is_not_followed(
+async def test_a_redirect_to_another_local_service_is_not_followed(
     feed_server: FeedServer, clock: ManualClock, code: int
 ) -> None:
     requests = []
@@ -144,7 +142,7 @@ async def test_a_redirect_to_another_service_of_this_machine_is_not_followed(
     assert requests == []
 
 
-async def test_a_name_that_resolves_to_a_private_address_is_not_connected_to(
+async def test_a_name_that_resolves_to_a_private_address_is_refused(
     feed_server: FeedServer, clock: ManualClock, names: dict[str, list[str]]
 ) -> None:
     feed_server.at("/feed", SECRET_PAGE)
@@ -157,7 +155,7 @@ async def test_a_name_that_resolves_to_a_private_address_is_not_connected_to(
     assert feed_server.requests == []
 
 
-async def test_a_name_that_the_configuration_allows_may_be_private(
+async def test_a_name_allowed_by_the_configuration_may_be_private(
     feed_server: FeedServer, clock: ManualClock, names: dict[str, list[str]]
 ) -> None:
     feed_server.at("/feed", FEED)
@@ -167,12 +165,12 @@ async def test_a_name_that_the_configuration_allows_may_be_private(
     assert answer.body == FEED
 
 
-async def test_each_connection_is_checked_not_the_first_alone(
+async def test_each_connection_is_checked_and_not_only_the_first(
     feed_server: FeedServer, clock: ManualClock, names: dict[str, list[str]]
 ) -> None:
-    """A name that was allowed somewhere does not stay allowed elsewhere: the address of each connection is looked at."""
+    """A name that resolved to a public address once may resolve to a private one later."""
     feed_server.at("/feed", FEED)
-    names["feeds.test"] = ["203.0.113.1", "127.0.0.1"]  # then it is bound to this machine
+    names["feeds.test"] = ["203.0.113.1", "127.0.0.1"]  # DNS rebinding to this machine
     port = int(feed_server.url.rpartition(":")[2])
     access = DestinationPolicy("http://feeds.test/", ())
     for _ in range(2):
@@ -180,7 +178,7 @@ async def test_each_connection_is_checked_not_the_first_alone(
             await access.resolve("feeds.test", port)
 
 
-async def test_a_proxy_of_the_environment_may_be_private_and_addresses_behind_it_may_not(
+async def test_a_proxy_may_be_private_and_addresses_behind_it_may_not(
     feed_server: FeedServer, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feed_server.at("/feed", FEED)
@@ -191,7 +189,7 @@ async def test_a_proxy_of_the_environment_may_be_private_and_addresses_behind_it
         await get("http://feeds.test/feed", clock)
 
 
-async def test_a_name_that_hangs_delays_no_other(
+async def test_a_hanging_name_lookup_delays_no_other(
     names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()

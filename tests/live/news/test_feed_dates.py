@@ -1,4 +1,4 @@
-"""Dates of feeds: read exactly, or not at all."""
+"""Dates of feeds are parsed exactly or rejected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.live.news.feed_dates import MAX_LENGTH, FeedDate, parse_date
 
 DATE = "Tue, 01 Jul 2025 "  # in summer; noon there is 12:00 minus the offset of the zone in UTC
 
-# zone: noon on 1 July 2025 in that zone, in UTC, by the offset that follows
+# zone: noon on 1 July 2025 in that zone, in UTC, by the offset in the comment
 ZONES = {
     "GMT": "12:00", "UT": "12:00", "UTC": "12:00", "Z": "12:00", "z": "12:00", "WET": "12:00",
     "BST": "11:00",  # British Summer Time, +1
@@ -53,7 +53,7 @@ def at(moment: str) -> int:
 
 
 @pytest.mark.parametrize("zone", ZONES)
-def test_zones_of_the_world(zone: str) -> None:
+def test_time_zones_are_converted_to_utc(zone: str) -> None:
     expected = f"2025-07-01 {ZONES[zone]}"
     assert parse_date(f"{DATE}12:00:00 {zone}") == FeedDate(at(expected))
     assert parse_date(f"{DATE}12:00 {zone}") == FeedDate(at(expected)), "without seconds"
@@ -81,7 +81,7 @@ def test_zones_of_the_world(zone: str) -> None:
         "UTC 2",
     ],
 )
-def test_a_time_in_no_known_zone_has_a_bound_alone(zone: str) -> None:
+def test_a_time_in_an_unknown_zone_has_only_an_upper_bound(zone: str) -> None:
     """Noon in the westernmost zone, UTC-12, is midnight in UTC."""
     assert parse_date(f"{DATE}12:00:00 {zone}") == FeedDate(None, at("2025-07-02 00:00"))
     assert parse_date(f"2025-07-01T12:00:00 {zone}".strip()) == FeedDate(None, at("2025-07-02 00:00"))
@@ -99,7 +99,7 @@ DATES = [
     ("July 1st, 2025 at 2:30 PM ET", "2025-07-01 18:30"),
     ("7:00 AM", None),
     ("Tue, 01 Jul 2025 14:30:00 AM GMT", None),
-    # winter and summer of one name; of the hour that comes twice the later one
+    # one name in winter and summer; for the repeated hour, the later one
     ("Wed, 01 Jan 2025 12:00:00 ET", "2025-01-01 17:00"),
     ("Sun, 02 Nov 2025 01:30:00 ET", "2025-11-02 06:30"),
     # ISO 8601
@@ -113,7 +113,7 @@ DATES = [
     ("2025-07-01", "2025-07-01 00:00"),
     ("2025-07", "2025-07-01 00:00"),
     ("2025-182", "2025-07-01 00:00"),  # 31 + 28 + 31 + 30 + 31 + 30 = 181 days before July
-    # RFC 822 and what is made of it
+    # RFC 822 and its variants
     ("Tue, 01 Jul 25 12:00:00 GMT", "2025-07-01 12:00"),
     ("Wed, 01 Jul 98 12:00:00 GMT", "1998-07-01 12:00"),
     ("1 July 2025 12:00:00 GMT", "2025-07-01 12:00"),
@@ -144,7 +144,7 @@ DATES = [
     ("12 lipca 2025 12:00 +0200", "2025-07-12 10:00"),
     ("2004년 05월 28일 01:31:15", "2004-05-27 16:31:15"),  # Korea, +9
     ("2004-05-25 오후 11:23:17", "2004-05-25 14:23:17"),
-    # no dates
+    # invalid dates
     ("01/07/2025 12:00:00", None),  # January or July
     ("yesterday", None),
     ("", None),
@@ -159,14 +159,14 @@ DATES = [
 
 
 @pytest.mark.parametrize(("text", "moment"), DATES)
-def test_dates(text: str, moment: str | None) -> None:
+def test_dates_are_parsed(text: str, moment: str | None) -> None:
     assert parse_date(text).at == (None if moment is None else at(moment))
 
 
 @given(
     st.text(alphabet=st.sampled_from("0123456789:-/,. +()TZapmJulTueGMTesDé\t\u2212日"), max_size=MAX_LENGTH)
 )
-def test_any_text_is_a_date_or_none(text: str) -> None:
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
     assert isinstance(parse_date(text), FeedDate)
 
 

@@ -1,4 +1,4 @@
-"""Feed documents as plain entries, however broken or hostile they are."""
+"""Parsing feed documents into plain entries, also broken or hostile ones."""
 
 from __future__ import annotations
 
@@ -30,18 +30,23 @@ RDF = b"""<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns
 <dc:date>2026-09-26T12:00:00Z</dc:date></item></rdf:RDF>"""
 
 
-def test_rss() -> None:
+def test_rss_is_parsed() -> None:
     document = parse_feed(rss(item(1, published=NOON, description="All <b>at once</b> now"), item(2)))
     first, second = document.entries
     assert document.title == "The Test Wire"
     assert first[1:7] == (
-        "Miners sell 1 coins", "All at once now", "https://news.test/1", "Sat, 26 Sep 2026 12:00:00 GMT", NOON, ""
-    )  # fmt: skip
+        "Miners sell 1 coins",
+        "All at once now",
+        "https://news.test/1",
+        "Sat, 26 Sep 2026 12:00:00 GMT",
+        NOON,
+        "",
+    )
     assert (second.published_raw, second.published) == ("", None)
     assert first.key != second.key
 
 
-def test_atom_with_its_escapes_relative_links_and_sources() -> None:
+def test_atom_with_escapes_relative_links_and_sources_is_parsed() -> None:
     first, second = parse_feed(
         ATOM, url="https://atom.test/feeds/all", content_type="application/atom+xml"
     ).entries
@@ -51,7 +56,7 @@ def test_atom_with_its_escapes_relative_links_and_sources() -> None:
     assert second.published_raw == "2026-09-26T11:00:00Z", "published, not updated"
 
 
-def test_rdf() -> None:
+def test_rdf_is_parsed() -> None:
     document = parse_feed(RDF)
     assert [(entry.title, entry.published) for entry in document.entries] == [("Old format, new coin", NOON)]
 
@@ -75,7 +80,7 @@ def test_titles_are_plain_text(raw: str, plain: str) -> None:
     assert [entry.title for entry in document.entries] == [plain]
 
 
-def test_texts_are_bounded() -> None:
+def test_texts_are_truncated() -> None:
     (entry,) = parse_feed(
         rss(item(1, title="x" * 100_000, description="y " * 100_000, pubDate="z" * 10_000))
     ).entries
@@ -88,7 +93,7 @@ def test_texts_are_bounded() -> None:
     "link",
     ["javascript:alert(1)", "file:///etc/passwd", "data:text/html,x", "http://[", "https://" + "x" * 3_000],
 )
-def test_links_that_are_no_web_addresses_are_left_out(link: str) -> None:
+def test_links_other_than_http_are_dropped(link: str) -> None:
     assert [entry.url for entry in parse_feed(rss(item(1, link=link))).entries] == [""]
 
 
@@ -103,7 +108,7 @@ def test_links_that_are_no_web_addresses_are_left_out(link: str) -> None:
         ("yesterday", None),
     ],
 )
-def test_dates_are_utc_or_unknown_but_kept_as_they_were(date: str, published: int | None) -> None:
+def test_dates_are_utc_or_unknown_and_the_original_is_kept(date: str, published: int | None) -> None:
     (entry,) = parse_feed(rss(item(1, pubDate=date))).entries
     assert (entry.published_raw, entry.published) == (date, published)
 
@@ -112,19 +117,19 @@ def keys(*items: str) -> list[str]:
     return [entry.key for entry in parse_feed(rss(*items)).entries]
 
 
-def test_an_entry_is_known_by_its_id_then_its_link_then_its_words() -> None:
+def test_an_entry_is_identified_by_its_id_then_link_then_title() -> None:
     assert keys(item(1)) == keys(item(1, title="Corrected", link="https://news.test/new"))
     assert keys(item(1, guid="")) == keys(item(1, guid="", title="Corrected"))
     assert keys(item(1, guid="", link="")) != keys(item(1, guid="", link="", title="Corrected"))
 
 
-def test_an_id_or_link_that_all_entries_share_says_nothing() -> None:
+def test_an_id_or_link_shared_by_all_entries_is_ignored() -> None:
     assert len(set(keys(*(item(n, guid="1") for n in range(3))))) == 3
     assert len(set(keys(*(item(n, guid="", link="https://news.test/") for n in range(3))))) == 3
     assert len(set(keys(item(1), item(1)))) == 1, "the same entry twice"
 
 
-def test_an_entry_without_a_title_is_called_by_its_summary_and_one_without_words_is_left_out() -> None:
+def test_an_entry_without_a_title_uses_its_summary_and_one_without_text_is_dropped() -> None:
     document = parse_feed(rss(item(1, title="", description="Only a note"), item(2, title="")))
     assert [entry.title for entry in document.entries] == ["Only a note"]
     assert document.empty == 1
@@ -133,7 +138,7 @@ def test_an_entry_without_a_title_is_called_by_its_summary_and_one_without_words
 @pytest.mark.parametrize(
     "whole", [rss(item(1, published=NOON), item(2), item(3)), ATOM, RDF], ids=["rss", "atom", "rdf"]
 )
-def test_a_document_that_is_cut_off_anywhere_has_no_entry_that_the_whole_one_lacks(whole: bytes) -> None:
+def test_a_truncated_document_has_a_prefix_of_the_entries(whole: bytes) -> None:
     entries = parse_feed(whole).entries
     for end in range(len(whole)):
         with suppress(DataError):
@@ -144,7 +149,7 @@ def test_a_document_that_is_cut_off_anywhere_has_no_entry_that_the_whole_one_lac
             ]
 
 
-def test_a_document_with_bytes_that_no_text_has_is_refused() -> None:
+def test_a_document_with_control_bytes_is_refused() -> None:
     whole = rss(item(1), item(2))
     with pytest.raises(DataError, match="damaged"):
         parse_feed(whole.replace(b"id-1", b"id\0\1"))
@@ -157,16 +162,23 @@ def test_a_document_with_bytes_that_no_text_has_is_refused() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b" ", b"\0" * 100, b"/etc/passwd", b"http://news.test/feed", b"{}", b"not a feed",
-        b"<!doctype html><html><body><p>Please log in</p></body></html>", b"<?xml version='1.0'?><a><b/></a>",
+        b"",
+        b" ",
+        b"\0" * 100,
+        b"/etc/passwd",
+        b"http://news.test/feed",
+        b"{}",
+        b"not a feed",
+        b"<!doctype html><html><body><p>Please log in</p></body></html>",
+        b"<?xml version='1.0'?><a><b/></a>",
     ],
-)  # fmt: skip
-def test_what_is_no_feed_is_refused(body: bytes) -> None:
+)
+def test_documents_other_than_feeds_are_refused(body: bytes) -> None:
     with pytest.raises(DataError, match="neither RSS nor Atom"):
         parse_feed(body)
 
 
-def test_a_document_that_names_a_file_is_not_that_file(tmp_path: Path) -> None:
+def test_a_document_that_names_a_file_does_not_open_it(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(rss(item(1, title="a secret")))
     with pytest.raises(DataError):
@@ -191,7 +203,7 @@ def test_hostile_documents_do_no_harm(name: str) -> None:
 
 
 BEGIN = b'<rss version="2.0"><channel><item><title>a</title>'
-# so that feedparser's other parser, which is for tag soup, reads the rest
+# makes feedparser use its tag-soup parser for the rest
 BROKEN = BEGIN + b"&undefined;</b>"
 ATTRIBUTES = " ".join(f'a{number}=""' for number in range(190_000)).encode()
 TOO_MUCH = {
@@ -215,19 +227,19 @@ TOO_MUCH = {
 
 
 @pytest.mark.parametrize("name", TOO_MUCH)
-def test_a_document_that_would_cost_minutes_is_refused_before_it_does(name: str) -> None:
+def test_a_document_that_would_take_minutes_is_refused_in_advance(name: str) -> None:
     document, reason = TOO_MUCH[name]
     with pytest.raises(DataError, match=reason):
         parse_feed(document)
 
 
-def test_tag_soup_with_many_tags_that_are_never_closed_is_read() -> None:
+def test_tag_soup_with_many_unclosed_tags_is_parsed() -> None:
     soup = b"".join(b"<item><title>line<br>break %d</title></item>" % number for number in range(500))
     document = parse_feed(b'<rss version="2.0"><channel>&undefined;' + soup + b"</channel></rss>")
     assert len(document.entries) == 500
 
 
-def test_nothing_of_a_page_that_is_no_feed_is_kept() -> None:
+def test_the_error_contains_nothing_of_the_page() -> None:
     with pytest.raises(DataError) as refused:
         parse_feed(b"<html><body>admin password hunter2</body></html>")
     assert "admin" not in str(refused.value)
@@ -244,7 +256,7 @@ def assert_harmless(document: FeedDocument) -> None:
         (entry.title + entry.summary + entry.url + entry.published_raw + entry.publisher).encode()
 
 
-def test_every_odd_feed_we_know_is_read_or_refused(shared_data: Path) -> None:
+def test_every_collected_odd_feed_is_parsed_or_refused(shared_data: Path) -> None:
     files = [
         path for path in (shared_data / "data/rss").rglob("*") if path.suffix in (".xml", ".rss", ".atom")
     ]
@@ -265,7 +277,7 @@ def test_every_odd_feed_we_know_is_read_or_refused(shared_data: Path) -> None:
     st.sampled_from([ATOM, RDF, rss(item(1, published=NOON, description="a <b>b</b> &amp; c"), item(2))]),
     st.randoms(),
 )
-def test_damaged_documents_are_read_or_refused(body: bytes, rng: random.Random) -> None:
+def test_damaged_documents_are_parsed_or_refused(body: bytes, rng: random.Random) -> None:
     damaged = bytearray(body)
     for _ in range(rng.randint(1, 12)):
         place = rng.randrange(len(damaged))

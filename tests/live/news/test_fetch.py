@@ -33,7 +33,7 @@ async def get(clock: ManualClock) -> AsyncIterator[Any]:
         yield run
 
 
-async def test_a_document_comes_with_its_validators(get: Any, feed_server: FeedServer) -> None:
+async def test_a_response_has_body_and_validators(get: Any, feed_server: FeedServer) -> None:
     url = feed_server.at(
         "/feed", conditional(FEED, etag='"7"', last_modified="Sat, 26 Sep 2026 10:00:00 GMT")
     )
@@ -42,7 +42,7 @@ async def test_a_document_comes_with_its_validators(get: Any, feed_server: FeedS
     assert (answer.etag, answer.last_modified) == ('"7"', "Sat, 26 Sep 2026 10:00:00 GMT")
 
 
-async def test_an_unchanged_document_is_not_sent_again(get: Any, feed_server: FeedServer) -> None:
+async def test_an_unchanged_document_is_not_downloaded_again(get: Any, feed_server: FeedServer) -> None:
     url = feed_server.at(
         "/feed", conditional(FEED, etag='"7"', last_modified="Sat, 26 Sep 2026 10:00:00 GMT")
     )
@@ -69,7 +69,9 @@ PACKED = {
 
 
 @pytest.mark.parametrize("encoding", PACKED)
-async def test_compressed_documents_are_unpacked(get: Any, feed_server: FeedServer, encoding: str) -> None:
+async def test_compressed_documents_are_decompressed(
+    get: Any, feed_server: FeedServer, encoding: str
+) -> None:
     reply = web.Response(body=PACKED[encoding], headers={"Content-Encoding": encoding.split()[0]})
     answer = await get(feed_server.at("/feed", reply))
     assert (answer.body, answer.received) == (FEED, len(PACKED[encoding]))
@@ -118,7 +120,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_is_refused(get: Any, feed_server: FeedServer, name: str) -> None:
+async def test_invalid_responses_are_refused(get: Any, feed_server: FeedServer, name: str) -> None:
     reply, reason = REFUSED[name]
     with pytest.raises(FetchError, match=reason):
         await get(feed_server.at("/feed", reply))
@@ -134,7 +136,7 @@ def to(path: str, status: int) -> web.Response:
         ([301], "/1"),
         ([308, 301], "/2"),
         ([302], ""),
-        ([307, 301], ""),  # a temporary redirect may lead elsewhere next time
+        ([307, 301], ""),  # a temporary redirect may change its target
         ([301, 302], "/1"),
     ],
 )
@@ -162,7 +164,7 @@ async def test_redirects_are_followed_and_permanent_ones_reported(
         ({}, 0),
     ],
 )
-async def test_a_server_may_ask_for_patience(
+async def test_retry_after_sets_the_waiting_time(
     get: Any, feed_server: FeedServer, headers: dict[str, str], seconds: float
 ) -> None:
     with pytest.raises(FetchError) as raised:
@@ -170,7 +172,7 @@ async def test_a_server_may_ask_for_patience(
     assert (raised.value.status, raised.value.retry_after) == (503, seconds)
 
 
-async def test_a_date_without_the_servers_own_clock_is_taken_by_ours(
+async def test_a_retry_date_without_a_server_date_is_compared_with_the_local_clock(
     get: Any, feed_server: FeedServer, clock: ManualClock
 ) -> None:
     assert clock.time == T0  # 2026-09-26T08:00:00Z
@@ -182,7 +184,7 @@ async def test_a_date_without_the_servers_own_clock_is_taken_by_ours(
     assert raised.value.retry_after == 60
 
 
-async def test_a_server_that_never_finishes_is_left(feed_server: FeedServer, clock: ManualClock) -> None:
+async def test_a_response_that_never_ends_times_out(feed_server: FeedServer, clock: ManualClock) -> None:
     released = asyncio.Event()
 
     def stall(request: web.Request) -> Any:
@@ -203,7 +205,7 @@ async def test_a_server_that_never_finishes_is_left(feed_server: FeedServer, clo
 
 
 @pytest.mark.parametrize("encoding", ["none", "", "utf-8", "aws-chunked", "binary", "identity", None])
-async def test_a_feed_is_read_whatever_its_content_encoding_calls_no_compression(
+async def test_content_encodings_without_compression_are_ignored(
     get: Any, feed_server: FeedServer, encoding: str | None
 ) -> None:
     headers = {} if encoding is None else {"Content-Encoding": encoding}

@@ -1,4 +1,4 @@
-"""The news producer against servers that mean harm: what they can't hold up, reach, flood, or get onto a screen."""
+"""The news producer and hostile servers: slow documents, private addresses, floods, terminal escapes."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def config_of(*feeds: FeedConfig, **other: Any) -> NewsConfig:
     return NewsConfig.model_validate({"feeds": feeds, "spread": 0, "jitter": 0, "retry": QUICK} | other)
 
 
-async def test_feeds_that_hold_a_parser_delay_no_other_and_wait_longer_each_time(
+async def test_slow_documents_delay_no_other_feed_and_their_waits_grow(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
-    """Six of them used to take every thread of the process, so that no other feed was polled and no name resolved."""
+    """Six such feeds once occupied all threads: other feeds were not polled, and names not resolved."""
     hostile = [feed(feed_server.at(f"/{number}", endless()), f"hostile {number}") for number in range(6)]
     good = feed(feed_server.at("/good", *(rss(item(number)) for number in range(40))), "good")
     producer = NewsProducer(config_of(*hostile, good, parse_timeout=400, retry=SLOWER), clock)
@@ -49,11 +49,11 @@ async def test_feeds_that_hold_a_parser_delay_no_other_and_wait_longer_each_time
         if one.killed:
             assert "parse took longer than" in one.last_error
             assert "killed; next try in " in one.last_error
-    await asyncio.get_running_loop().run_in_executor(None, lambda: None)  # no thread is held
+    await asyncio.get_running_loop().run_in_executor(None, lambda: None)  # no thread is occupied
     assert await asyncio.get_running_loop().getaddrinfo("localhost", 80)
 
 
-async def test_a_good_document_between_two_bad_ones_makes_no_wait_shorter(
+async def test_a_good_document_between_two_bad_ones_does_not_shorten_the_wait(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     url = feed_server.at("/feed", endless(), rss(item(1)), endless(), rss(item(1), item(2)), endless())
@@ -67,10 +67,10 @@ async def test_a_good_document_between_two_bad_ones_makes_no_wait_shorter(
     assert waits == [20, 40, 80]
 
 
-# -- redirects ---------------------------------------------------------------------------------------------------------
+# -- redirects -----------------------------------------------------------------------------------------------
 
 
-async def test_nothing_of_a_page_on_a_private_address_is_kept(
+async def test_a_redirect_to_a_private_address_is_not_followed_and_leaks_nothing(
     feed_server: FeedServer,
     clock: ManualClock,
     collector: EventCollector,
@@ -103,14 +103,14 @@ async def test_nothing_of_a_page_on_a_private_address_is_kept(
     assert "internal page" not in captured() + str(producer.feeds)
 
 
-# -- floods ------------------------------------------------------------------------------------------------------------
+# -- floods --------------------------------------------------------------------------------------------------
 
 
 def batch(number: int, size: int) -> bytes:
     return rss(*(item(1_000 * number + n, published=T0 - 1_000 * n) for n in range(size)))
 
 
-async def test_a_feed_gives_out_so_many_headlines_a_poll_and_an_hour_and_the_rest_is_counted(
+async def test_new_headlines_per_poll_and_hour_are_limited_and_the_rest_counted(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     url = feed_server.at("/feed", batch(0, 1), *(batch(number, 30) for number in range(1, 6)))
@@ -129,7 +129,7 @@ async def test_a_feed_gives_out_so_many_headlines_a_poll_and_an_hour_and_the_res
     await until(lambda: len(collector.news) == 51 + 15)
 
 
-async def test_the_first_document_of_a_big_feed_is_a_backlog_and_meets_no_limit(
+async def test_the_first_document_of_a_feed_is_not_limited(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     backlog = rss(*(item(number, published=T0 - HOUR_MS - number) for number in range(60)))
@@ -142,11 +142,11 @@ async def test_the_first_document_of_a_big_feed_is_a_backlog_and_meets_no_limit(
     assert producer.feeds[0].over_limit == 0
 
 
-# -- what is shown -----------------------------------------------------------------------------------------------------
+# -- output --------------------------------------------------------------------------------------------------
 
 
 def raw(reply: bytes) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """A reply as these bytes, which no HTTP library would send."""
+    """Return a reply with exactly these bytes, which no HTTP library would send."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
@@ -162,7 +162,7 @@ def assert_shows_no_control_character(*texts: str) -> None:
         assert not [c for c in text if not c.isprintable() and c != "\n"], repr(text)
 
 
-async def test_a_servers_phrase_can_not_command_a_terminal(
+async def test_control_characters_in_a_reason_phrase_are_escaped(
     feed_server: FeedServer,
     clock: ManualClock,
     collector: EventCollector,
@@ -177,7 +177,7 @@ async def test_a_servers_phrase_can_not_command_a_terminal(
     assert_shows_no_control_character(producer.feeds[0].last_error, producer.health.last_error, captured())
 
 
-async def test_no_text_of_a_feed_can_command_a_terminal(
+async def test_control_characters_in_a_feeds_text_are_escaped(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     dirty = "up\u202e\u2066\u2028\x9bdown"
@@ -202,7 +202,7 @@ CANARY = "Canary9f3bA1b2C3d4E5f6G7"
     ],
 )
 @pytest.mark.parametrize("kind", ["fine", "error", "echo", "redirect", "refused", "no feed", "gone"])
-async def test_a_secret_of_a_feeds_address_shows_nowhere(
+async def test_a_secret_in_a_feeds_url_is_never_shown(
     feed_server: FeedServer,
     clock: ManualClock,
     collector: EventCollector,

@@ -1,4 +1,4 @@
-"""What makes an entry itself: its id or its link, and its title. And which entries of a long document count."""
+"""Entries are identified by id or link, and title; a long document is limited to its newest entries."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ BARE = {"title": "Fed holds", "guid": "", "link": ""}
 
 
 def listing(*entries: dict[str, str]) -> bytes:
-    """Newest first; the first one is the youngest by a minute each."""
+    """Return a feed, newest entry first, one minute apart."""
     return rss(
         *(item(0, published=T0 - (place + 1) * MINUTE_MS, **entry) for place, entry in enumerate(entries))
     )
 
 
-# the listings of successive polls, and the titles that are given out, in their order
+# the listings of successive polls, and the emitted titles in order
 POLLS = {
     "an update beside the entry": ([[A, C], [B, A, C], [B, C]], ["Other", A["title"], B["title"]]),
     "an update in its place": ([[A], [B], [B]], [A["title"], B["title"]]),
@@ -51,27 +51,44 @@ POLLS = {
     "an id that changes": ([[A | {"guid": f"u#{n}"}] for n in range(3)], [A["title"]]),
     "a link that changes": ([[A | {"link": f"https://news.test/?t={n}"}] for n in range(3)], [A["title"]]),
     "a link that counts readers": (
-        [[LINKED | {"link": f"{scheme}://news.test/3?id=7{more}"}]
-         for scheme, more in (("https", ""), ("http", ""), ("https", "&utm_source=rss"), ("https", "&fbclid=x"))],
+        [
+            [LINKED | {"link": f"{scheme}://news.test/3?id=7{more}"}]
+            for scheme, more in (
+                ("https", ""),
+                ("http", ""),
+                ("https", "&utm_source=rss"),
+                ("https", "&fbclid=x"),
+            )
+        ],
         ["Fed holds"],
     ),
-    "a link whose parameter says which": ([[LINKED | {"link": f"https://news.test/?p={n}", "title": f"Fed {n}"}] for n in (1, 2)],
-                                          ["Fed 1", "Fed 2"]),
-    "an id that changes, and an update": ([[A], [A | {"guid": "u2"}], [B | {"guid": "u3"}]], [A["title"], B["title"]]),
-    "trifles": ([[A], [A | {"title": "\u201cSEC  sues\u201d Exchange."}], [A | {"title": '"sec sues" exchange'}]],
-                [A["title"], "\u201cSEC sues\u201d Exchange."]),
-    "a sign is no trifle": ([[A | {"title": "Ether -5%"}], [A | {"title": "Ether +5%"}]], ["Ether -5%", "Ether +5%"]),
+    "a link whose parameter says which": (
+        [[LINKED | {"link": f"https://news.test/?p={n}", "title": f"Fed {n}"}] for n in (1, 2)],
+        ["Fed 1", "Fed 2"],
+    ),
+    "an id that changes, and an update": (
+        [[A], [A | {"guid": "u2"}], [B | {"guid": "u3"}]],
+        [A["title"], B["title"]],
+    ),
+    "trifles": (
+        [[A], [A | {"title": "\u201cSEC  sues\u201d Exchange."}], [A | {"title": '"sec sues" exchange'}]],
+        [A["title"], "\u201cSEC sues\u201d Exchange."],
+    ),
+    "a sign is no trifle": (
+        [[A | {"title": "Ether -5%"}], [A | {"title": "Ether +5%"}]],
+        ["Ether -5%", "Ether +5%"],
+    ),
     "a summary that changes": ([[A | {"description": "1"}], [A | {"description": "2"}]], [A["title"]]),
     "an untitled entry": ([[UNTITLED], [UNTITLED | {"description": "2 comments"}]], ["1 comment"]),
     "known by its link": ([[LINKED], [LINKED | {"title": "Fed cuts"}], [LINKED]], ["Fed holds", "Fed cuts"]),
     "known by its title": ([[BARE], [BARE | {"title": "Fed cuts"}, BARE], [BARE]], ["Fed holds", "Fed cuts"]),
     "twice in one listing": ([[A, A, C], [C, A]], ["Other", A["title"]]),
     "one story under two ids in one listing": ([[A | {"guid": "u2"}, A]], [A["title"]]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", POLLS)
-async def test_each_headline_is_given_out_once(
+async def test_each_headline_is_emitted_once(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run, name: str
 ) -> None:
     polls, expected = POLLS[name]
@@ -92,7 +109,7 @@ async def run_polls(
     seen: dict[str, SeenEntries],
     *polls: bytes,
 ) -> None:
-    """One life of a producer, which reads these documents."""
+    """Run a new producer until it has read these documents."""
     url = feed_server.at("/feed", *polls)
     before = feed_server.asked("/feed")
     feed = FeedConfig(url=url, name="wire", interval=5)
@@ -104,7 +121,7 @@ async def run_polls(
     await asyncio.wait([task])
 
 
-async def test_what_was_given_out_is_known_after_a_restart(
+async def test_emitted_entries_are_known_after_a_restart(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     seen: dict[str, SeenEntries] = {}
@@ -115,7 +132,7 @@ async def test_what_was_given_out_is_known_after_a_restart(
     assert [news.title for news in collector.news] == ["Other", A["title"], B["title"]]
 
 
-def test_seen_entries_are_bounded() -> None:
+def test_the_number_of_seen_entries_is_bounded() -> None:
     seen = SeenEntries()
     for number in range(50):
         (entry,) = parse_feed(rss(item(number))).entries
@@ -127,13 +144,13 @@ def test_seen_entries_are_bounded() -> None:
     assert known == [False] * 40 + [True] * 10
 
 
-# -- long documents --------------------------------------------------------------------------------------------------
+# -- long documents ------------------------------------------------------------------------------------------
 
 FAR = 10**15
 
 
 def entries(*dates: int | None) -> list[FeedEntry]:
-    """Entries that are called by their place."""
+    """Return entries whose keys are their positions."""
     return [FeedEntry(str(place), str(place), "", "", "", date, "") for place, date in enumerate(dates)]
 
 
@@ -141,34 +158,32 @@ def entries(*dates: int | None) -> list[FeedEntry]:
     ("dates", "limit", "kept"),
     [
         ([5, 4, 3, 2, 1], 3, "012"),  # newest first
-        ([1, 2, 3, 4, 5], 3, "432"),  # oldest first, and turned round
+        ([1, 2, 3, 4, 5], 3, "432"),  # oldest first, reversed
         ([1, 2, 3, 4, 5], 9, "43210"),
-        ([None, None, None, None], 2, "01"),  # without dates the first are the newest
+        ([None, None, None, None], 2, "01"),  # without dates, the first entries are the newest
         ([9, None, 7, None, 5, 4], 4, "0123"),
         ([1, None, 3, None, 5, 6], 4, "5432"),  # 3 counts as 5, its next newer neighbour
-        ([1, 9, 8, 7, 6], 3, "123"),  # an old entry on top
+        ([1, 9, 8, 7, 6], 3, "123"),  # an old entry at the top
         ([5, 5, 5, 5], 2, "01"),
-        ([FAR + 1, 1, 2, 3, 4], 3, "432"),  # a date in the far future is none: 0 counts as 1
+        ([FAR + 1, 1, 2, 3, 4], 3, "432"),  # a date in the far future is ignored: 0 counts as 1
         ([], 3, ""),
     ],
 )
-def test_the_newest_of_a_document(dates: list[int | None], limit: int, kept: str) -> None:
+def test_the_newest_entries_of_a_document_are_kept(dates: list[int | None], limit: int, kept: str) -> None:
     assert "".join(entry.key for entry in newest_first(entries(*dates), limit, FAR)) == kept
 
 
 @given(st.lists(st.integers(0, 1_000), unique=True), st.integers(1, 20), st.randoms())
-def test_the_newest_count_in_whatever_order_a_document_is(
-    dates: list[int], limit: int, rng: random.Random
-) -> None:
+def test_the_newest_entries_are_kept_in_any_order(dates: list[int], limit: int, rng: random.Random) -> None:
     rng.shuffle(dates)
     kept = [entry.published for entry in newest_first(entries(*dates), limit, FAR)]
     assert sorted(kept, key=str) == sorted(sorted(dates, reverse=True)[:limit], key=str)
 
 
-async def test_the_newest_of_a_feed_that_lists_the_oldest_first_are_given_out(
+async def test_the_newest_entries_of_an_ascending_feed_are_emitted(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
-    """700 items, a second apart, the newest at the end: 500 count, aged 0 to 499 s."""
+    """700 items, one second apart, the newest last: the 500 newest are emitted, aged 0 to 499 s."""
     body = rss(*(item(age, published=T0 - 1_000 * age) for age in range(699, -1, -1)))
     feed = FeedConfig(url=feed_server.at("/feed", body), name="wire", interval=5)
     background(NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0), clock).run(collector))

@@ -1,4 +1,4 @@
-"""JSON Feed 1.0 and 1.1 (jsonfeed.org), by its specification's fields."""
+"""JSON Feed 1.0 and 1.1 (jsonfeed.org), by the fields of the specification."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ITEM = {
 @pytest.mark.parametrize(
     "content_type", ["application/feed+json", "application/json; charset=utf-8", "text/html", ""]
 )
-def test_an_item(version: str, content_type: str) -> None:
+def test_an_item_becomes_an_entry(version: str, content_type: str) -> None:
     document = parse_feed(feed(ITEM, version=version), content_type=content_type)
     (entry,) = document.entries
     assert (document.title, document.empty, document.cut_off) == ("The Wire", 0, False)
@@ -66,12 +66,12 @@ def test_an_item(version: str, content_type: str) -> None:
         ({"title": "lone \ud800 half"}, "title", "lone half"),
     ],
 )
-def test_fields(changed: dict[str, Any], field: str, value: object) -> None:
+def test_fields_follow_the_specification(changed: dict[str, Any], field: str, value: object) -> None:
     (entry,) = parse_feed(feed(ITEM | changed)).entries
     assert getattr(entry, field) == value
 
 
-def test_ids_are_texts_or_numbers_and_tell_items_apart() -> None:
+def test_ids_are_texts_or_numbers_and_distinguish_items() -> None:
     keys = [
         entry.key
         for entry in parse_feed(
@@ -81,7 +81,7 @@ def test_ids_are_texts_or_numbers_and_tell_items_apart() -> None:
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_items_without_text_are_counted_and_texts_bounded() -> None:
+def test_items_without_text_are_counted_and_texts_are_truncated() -> None:
     document = parse_feed(
         feed({"id": "1"}, 7, {"id": "2", "title": "x" * 10_000, "content_text": "y" * 10_000})
     )
@@ -103,16 +103,16 @@ def test_items_without_text_are_counted_and_texts_bounded() -> None:
         (feed(*[0] * 100_001), "more than 100000 elements"),
     ],
 )
-def test_what_is_refused(body: bytes, reason: str) -> None:
+def test_invalid_documents_are_refused(body: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         parse_feed(body)
 
 
-def test_a_byte_order_mark_is_no_text() -> None:
+def test_a_byte_order_mark_is_skipped() -> None:
     assert len(parse_feed(b"\xef\xbb\xbf \n" + feed(ITEM)).entries) == 1
 
 
-async def test_it_is_read_in_a_worker() -> None:
+async def test_a_json_feed_is_parsed_by_a_worker_process() -> None:
     async with ParserPool(600_000, 256_000_000) as pool:
         assert await pool.parse(feed(ITEM)) == parse_feed(feed(ITEM))
 
@@ -129,6 +129,6 @@ VALUES = st.recursive(
 @given(
     st.lists(st.dictionaries(st.sampled_from([*ITEM, "summary", "external_url"]), VALUES), max_size=4), VALUES
 )
-def test_any_values_are_read_or_refused(items: list[dict[str, Any]], title: Any) -> None:
+def test_any_values_are_parsed_or_refused(items: list[dict[str, Any]], title: Any) -> None:
     with suppress(DataError):
         assert isinstance(parse_feed(feed(*items, title=title)), FeedDocument)

@@ -34,7 +34,7 @@ def emitted(collector: EventCollector) -> list[int]:
     return list(numbers([news.title for news in collector.news]))
 
 
-async def test_a_headline_as_the_agent_sees_it(
+async def test_an_entry_becomes_a_news_event(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     published = T0 - MINUTE_MS
@@ -43,13 +43,21 @@ async def test_a_headline_as_the_agent_sees_it(
     await until(lambda: len(collector.news) == 1)
     (news,) = collector.news
     assert news == News(
-        id=news.id, ts=published, available_at=T0, title="Miners sell 1 coins", summary="For good", publisher="The Test Wire",
-        url="https://news.test/1", currencies=("BTC",), feed="wire", published_raw="Sat, 26 Sep 2026 07:59:00 GMT",
-    )  # fmt: skip
+        id=news.id,
+        ts=published,
+        available_at=T0,
+        title="Miners sell 1 coins",
+        summary="For good",
+        publisher="The Test Wire",
+        url="https://news.test/1",
+        currencies=("BTC",),
+        feed="wire",
+        published_raw="Sat, 26 Sep 2026 07:59:00 GMT",
+    )
     assert len(news.id) == 32
 
 
-async def test_an_entry_is_news_once_and_the_oldest_comes_first(
+async def test_each_entry_is_emitted_once_and_the_oldest_first(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     at = {number: T0 - (10 - number) * MINUTE_MS for number in range(1, 6)}
@@ -70,18 +78,18 @@ AGES = [
     (20 * MINUTE_MS, False, False, True),
     (20 * MINUTE_MS, True, True, True),
     (2 * HOUR_MS, True, False, True),  # stale
-    (-2 * MINUTE_MS, True, True, True),  # a clock that is a bit fast
-    (-HOUR_MS, True, True, False),  # from the future: new to us all the same
+    (-2 * MINUTE_MS, True, True, True),  # a clock that is slightly fast
+    (-HOUR_MS, True, True, False),  # in the future: emitted as new
     (-HOUR_MS, False, False, False),
     (None, True, True, False),  # no date: first seen now
     (None, False, False, False),
-    (90 * DAY_MS, True, False, False),  # ancient
+    (90 * DAY_MS, True, False, False),  # older than any trusted date
     (90 * DAY_MS, False, False, False),
 ]
 
 
 @pytest.mark.parametrize(("age", "known", "actionable", "trusted"), AGES)
-async def test_what_may_be_traded_on_and_whose_date_is_believed(
+async def test_age_and_feed_state_decide_about_actionable_and_trusted_time(
     feed_server: FeedServer,
     clock: ManualClock,
     collector: EventCollector,
@@ -116,13 +124,13 @@ async def test_what_may_be_traded_on_and_whose_date_is_believed(
         ("Sat, 26 Sep 2026 07:59:00 CEST", T0 - 121 * MINUTE_MS, False, True),  # older than max_age
         ("Sat, 26 Sep 2026 7:59:00 AM GMT", T0 - MINUTE_MS, True, True),
         ("Fri, 25 Sep 2026 8:01:00 PM GMT", T0 - 719 * MINUTE_MS, False, True),
-        ("Sat, 26 Sep 2026 07:59:00 XYZ", T0, True, False),  # it may be of this minute
+        ("Sat, 26 Sep 2026 07:59:00 XYZ", T0, True, False),  # it may be less than a minute old
         ("2026-09-26T07:59:00", T0, True, False),
         # in the westernmost zone 06:59 in UTC: older than max_age
         ("Fri, 25 Sep 2026 18:59:00 XYZ", T0, False, False),
     ],
 )
-async def test_dates_in_zones_of_the_world(
+async def test_dates_are_converted_from_their_time_zones(
     feed_server: FeedServer,
     clock: ManualClock,
     collector: EventCollector,
@@ -147,7 +155,7 @@ async def test_dates_in_zones_of_the_world(
     assert producer.feeds[0].distrusted == (not trusted)
 
 
-async def test_a_document_that_has_not_changed_is_not_sent_again(
+async def test_an_unchanged_document_is_not_downloaded_again(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     url = feed_server.at(
@@ -161,7 +169,7 @@ async def test_a_document_that_has_not_changed_is_not_sent_again(
     assert producer.health.state == "live"
 
 
-async def test_validators_of_a_document_that_could_not_be_read_are_not_kept(
+async def test_validators_of_an_unreadable_document_are_discarded(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     broken = web.Response(body=b"<html>Under repair</html>", headers={"ETag": '"7"'})
@@ -170,7 +178,7 @@ async def test_validators_of_a_document_that_could_not_be_read_are_not_kept(
     await until(lambda: emitted(collector) == [1])
 
 
-async def test_what_a_document_that_was_cut_off_lacks_is_asked_for_again(
+async def test_the_missing_part_of_a_truncated_document_is_requested_again(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     whole = rss(item(1), item(2), item(3))
@@ -181,7 +189,7 @@ async def test_what_a_document_that_was_cut_off_lacks_is_asked_for_again(
     assert emitted(collector) == [1, 3, 2]
 
 
-async def test_after_a_restart_old_entries_are_old(
+async def test_old_entries_are_not_repeated_after_a_restart(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     seen: dict[str, SeenEntries] = {}
@@ -197,7 +205,7 @@ async def test_after_a_restart_old_entries_are_old(
     assert feed_server.requests[-1].headers["If-None-Match"] in ('"7"', '"8"')
 
 
-async def test_a_producer_cancelled_in_the_middle_of_a_backlog_gives_out_the_rest_as_backlog(
+async def test_a_producer_cancelled_during_a_backlog_emits_the_rest_as_backlog(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     reached = asyncio.Event()
@@ -221,7 +229,7 @@ async def test_a_producer_cancelled_in_the_middle_of_a_backlog_gives_out_the_res
     assert not any(news.actionable for news in collector.news)
 
 
-async def test_a_huge_document_counts_with_its_newest_entries_and_never_comes_twice(
+async def test_a_huge_document_is_limited_to_its_newest_entries_and_emitted_once(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     url = feed_server.at("/feed", rss(*(item(number) for number in range(50))))
@@ -231,7 +239,7 @@ async def test_a_huge_document_counts_with_its_newest_entries_and_never_comes_tw
     assert sorted(emitted(collector)) == list(range(20))
 
 
-async def test_the_same_id_in_two_feeds_is_two_headlines(
+async def test_the_same_id_in_two_feeds_gives_two_headlines(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     """Ids are unique only within a feed; the core detects duplicate stories."""
@@ -241,7 +249,7 @@ async def test_the_same_id_in_two_feeds_is_two_headlines(
     assert len({news.id for news in collector.news}) == 2
 
 
-# -- feeds that fail -------------------------------------------------------------------------------------------------
+# -- failing feeds -------------------------------------------------------------------------------------------
 
 
 def never(request: web.Request) -> Any:
@@ -263,7 +271,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("reason", FAILURES)
-async def test_a_feed_that_fails_is_tried_again_and_harms_no_other(
+async def test_a_failing_feed_is_retried_and_the_others_are_read(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run, reason: str
 ) -> None:
     good = [rss(*(item(number) for number in range(count))) for count in range(1, 5)]
@@ -282,7 +290,7 @@ async def test_a_feed_that_fails_is_tried_again_and_harms_no_other(
     assert producer.health.errors == bad.errors
 
 
-async def test_a_server_that_refuses_connections_is_retried(
+async def test_a_refused_connection_is_retried(
     clock: ManualClock, collector: EventCollector, background: Run, unused_tcp_port: int
 ) -> None:
     producer = NewsProducer(config_of(feed(f"http://127.0.0.1:{unused_tcp_port}/feed")), clock)
@@ -292,7 +300,7 @@ async def test_a_server_that_refuses_connections_is_retried(
     assert str(unused_tcp_port) in producer.health.last_error
 
 
-async def test_a_feed_that_comes_back_is_read_again(
+async def test_a_recovered_feed_is_read_again(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     url = feed_server.at("/feed", web.Response(status=503), web.Response(status=500), rss(item(1)))
@@ -303,7 +311,7 @@ async def test_a_feed_that_comes_back_is_read_again(
     assert producer.feeds[0].status == 200
 
 
-async def test_a_feed_that_is_gone_is_left_alone(
+async def test_a_feed_with_status_410_is_disabled(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     gone = feed_server.at("/gone", web.Response(status=410))
@@ -315,7 +323,7 @@ async def test_a_feed_that_is_gone_is_left_alone(
     assert producer.feeds[0].state == "disabled"
 
 
-async def test_a_server_that_asks_for_an_hour_gets_it(
+async def test_a_retry_after_of_an_hour_is_respected(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     busy = feed_server.at("/busy", web.Response(status=429, headers={"Retry-After": "3600"}))
@@ -357,6 +365,6 @@ async def test_an_exception_of_the_consumer_ends_the_run(feed_server: FeedServer
         ([{"url": "https://a.test/1"}, {"url": "https://a.test/2"}], "two feeds have the name 'a.test'"),
     ],
 )
-def test_a_list_of_feeds_that_can_not_be(feeds: list[dict[str, str]], message: str) -> None:
+def test_an_invalid_list_of_feeds_is_refused(feeds: list[dict[str, str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NewsConfig.model_validate({"feeds": feeds})

@@ -1,4 +1,4 @@
-"""Documents parsed in separate processes, which are killed on time-out, delay no other document and end with their parent."""
+"""Worker processes parse documents; they are killed on timeout and end with their parent."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def lives(pid: int) -> bool:
     return state != "Z"
 
 
-async def test_a_document_is_read_as_in_this_process_and_the_worker_is_used_again(pool: ParserPool) -> None:
+async def test_a_worker_returns_the_same_document_and_is_reused(pool: ParserPool) -> None:
     body = rss(
         item(1, published=1_790_424_000_000, description="For <i>good</i> \u20bf"),
         item(2, link="/two"),
@@ -54,7 +54,7 @@ async def test_a_document_is_read_as_in_this_process_and_the_worker_is_used_agai
     assert pool.processes == [worker]
 
 
-async def test_what_is_no_feed_is_refused_with_the_parsers_reason(pool: ParserPool) -> None:
+async def test_a_document_is_refused_with_the_parsers_reason(pool: ParserPool) -> None:
     with pytest.raises(DataError, match="neither RSS nor Atom"):
         await pool.parse(b"<html></html>")
     with pytest.raises(DataError, match="nested more than 200 deep"):
@@ -62,7 +62,7 @@ async def test_what_is_no_feed_is_refused_with_the_parsers_reason(pool: ParserPo
     assert len(pool.processes) == 1, "a refusal costs no worker"
 
 
-async def test_a_document_that_takes_too_long_is_killed() -> None:
+async def test_a_parse_that_takes_too_long_is_killed() -> None:
     async with ParserPool(300, MEMORY) as pool:
         with pytest.raises(ParseKilled, match="parse took longer than 300ms, killed"):
             await pool.parse(endless())
@@ -72,14 +72,14 @@ async def test_a_document_that_takes_too_long_is_killed() -> None:
 
 
 async def _patiently(pool: ParserPool, body: bytes) -> FeedDocument:
-    """On a machine that is busy even a small document may take longer than the short time of a test."""
+    """Retry: on a busy machine even a small document may exceed the short limit of a test."""
     while True:
         with suppress(ParseKilled):
             return await pool.parse(body)
 
 
-async def test_documents_that_take_long_leave_a_worker_to_the_others() -> None:
-    """Six feeds with such documents used to take all threads; here one goes on, and the others make room."""
+async def test_slow_documents_leave_a_worker_to_the_others() -> None:
+    """Six such documents once occupied all threads; here one is parsed, and the others are killed."""
     async with ParserPool(LONG, MEMORY, quick=0.3) as pool:
         hostile = [asyncio.create_task(pool.parse(endless())) for _ in range(6)]
         await until(lambda: bool(pool.processes))
@@ -107,14 +107,14 @@ async def test_a_suspect_document_waits_for_the_slow_lane_and_delays_no_other() 
         await asyncio.wait(suspects)
 
 
-async def test_a_worker_holds_no_more_memory_than_it_may() -> None:
+async def test_the_memory_of_a_worker_is_limited() -> None:
     async with ParserPool(LONG, 16_000_000) as pool:
         with pytest.raises(DataError, match=r"more memory than is allowed|crashed the parser"):
             await pool.parse(rss(*(item(number) for number in range(12_000))))
         assert (await pool.parse(rss(item(1)))).entries
 
 
-async def test_a_worker_that_dies_is_replaced(pool: ParserPool) -> None:
+async def test_a_dead_worker_is_replaced(pool: ParserPool) -> None:
     await pool.parse(rss(item(1)))
     (first,) = pool.processes
     os.kill(first, signal.SIGKILL)
@@ -124,7 +124,7 @@ async def test_a_worker_that_dies_is_replaced(pool: ParserPool) -> None:
     assert pool.processes != [first]
 
 
-async def test_a_worker_knows_no_secret_of_the_environment(
+async def test_a_worker_has_no_secret_in_its_environment(
     pool: ParserPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAPEWIRE_API_SECRET", "canary-of-the-environment")
@@ -134,7 +134,7 @@ async def test_a_worker_knows_no_secret_of_the_environment(
     assert b"canary" not in Path(f"/proc/{worker}/cmdline").read_bytes()
 
 
-async def test_no_worker_is_left_at_the_end() -> None:
+async def test_closing_the_pool_ends_all_workers() -> None:
     async with ParserPool(LONG, MEMORY) as pool:
         work = asyncio.create_task(pool.parse(endless()))
         await until(lambda: bool(pool.processes))
@@ -162,7 +162,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("state", ["idle", "busy"])
-async def test_a_worker_ends_with_a_parent_that_was_killed(state: str) -> None:
+async def test_a_worker_ends_if_its_parent_is_killed(state: str) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, state],
         cwd=ROOT,

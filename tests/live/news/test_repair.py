@@ -1,4 +1,4 @@
-"""Repair of bare ampersands and invalid character references, without loss of entries or changes of other text."""
+"""Repair of bare ampersands and invalid character references; other entries and text stay unchanged."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def titles(body: bytes) -> list[str]:
 
 
 TITLES = [
-    # bare ampersands, as they are written
+    # bare ampersands are kept literally
     ("S&P 500 & AT&T fall", "S&P 500 & AT&T fall"),
     ("R&D at P&G", "R&D at P&G"),
     ("Q&A: Fed", "Q&A: Fed"),
     ("&", "&"),
     ("profits &; losses &#; &#x; &#xg;", "profits &; losses &#; &#x; &#xg;"),
-    # references that are right
+    # valid references
     ("S&amp;P", "S&P"),
     ("caf&eacute; &lt;50k &#8217;&#x2019;", "caf\u00e9 <50k \u2019\u2019"),
     ("AT&T caf&eacute; &amp; S&amp;P", "AT&T caf\u00e9 & S&P"),
     ("<![CDATA[S&P &amp; AT&T &eacute;]]>", "S&P & AT&T \u00e9"),
     ("<![CDATA[A]]> & <![CDATA[B&C]]>", "A & B&C"),
     ("A <!-- B & C --> D & E", "A D & E"),
-    # references that name no character
+    # references to invalid characters
     ("Bitcoin &#55357;&#56960; up", f"Bitcoin {ROCKET} up"),
     ("Bitcoin &#xD83D;&#xDE80; up", f"Bitcoin {ROCKET} up"),
     ("Bitcoin &#55357;&#xde80;&#55357;&#56960; up", f"Bitcoin {ROCKET}{ROCKET} up"),
@@ -58,19 +58,28 @@ TITLES = [
 
 
 @pytest.mark.parametrize(("written", "read"), TITLES)
-def test_titles(written: str, read: str) -> None:
+def test_titles_are_repaired(written: str, read: str) -> None:
     assert titles(feed(written)) == [read, "Ether falls"]
 
 
 @pytest.mark.parametrize(
     ("encoding", "name"),
     [
-        ("utf-16", "Caf\u00e9"), ("utf-16-le", "Caf\u00e9"), ("utf-32", "Caf\u00e9"), ("iso-8859-1", "Caf\u00e9"),
-        ("windows-1252", "Caf\u00e9"), ("cp037", "Caf\u00e9"), ("koi8-r", "\u0411\u0430\u043d\u043a"), ("shift_jis", "\u65e5\u672c"),
-        ("iso-2022-jp", "\u65e5\u672c\u306e\u7d4c\u6e08"), ("gb18030", "\u4e2d\u56fd"), ("big5", "\u4e2d\u570b"), ("euc-kr", "\ud55c\uad6d"),
+        ("utf-16", "Caf\u00e9"),
+        ("utf-16-le", "Caf\u00e9"),
+        ("utf-32", "Caf\u00e9"),
+        ("iso-8859-1", "Caf\u00e9"),
+        ("windows-1252", "Caf\u00e9"),
+        ("cp037", "Caf\u00e9"),
+        ("koi8-r", "\u0411\u0430\u043d\u043a"),
+        ("shift_jis", "\u65e5\u672c"),
+        ("iso-2022-jp", "\u65e5\u672c\u306e\u7d4c\u6e08"),
+        ("gb18030", "\u4e2d\u56fd"),
+        ("big5", "\u4e2d\u570b"),
+        ("euc-kr", "\ud55c\uad6d"),
     ],
-)  # fmt: skip
-def test_in_every_encoding(encoding: str, name: str) -> None:
+)
+def test_documents_in_every_encoding_are_repaired(encoding: str, name: str) -> None:
     assert titles(feed(f"{name} S&P & R&D &#xD800;", encoding=encoding)) == [
         f"{name} S&P & R&D",
         "Ether falls",
@@ -89,12 +98,12 @@ def test_in_every_encoding(encoding: str, name: str) -> None:
     [
         (b"\xff", "Coin \ufffd up"),
         (b"\xe2\x80", "Coin \ufffd up"),
-        # 0xD83D and 0xDE80, each as if it were a character
+        # 0xD83D and 0xDE80, each encoded as a character
         (b"\xed\xa0\xbd\xed\xba\x80", f"Coin {ROCKET} up"),
         (b"\xed\xa0\xbd", "Coin up"),
     ],
 )
-def test_a_byte_that_is_no_utf8_changes_no_other_entry(
+def test_an_invalid_utf8_byte_changes_no_other_entry(
     declaration: str, content_type: str, byte: bytes, read: str
 ) -> None:
     body = declaration.encode() + (
@@ -108,28 +117,28 @@ def test_a_byte_that_is_no_utf8_changes_no_other_entry(
 
 
 @pytest.mark.parametrize("declared", ["utf-16", "UTF-16LE"])
-def test_a_declaration_of_two_bytes_a_letter_in_a_document_of_one_is_passed_over(declared: str) -> None:
-    """As .NET writes a string into a UTF-8 stream; if the declaration were true, it could not be read byte by byte."""
+def test_a_utf16_declaration_in_a_single_byte_document_is_ignored(declared: str) -> None:
+    """.NET declares UTF-16 if it writes a string to a UTF-8 stream."""
     body = f'<?xml version="1.0" encoding="{declared}"?><rss version="2.0"><channel><item><title>Caf\u00e9</title></item></channel></rss>'
     assert titles(body.encode()) == ["Caf\u00e9"]
 
 
 @pytest.mark.parametrize("declared", ["utf-8", "iso-8859-1", "windows-1252"])
-def test_a_document_that_is_no_utf8_at_all_is_read_as_before(declared: str) -> None:
+def test_a_document_in_another_encoding_is_read_by_its_bytes(declared: str) -> None:
     body = f"<?xml version='1.0' encoding='{declared}'?><rss version='2.0'><channel><item><title>Caf\u00e9 d\u00e9j\u00e0 vu</title>"
     assert titles((body + "</item></channel></rss>").encode("windows-1252")) == [
         "Caf\u00e9 d\u00e9j\u00e0 vu"
     ]
 
 
-def test_entities_of_the_document_itself_stay() -> None:
+def test_entities_declared_in_the_document_are_kept() -> None:
     assert titles(feed("&x; & S&P", doctype="<!DOCTYPE r [<!ENTITY x 'Coin'>]>")) == [
         "Coin & S&P",
         "Ether falls",
     ]
 
 
-def test_links_with_bare_ampersands() -> None:
+def test_links_with_bare_ampersands_are_kept() -> None:
     body = b"<rss version='2.0'><channel><item><title>A</title><link>https://news.test/?a=1&b=2&amp;c=3</link></item></channel></rss>"
     assert parse_feed(body).entries[0].url == "https://news.test/?a=1&b=2&c=3"
 
@@ -171,7 +180,7 @@ def test_repairs_are_idempotent(text: str) -> None:
         )
     )
 )
-def test_what_a_title_holds_changes_no_other_entry(pieces: list[str]) -> None:
+def test_the_content_of_a_title_changes_no_other_entry(pieces: list[str]) -> None:
     entries = parse_feed(feed("x" + "".join(pieces))).entries
     plain = parse_feed(feed("x")).entries
     assert len(entries) == 2

@@ -1,4 +1,4 @@
-"""Metrics of a living agent, asked over HTTP as Prometheus does."""
+"""Metrics of a running agent, requested over HTTP as Prometheus does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ METRICS = {"metrics": {"enabled": True, "port": 0}}
 
 
 class Asked:
-    """What the server of `daemon` says."""
+    """HTTP client of the metrics server of `daemon`."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.server = next(one for one in daemon.services.companions if isinstance(one, MetricsServer))
@@ -55,7 +55,7 @@ def value(samples: dict[Any, float], name: str, **labels: str) -> float:
     return samples[name, tuple(sorted(labels.items()))]
 
 
-async def test_metrics_say_what_the_agent_did(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_metrics_count_what_the_agent_did(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, **METRICS)
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
@@ -91,11 +91,11 @@ async def test_metrics_say_what_the_agent_did(sandbox: Sandbox, database: Databa
         assert (await asked.get("/readyz"))[0] == 200
 
 
-async def test_an_agent_whose_exchange_is_away_lives_but_is_not_ready(
+async def test_an_agent_without_its_exchange_is_healthy_and_not_ready(
     database: Database, tmp_path: Path
 ) -> None:
     config = settings("http://127.0.0.1:9", tmp_path, **METRICS)
-    # whose time no venue confirms
+    # without a time that the venue confirms
     daemon = make_agent(config, database, load_model=load_words, clock=WallClock())
     async with living(daemon):
         asked = Asked(daemon)
@@ -106,7 +106,7 @@ async def test_an_agent_whose_exchange_is_away_lives_but_is_not_ready(
         assert re.match(r"warming up\nbybit is (connecting|waiting|stopped)\n", text)
 
 
-async def test_an_event_that_nobody_takes_makes_the_agent_dead(
+async def test_the_agent_is_unhealthy_if_the_core_hangs(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, metrics={**METRICS["metrics"], "stuck_after": "100ms"})
@@ -126,19 +126,19 @@ async def test_an_event_that_nobody_takes_makes_the_agent_dead(
         ("127.0.0.1", "127.0.0.1:9464", 200),
         ("127.0.0.1", "localhost:9464", 200),
         ("127.0.0.1", "tapewire:9464", 200),  # in allowed_hosts, as a container's name
-        ("127.0.0.1", "evil.example", 421),  # its name points here: DNS rebinding
+        ("127.0.0.1", "evil.example", 421),  # its name resolves to this host: DNS rebinding
         ("127.0.0.1", "192.0.2.7:9464", 421),
         ("127.0.0.1", "", 421),
         ("0.0.0.0", "192.0.2.7:9464", 200),
         ("0.0.0.0", "evil.example", 421),
     ],
 )
-async def test_metrics_are_served_under_known_names_alone(
+async def test_metrics_are_served_for_known_hosts_only(
     database: Database, tmp_path: Path, bind: str, host: str, code: int
 ) -> None:
     metrics = {"host": bind, "allowed_hosts": ["tapewire"]}
     config = settings("http://127.0.0.1:9", tmp_path, metrics=METRICS["metrics"] | metrics)
-    # whose time no venue confirms
+    # without a time that the venue confirms
     daemon = make_agent(config, database, load_model=load_words, clock=WallClock())
     async with living(daemon):
         asked = Asked(daemon)
@@ -151,9 +151,9 @@ async def test_metrics_are_served_under_known_names_alone(
         )
 
 
-async def test_connections_and_what_was_closed_are_counted(database: Database, tmp_path: Path) -> None:
+async def test_open_and_closed_connections_are_counted(database: Database, tmp_path: Path) -> None:
     config = settings("http://127.0.0.1:9", tmp_path, metrics=METRICS["metrics"] | {"connections": 4})
-    # whose time no venue confirms
+    # without a time that the venue confirms
     daemon = make_agent(config, database, load_model=load_words, clock=WallClock())
     async with living(daemon):
         asked = Asked(daemon)
@@ -180,7 +180,7 @@ def test_a_histogram_keeps_its_counts_and_its_sum() -> None:
     assert histogram.total_ms == pytest.approx(100_004.25)
 
 
-# -- what lies in deploy/ --------------------------------------------------------------------------------------------
+# -- files in deploy/ ----------------------------------------------------------------------------------------
 
 
 def promtool(*arguments: str, stdin: str | None = None) -> None:
@@ -211,7 +211,7 @@ def test_promtool_accepts_alerts_and_configuration() -> None:
     promtool("check", "config", str(DEPLOY / "prometheus" / "prometheus.yml"))
 
 
-def test_promtool_accepts_the_questions_of_the_dashboard(tmp_path: Path) -> None:
+def test_promtool_accepts_the_queries_of_the_dashboard(tmp_path: Path) -> None:
     board = json.loads((DEPLOY / "grafana" / "tapewire.json").read_text())
     questions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     questions += [annotation["expr"] for annotation in board["annotations"]["list"]]
@@ -224,18 +224,18 @@ def test_promtool_accepts_the_questions_of_the_dashboard(tmp_path: Path) -> None
     promtool("check", "rules", str(file))
 
 
-def test_alerts_fire_when_they_should() -> None:
+def test_alerts_pass_their_promtool_tests() -> None:
     promtool("test", "rules", str(DEPLOY / "prometheus" / "alerts_test.yml"))
 
 
-async def test_dashboard_and_alerts_ask_for_metrics_that_exist(
+async def test_dashboard_and_alerts_query_existing_metrics(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     text = await exposition(sandbox, database, tmp_path)
     families = list(text_string_to_metric_families(text))
     known = {sample.name for family in families for sample in family.samples} | {
         f"{family.name}_total" for family in families if family.type == "counter"
-    }  # a counter without labels yet has no sample
+    }  # a counter without label values has no sample yet
     for file in (DEPLOY / "grafana" / "tapewire.json", DEPLOY / "prometheus" / "alerts.yml"):
         asked = set(re.findall(r"\b(?:tapewire|process)_[a-z_]+\b", file.read_text()))
         assert asked

@@ -1,4 +1,4 @@
-"""A sandbox, a store and a broker."""
+"""Fixtures: a sandbox, a store and a broker."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ __all__ = ["database", "quiet_log", "sandbox"]
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """Without a password, on loopback."""
+    """A broker without a password on loopback."""
     with mosquitto(tmp_path / "mosquitto") as running:
         yield running

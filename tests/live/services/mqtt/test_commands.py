@@ -1,4 +1,4 @@
-"""Signed commands over a real broker: obeyed once, while they are fresh, from those who know the secret."""
+"""Signed commands over a real broker: executed once, within the time window, only with the shared secret."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def guard(**more: Any) -> ReplayGuard:
 
 
 @needs_mosquitto
-async def test_commands_reach_the_journal_and_answers_come_back(
+async def test_signed_commands_are_journalled_and_their_results_published(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, SECRET)
@@ -75,12 +75,16 @@ async def test_commands_reach_the_journal_and_answers_come_back(
         await say("status")
     said = [(one.action, one.by) for one in of(Command, journal(database)) if one.by.startswith("mqtt")]
     assert said == [
-        ("pause", "mqtt ann"), ("kill", "mqtt ann"), ("resume", "mqtt ann"), ("resume", "mqtt ann"), ("pause", "mqtt ann"),
-    ]  # fmt: skip
+        ("pause", "mqtt ann"),
+        ("kill", "mqtt ann"),
+        ("resume", "mqtt ann"),
+        ("resume", "mqtt ann"),
+        ("pause", "mqtt ann"),
+    ]
 
 
 @needs_mosquitto
-async def test_forged_and_old_commands_are_counted_and_cost_little(
+async def test_forged_and_old_commands_are_counted_and_rate_limited(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, SECRET)
@@ -115,7 +119,7 @@ async def test_forged_and_old_commands_are_counted_and_cost_little(
 
 
 @needs_mosquitto
-async def test_nobody_there_is_said_in_time(
+async def test_a_command_without_an_agent_times_out(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, SECRET)
@@ -126,7 +130,7 @@ async def test_nobody_there_is_said_in_time(
         await send_command(config, "status", {}, by="ann", timeout=0.3)
 
 
-def test_a_command_is_let_through_once() -> None:
+def test_a_command_is_accepted_once() -> None:
     watch = guard()
     payload = encode(sign(KEY, "command", command()))
     body, refusal = watch.admit(payload, NOW)
@@ -147,13 +151,13 @@ def test_a_command_is_let_through_once() -> None:
         (command(by="x" * 65), NOW, "a name at most"),
     ],
 )
-def test_what_is_signed_and_yet_refused(body: CommandBody, now: int, words: str) -> None:
+def test_a_signed_command_with_invalid_fields_is_refused(body: CommandBody, now: int, words: str) -> None:
     _, refusal = guard().admit(encode(sign(KEY, "command", body)), now)
     assert refusal is not None
     assert words in refusal.message
 
 
-def test_an_answer_is_no_command() -> None:
+def test_a_signed_result_is_not_accepted_as_a_command() -> None:
     answer = sign(KEY, "answer", AnswerBody("n", True))
     with pytest.raises(ForgedError, match="signature"):
         verify(KEY, "command", encode(answer))
@@ -162,17 +166,17 @@ def test_an_answer_is_no_command() -> None:
 @given(
     st.binary(max_size=300) | st.dictionaries(st.text(), st.text()).map(lambda raw: json.dumps(raw).encode())
 )
-def test_no_payload_gets_through_unsigned(payload: bytes) -> None:
+def test_unsigned_payloads_are_rejected(payload: bytes) -> None:
     with pytest.raises(ForgedError):
         guard().admit(payload, NOW)
 
 
 @given(st.integers(0, 10_000), st.integers(0, 7))
-def test_no_bit_may_be_changed(position: int, bit: int) -> None:
+def test_changing_any_bit_invalidates_the_signature(position: int, bit: int) -> None:
     payload = bytearray(encode(sign(KEY, "command", command())))
     payload[position % len(payload)] ^= 1 << bit
     if json_equal(bytes(payload)):
-        return  # a blank in the envelope says nothing
+        return  # whitespace in the envelope has no effect
     with pytest.raises(ForgedError):
         guard().admit(bytes(payload), NOW)
 
@@ -184,7 +188,7 @@ def json_equal(payload: bytes) -> bool:
         return False
 
 
-async def test_nonces_are_forgotten_once_their_time_is_out() -> None:
+async def test_nonces_are_removed_after_the_time_window() -> None:
     watch = guard()
     for second in range(200):
         watch.admit(

@@ -1,4 +1,4 @@
-"""What a living agent tells a real broker: decisions, its state, and that it is gone."""
+"""The agent publishes decisions, state and presence to a real broker."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = needs_mosquitto
 
 
 class Ear:
-    """Everything that passes below `tapewire/`."""
+    """Subscriber that collects every message below `tapewire/`."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, dict[str, Any], bool]] = []
@@ -46,7 +46,7 @@ class Ear:
         return [payload for topic, payload, _ in self.heard if topic.startswith(f"tapewire/{branch}")]
 
 
-async def test_every_decision_goes_out_with_its_number(
+async def test_every_decision_is_published_with_its_number(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
 ) -> None:
     ear = Ear()
@@ -71,7 +71,7 @@ async def test_every_decision_goes_out_with_its_number(
     assert {row["name"] for row in ear.of("health")[-1]["sources"]} >= {"bybit", "rss", "sentiment", "mqtt"}
 
 
-async def test_who_comes_later_finds_the_state(
+async def test_a_late_subscriber_receives_the_retained_state(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, mqtt=broker.settings())
@@ -86,8 +86,8 @@ async def test_who_comes_later_finds_the_state(
     listening.cancel()
 
 
-async def test_an_agent_that_dies_is_said_to_be_offline(broker: Mosquitto, tmp_path: Path) -> None:
-    """The last will: the broker says it, since the agent can't."""
+async def test_the_broker_publishes_offline_if_the_agent_dies(broker: Mosquitto, tmp_path: Path) -> None:
+    """The broker publishes the agent's last will."""
     import sys
 
     script = (
@@ -107,7 +107,7 @@ async def test_an_agent_that_dies_is_said_to_be_offline(broker: Mosquitto, tmp_p
     listening.cancel()
 
 
-async def test_a_broker_that_goes_and_comes_back_gets_what_waited(
+async def test_the_agent_reconnects_and_publishes_after_a_broker_restart(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     with mosquitto(tmp_path / "one") as first:
@@ -116,7 +116,7 @@ async def test_a_broker_that_goes_and_comes_back_gets_what_waited(
         run = asyncio.create_task(_run(daemon))
         await until(lambda: daemon.started and daemon.services.companions[0].health.state == "live")
     bars = handled(daemon)
-    await until(lambda: handled(daemon) > bars + 20)  # the market goes on without the broker
+    await until(lambda: handled(daemon) > bars + 20)  # the market continues without the broker
     with mosquitto(tmp_path / "two", port=first.port):
         ear = Ear()
         listening = asyncio.create_task(ear.listen(first.port))
@@ -133,7 +133,7 @@ async def _run(daemon: Daemon) -> None:
         await asyncio.Event().wait()
 
 
-async def test_tls_and_a_password(
+async def test_the_agent_connects_with_tls_and_a_password(
     sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
@@ -147,7 +147,7 @@ async def test_tls_and_a_password(
         assert PASSWORD not in str(daemon.config)
 
 
-async def test_a_wrong_password_is_said_and_harms_nobody(
+async def test_a_wrong_password_is_counted_as_an_error_and_the_agent_runs_on(
     sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PASSWORD_VARIABLE, "something else")
@@ -167,7 +167,7 @@ async def test_a_wrong_password_is_said_and_harms_nobody(
         ({}, ConfigError, "no broker is configured"),
     ],
 )
-def test_what_is_not_even_tried(
+def test_unsafe_or_incomplete_broker_settings_are_refused(
     settings_: dict[str, Any], error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)

@@ -1,4 +1,4 @@
-"""The schema describes what is really sent, and the page describes the schema."""
+"""The JSON schema matches the messages on the wire, and docs/mqtt.md matches the schema."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def validator(name: str) -> Draft202012Validator:
     return Draft202012Validator({"$defs": document["$defs"], "$ref": f"#/$defs/{name}"})
 
 
-def test_the_file_is_what_the_code_says() -> None:
+def test_the_schema_file_matches_the_code() -> None:
     written = Path(ROOT / "docs/mqtt.schema.json").read_text(encoding="utf-8")
     assert written == json_schema.text(), (
         "python -m agent.live.services.mqtt.json_schema > docs/mqtt.schema.json"
@@ -45,7 +45,7 @@ def test_the_file_is_what_the_code_says() -> None:
     Draft202012Validator.check_schema(json_schema.schema())
 
 
-def test_the_page_has_every_topic_and_no_other() -> None:
+def test_the_page_lists_every_topic_and_no_other() -> None:
     rows = re.findall(r"^\| `(PREFIX/[^`]+)` \| (.*?) \| (yes|never)? ?\|$", PAGE, re.MULTILINE)
     assert [topic for topic, _, _ in rows] == [channel.topic for channel in json_schema.CHANNELS]
     for (_, words, retained), channel in zip(rows, json_schema.CHANNELS, strict=True):
@@ -54,7 +54,7 @@ def test_the_page_has_every_topic_and_no_other() -> None:
         assert (retained == "yes") is channel.retained, channel.topic
 
 
-def test_the_examples_of_the_page_are_messages() -> None:
+def test_the_examples_of_the_page_are_valid_messages() -> None:
     fill, command = EXAMPLES
     validator("Decided_Fill_").validate(json.loads(fill))
     assert msgspec.json.decode(fill, type=Decided[Fill]).decision.symbol == "BTCUSDT"
@@ -65,7 +65,7 @@ def test_the_examples_of_the_page_are_messages() -> None:
         verify(Secret(SECRET[::-1]), "command", command.encode())
 
 
-def test_a_number_that_is_not_known_is_null() -> None:
+def test_an_unknown_number_is_null() -> None:
     sent: dict[str, Any] = json.loads(
         msgspec.json.encode(Decided("run", 1, Prediction("BTCUSDT", 1, 0.2, 0.5, 0.3)))
     )
@@ -73,7 +73,7 @@ def test_a_number_that_is_not_known_is_null() -> None:
     validator("Decided_Prediction_").validate(sent)
 
 
-def test_the_schema_refuses_what_is_no_message() -> None:
+def test_the_schema_rejects_invalid_messages() -> None:
     good = json.loads(EXAMPLES[0])
     for broken in (
         good | {"seq": "1874"},
@@ -84,16 +84,19 @@ def test_the_schema_refuses_what_is_no_message() -> None:
 
 
 @needs_mosquitto
-async def test_every_message_on_the_wire_is_as_the_schema_says(
+async def test_every_message_on_the_wire_matches_the_schema(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, SECRET)
     ear = Ear()
     listening = asyncio.create_task(ear.listen(broker.port))
     config = settings(
-        sandbox.rest_url, tmp_path, strategy=SENTIMENT, mqtt=broker.settings(commands=True),
+        sandbox.rest_url,
+        tmp_path,
+        strategy=SENTIMENT,
+        mqtt=broker.settings(commands=True),
         workers={"enabled": True, "answer_within": "20s"},
-    )  # fmt: skip
+    )
     daemon = make_agent(config, database, load_model=lambda _: Words(MODEL), clock=sandbox.clock)
     async with working(broker, Words(MODEL), "one"), living(daemon):
         await until(lambda: ear.of("fills/") and ear.of("work/scores"))
@@ -116,7 +119,7 @@ async def test_every_message_on_the_wire_is_as_the_schema_says(
 
 
 def channel_of(topic: str, channels: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The only one that the topic belongs to."""
+    """Return the only channel that matches the topic, with its pattern."""
     (found,) = (
         (pattern, channel)
         for pattern, channel in channels.items()

@@ -1,4 +1,4 @@
-"""Whatever workers do, and whenever: a headline ends with one sentiment, or goes to the agent's own model, never both and never twice."""
+"""Each headline gets one sentiment or goes to the agent's own model once, however workers behave."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ STEPS = st.one_of(
 )
 
 
-class World:
-    """A pool whose broker is played here, and a core that takes events when it likes."""
+class PoolHarness:
+    """A pool with a simulated broker and a core that can be paused."""
 
     def __init__(self) -> None:
         self.topics = Topics("tapewire")
@@ -74,7 +74,7 @@ class World:
         self.link._handlers[self.topics.workers](encode(presence), False)
 
     async def answer(self, which: int, model: str, sound: bool) -> None:
-        """To something that was asked, perhaps long ago."""
+        """Send the scores of a headline that was published before, possibly long ago."""
         while len(self.link.outbox):
             messages = await self.link.outbox.take(100)
             self.asked += [one.message.id for one in messages if isinstance(one.message, Headline)]
@@ -108,48 +108,60 @@ async def turn(times: int) -> None:
 
 
 async def play(steps: list[tuple[Any, ...]]) -> None:
-    world = World()
-    await world.own.use(MODEL)
-    running = asyncio.create_task(world.pool.run(world.emit))
+    harness = PoolHarness()
+    await harness.own.use(MODEL)
+    running = asyncio.create_task(harness.pool.run(harness.emit))
     for step in steps:
-        await world.step(*step)
-        assert not [one for one, times in world.ends().items() if times > 1]
-    world.takes.set()
+        await harness.step(*step)
+        assert not [one for one, times in harness.ends().items() if times > 1]
+    harness.takes.set()
     for name in "ab":
-        world.worker(name, True, MODEL)
-    for _ in range(4 * world.offered + 4):  # everything is answered now, the latest first
+        harness.worker(name, True, MODEL)
+    for _ in range(4 * harness.offered + 4):  # now every headline is scored, the latest first
         await turn(4)
-        for which in range(len(world.asked) + 4):
-            await world.answer(-1 - which, MODEL, True)
+        for which in range(len(harness.asked) + 4):
+            await harness.answer(-1 - which, MODEL, True)
         await turn(4)
     running.cancel()
-    assert world.ends() == Counter(f"n{number}" for number in range(world.offered))
+    assert harness.ends() == Counter(f"n{number}" for number in range(harness.offered))
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(STEPS, max_size=40))
-def test_a_headline_has_one_end(steps: list[tuple[Any, ...]]) -> None:
+def test_each_headline_ends_exactly_once(steps: list[tuple[Any, ...]]) -> None:
     asyncio.run(play(steps))
 
 
-def test_a_worker_that_dies_while_the_core_takes_its_answer_costs_no_second_one() -> None:
+def test_a_headline_is_not_scored_twice_if_its_worker_dies_while_the_core_takes_the_result() -> None:
     asyncio.run(
-        play([
-            ("worker", "a", True, MODEL), ("offer",), ("turn", 3), ("core takes", False), ("answer", 0, MODEL, True), ("turn", 3),
-            ("worker", "a", False, MODEL), ("worker", "b", True, MODEL), ("turn", 3), ("core takes", True), ("turn", 5),
-            ("answer", 0, MODEL, True), ("turn", 3),
-        ])
-    )  # fmt: skip
+        play(
+            [
+                ("worker", "a", True, MODEL),
+                ("offer",),
+                ("turn", 3),
+                ("core takes", False),
+                ("answer", 0, MODEL, True),
+                ("turn", 3),
+                ("worker", "a", False, MODEL),
+                ("worker", "b", True, MODEL),
+                ("turn", 3),
+                ("core takes", True),
+                ("turn", 5),
+                ("answer", 0, MODEL, True),
+                ("turn", 3),
+            ]
+        )
+    )
 
 
-async def test_whoever_invents_workers_and_answers_fills_no_memory() -> None:
-    world = World()
-    await world.own.use(MODEL)
+async def test_forged_workers_and_scores_use_bounded_memory() -> None:
+    harness = PoolHarness()
+    await harness.own.use(MODEL)
     for number in range(1_200):
-        world.worker(f"w{number}", True, "another")
-    assert world.pool.health.others == 1_000
+        harness.worker(f"w{number}", True, "another")
+    assert harness.pool.health.others == 1_000
     answer = encode(Scores(worker="w", model="another", scores=()))
     for _ in range(10_050):
-        world.link._handlers[world.topics.scores](answer, False)
-    assert len(world.pool._received) == 10_000
-    assert world.pool.health.refused == 250
+        harness.link._handlers[harness.topics.scores](answer, False)
+    assert len(harness.pool._received) == 10_000
+    assert harness.pool.health.refused == 250

@@ -1,4 +1,4 @@
-"""Headlines through a broker to workers and back: each gets one sentiment, whoever dies, lies or is late."""
+"""Headlines are scored by workers through a broker: once each, even if workers die, lie or are late."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from tests.support.mosquitto import Mosquitto, needs_mosquitto
 __all__ = ["tapewire"]
 
 pytestmark = needs_mosquitto
-MODEL = "starter"  # what `load_words` calls the configured model
+MODEL = "starter"  # the name of the configured model for `load_words`
 
 
 class Slow(Words):
-    """It takes its time, and then says nothing any more."""
+    """A model that takes 50 ms per batch."""
 
     def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
         import time
@@ -82,7 +82,7 @@ def assert_each_once(database: Database) -> None:
     scored = [one.news_id for one in of(Sentiment, events)]
     assert len(scored) == len(set(scored))
     assert set(scored) <= {one.id for one in of(News, events)}
-    # the last ones may have come when the agent was stopped
+    # the last ones may have arrived while the agent was stopping
     assert set(headlines) - set(scored) <= set(headlines[-3:])
 
 
@@ -106,7 +106,7 @@ async def test_workers_score_and_the_agents_model_is_idle(
     assert_each_once(database)
 
 
-async def test_a_worker_that_dies_loses_nothing(
+async def test_a_dying_worker_loses_no_headline(
     database: Database, broker: Mosquitto, tmp_path: Path
 ) -> None:
     own = Words(MODEL)
@@ -128,7 +128,7 @@ def own_count(words: Words) -> int:
     return sum(map(len, words.batches))
 
 
-async def test_without_workers_the_own_model_scores(
+async def test_without_workers_the_agents_model_scores(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
 ) -> None:
     own = Words(MODEL)
@@ -139,7 +139,7 @@ async def test_without_workers_the_own_model_scores(
     assert_each_once(database)
 
 
-async def test_a_worker_with_another_model_is_never_asked(
+async def test_a_worker_with_another_model_receives_no_headlines(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
 ) -> None:
     own, foreign = Words(MODEL), Words("another")
@@ -153,25 +153,29 @@ async def test_a_worker_with_another_model_is_never_asked(
     assert {one.model for one in of(Sentiment, journal(database))} == {MODEL}
 
 
-def test_workers_need_a_broker(database: Database, tmp_path: Path) -> None:
+def test_workers_require_a_broker(database: Database, tmp_path: Path) -> None:
     config = settings("http://127.0.0.1:1", tmp_path, strategy=SENTIMENT, workers={"enabled": True})
     with pytest.raises(ConfigError, match=r"mqtt\.broker is empty"):
         make_agent(config, database, load_model=load_words)
 
 
-def test_a_fusion_model_that_reads_embeddings_needs_its_own_sentiment_model(
+def test_a_fusion_model_that_reads_embeddings_is_refused_with_workers(
     database: Database, tmp_path: Path
 ) -> None:
     write_fusion(tmp_path / "fusion", scorer=MODEL, interval=60_000)
     config = settings(
-        "http://127.0.0.1:1", tmp_path, strategy={"name": "fusion"}, fusion={"path": str(tmp_path / "fusion")},
-        mqtt={"broker": "mqtt://127.0.0.1:1"}, workers={"enabled": True},
-    )  # fmt: skip
+        "http://127.0.0.1:1",
+        tmp_path,
+        strategy={"name": "fusion"},
+        fusion={"path": str(tmp_path / "fusion")},
+        mqtt={"broker": "mqtt://127.0.0.1:1"},
+        workers={"enabled": True},
+    )
     with pytest.raises(ConfigError, match="reads embeddings"):
         make_agent(config, database, load_model=load_words)
 
 
-async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_goes_on(
+async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_runs_on(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
 ) -> None:
     class Broken(Words):
@@ -191,7 +195,7 @@ async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_goes
     assert_each_once(database)
 
 
-def test_the_own_model_is_named_by_its_card_and_loaded_when_it_has_to_score(database: Database) -> None:
+def test_the_agents_model_is_identified_by_its_card_and_loaded_on_first_use(database: Database) -> None:
     scorer = model_loader(ModelConfig(), database, lazy=True)("starter")
     assert isinstance(scorer, LazyScorer)
     assert scorer.fingerprint == Scorer.load(model_dir("starter"), threads=1).fingerprint
@@ -208,7 +212,7 @@ def test_the_own_model_is_named_by_its_card_and_loaded_when_it_has_to_score(data
         (("--broker", "mqtt://me:secret@127.0.0.1"), "mqtt.username"),
     ],
 )
-def test_what_a_worker_is_told_at_the_keyboard(
+def test_the_worker_command_checks_its_broker(
     tapewire: Callable[..., Outcome], arguments: tuple[str, ...], words: str
 ) -> None:
     outcome = tapewire("worker", "sentiment", *arguments)

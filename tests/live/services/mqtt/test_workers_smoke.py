@@ -1,4 +1,4 @@
-"""A small share of `bench/workers.py`: a daemon, a real broker, two processes of the command line, and kill -9."""
+"""A short run of `bench/workers.py`: a daemon, a real broker, two worker processes, and kill -9."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from tests.support.mosquitto import needs_mosquitto
 
 @needs_mosquitto
 @pytest.mark.slow
-def test_each_headline_is_scored_once_though_a_worker_is_killed() -> None:
+def test_each_headline_is_scored_once_if_a_worker_is_killed() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "bench.workers", "--headlines", "128"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )  # fmt: skip
+        [sys.executable, "-m", "bench.workers", "--headlines", "128"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     line = json.loads(done.stdout)
     assert [line[phase]["once"] for phase in ("one", "two", "killed")] == [128] * 3

@@ -1,4 +1,4 @@
-"""Lines become messages, and storms do not."""
+"""Lines are batched into messages whose number and size are limited."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def mailbox(**more: object) -> NotificationBatcher:
     )  # type: ignore[arg-type]
 
 
-def test_what_happens_together_is_said_together() -> None:
+def test_lines_within_the_interval_share_a_message() -> None:
     box = mailbox()
     box.add("fills", "one", 0.0)
     box.add("risk", "two", 4.0, urgent=True)
@@ -26,7 +26,7 @@ def test_what_happens_together_is_said_together() -> None:
     assert box.due(99.0) is None
 
 
-def test_one_line_is_its_own_title() -> None:
+def test_a_single_line_is_its_own_title() -> None:
     box = mailbox()
     box.add("fills", "BUY 1 BTCUSDT", 0.0)
     letter = box.due(5.0)
@@ -34,7 +34,7 @@ def test_one_line_is_its_own_title() -> None:
     assert letter.title == "Tapewire: BUY 1 BTCUSDT"
 
 
-def test_the_hours_limit_lets_lines_wait_and_counts_the_rest() -> None:
+def test_the_hourly_limit_delays_lines_and_counts_the_rest() -> None:
     box = mailbox()
     for minute in range(2):
         box.add("fills", "early", minute * 60.0)
@@ -48,14 +48,14 @@ def test_the_hours_limit_lets_lines_wait_and_counts_the_rest() -> None:
     assert letter.body == "late 0\nlate 1\nlate 2\n… and 7 more of fills"
 
 
-def test_what_nobody_asked_for_is_not_told() -> None:
+def test_events_that_are_not_configured_are_dropped() -> None:
     box = mailbox(events=("risk",))
     box.add("fills", "one", 0.0)
     assert box.due(99.0) is None
 
 
 @given(st.lists(st.tuples(st.floats(0, 7_200), st.text(max_size=3_000)), max_size=200))
-def test_it_is_bounded_whatever_comes(lines: list[tuple[float, str]]) -> None:
+def test_size_and_rate_of_messages_are_bounded(lines: list[tuple[float, str]]) -> None:
     box, sent = mailbox(), []
     for now, line in sorted(lines):
         box.add("fills", line, now)

@@ -1,4 +1,4 @@
-"""Notifications of a living agent, delivered by apprise to a real receiver on loopback."""
+"""Notifications of a running agent, delivered by apprise to a receiver on loopback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytest.importorskip("apprise", reason="the extra notify is not installed")
 
 @asynccontextmanager
 async def receiver(status: int = 200) -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
-    """An address of apprise, with a token in it, and what arrives there."""
+    """Yield an apprise URL that contains a token, and the list of received messages."""
     arrived: list[dict[str, Any]] = []
 
     async def take(request: web.Request) -> web.Response:
@@ -51,7 +51,7 @@ async def receiver(status: int = 200) -> AsyncIterator[tuple[str, list[dict[str,
         await runner.cleanup()
 
 
-async def test_a_life_is_told(
+async def test_start_trade_kill_and_stop_are_notified(
     sandbox: Sandbox,
     database: Database,
     tmp_path: Path,
@@ -79,7 +79,7 @@ def said(arrived: list[dict[str, Any]]) -> str:
     return "\n".join(one["message"] for one in arrived)
 
 
-async def test_a_receiver_that_refuses_is_named_without_its_address(
+async def test_an_error_names_the_receiver_without_its_url(
     sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with receiver(status=500) as (url, _):
@@ -93,7 +93,7 @@ async def test_a_receiver_that_refuses_is_named_without_its_address(
             assert "address 1" in notifier.health.last_error
 
 
-async def test_a_receiver_that_hangs_holds_nobody_up(
+async def test_a_hanging_receiver_does_not_block_the_agent(
     sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -110,9 +110,7 @@ async def test_a_receiver_that_hangs_holds_nobody_up(
     server.close()
 
 
-def test_addresses_from_a_file_that_others_can_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_urls_are_read_from_a_file_of_mode_0600_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(URLS, raising=False)
     from agent.config.services import NotifyConfig
 
@@ -129,14 +127,14 @@ def test_addresses_from_a_file_that_others_can_not_read(
         notify_urls(config)
 
 
-def test_an_address_that_is_none_is_refused_without_saying_it() -> None:
+def test_an_invalid_url_is_refused_without_printing_it() -> None:
     with pytest.raises(ConfigError) as error:
         AppriseSender([Secret(f"nosuch://{TOKEN}")], 1.0)
     assert "nosuch" in str(error.value)
     assert TOKEN not in str(error.value)
 
 
-async def test_the_verb_says_who_took_it(
+async def test_notify_test_reports_deliveries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*arguments: str) -> tuple[int, str]:
@@ -150,7 +148,7 @@ async def test_the_verb_says_who_took_it(
         monkeypatch.setenv(URLS, url)
         code, out = await asyncio.to_thread(run, "--json")
         assert (code, arrived[0]["title"]) == (0, "Tapewire: a test"), out
-    code, out = await asyncio.to_thread(run)  # nobody is there any more
+    code, out = await asyncio.to_thread(run)  # the receiver is stopped
     assert code == 1
     assert "not delivered" in out
     assert TOKEN not in out
