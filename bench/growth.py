@@ -32,7 +32,7 @@ from agent.core.events import MINUTE_MS, Event, Kline
 from agent.core.sinks import NullSink
 from agent.core.strategy import Market, Strategy
 from agent.live.event_filter import OpenBarSampler
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal, encode
 from agent.store.queries import find_run
@@ -193,17 +193,17 @@ async def run_core(
         config=config.persisted(),
     )
     began = time.perf_counter()
-    core = Core(config, database, run if first else find_run(database, "life"), resume=not first)
+    pipeline = Pipeline(config, database, run if first else find_run(database, "life"), resume=not first)
     try:
-        with core:
+        with pipeline:
             seconds = time.perf_counter() - began
             for at in range(0, len(events), 100):
-                await core.feed([(event, 0.0) for event in events[at : at + 100]])
+                await pipeline.feed([(event, 0.0) for event in events[at : at + 100]])
             if first:
-                core.end(complete=False)
-                took, size = core.snapshots.status.took_ms, list_snapshots(database, "life")[0].size
+                pipeline.end(complete=False)
+                took, size = pipeline.snapshots.status.took_ms, list_snapshots(database, "life")[0].size
                 return {"snapshot_ms": took, "snapshot_kb": round(size / 1e3, 1)}
-            folded = core.journal.last_seq - core.snapshots.status.resumed_from
+            folded = pipeline.journal.last_seq - pipeline.snapshots.status.resumed_from
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         return {"seconds": round(seconds, 3), "folded": folded - len(events)}

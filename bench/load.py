@@ -136,11 +136,11 @@ async def live(daemon: Daemon, recorder: LatencyRecorder, seconds: float) -> tup
     life = asyncio.create_task(daemon.run(stop, complete=True))
     async with asyncio.timeout(LAUNCH):
         while not life.done() and (
-            not daemon.started or daemon.core.memory.now == 0 or daemon.core.engine.risk.warming_up
+            not daemon.started or daemon.pipeline.memory.now == 0 or daemon.pipeline.engine.risk.warming_up
         ):
             await asyncio.sleep(0.1)
     await asyncio.sleep(SETTLE)
-    daemon.core.latencies.clear()
+    daemon.pipeline.latencies.clear()
     recorder.running = True
     depths, began = [], os.times()
     until = asyncio.get_running_loop().time() + seconds

@@ -136,7 +136,7 @@ async def trade(orders: int, faults: tuple[Fault, ...], seed: int, folder: Path)
                 stop.set()
                 await asyncio.wait({life})
             run = life.result()
-            ledger = daemon.core.engine.exchange
+            ledger = daemon.pipeline.engine.exchange
             assert isinstance(ledger, VenueExchange)
             found = compare_accounts(
                 sandbox, ledger, [item.decision for item in read_decisions(database, run.id)]

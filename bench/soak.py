@@ -182,9 +182,9 @@ async def live(
         if life.done():
             raise TapewireError(f"run {life.result().id} ended early")
 
-    await until(lambda: daemon.started and daemon.core.memory.now > 0, SETTLE_TIMEOUT)
-    await until(lambda: not daemon.core.engine.risk.warming_up, SETTLE_TIMEOUT)
-    memory, process, origin = daemon.core.memory, psutil.Process(), clock.now()
+    await until(lambda: daemon.started and daemon.pipeline.memory.now > 0, SETTLE_TIMEOUT)
+    await until(lambda: not daemon.pipeline.engine.risk.warming_up, SETTLE_TIMEOUT)
+    memory, process, origin = daemon.pipeline.memory, psutil.Process(), clock.now()
     last = max(memory.bars.values()) + minutes * MINUTE_MS
     samples: list[tuple[float, float]] = []
 

@@ -185,7 +185,7 @@ async def run_phase(
         while pool.health.workers != min(2, PHASES.index(name) + 1):
             await asyncio.sleep(0.05)
     before = pool.health.resent, pool.health.own_model
-    now, began = daemon.core.memory.now, os.times()
+    now, began = daemon.pipeline.memory.now, os.times()
     for number, title in enumerate(titles(n, name)):
         await daemon.queue.put(News(f"{name}-{number}", now, now, title))
     if name == "killed":
@@ -221,7 +221,7 @@ async def run_phases(
 ) -> dict[str, dict[str, Any]]:
     """Run the phases one after the other, with one more worker each until there are two."""
     async with asyncio.timeout(SETTLE_TIMEOUT):
-        while not daemon.started or daemon.core.engine.risk.warming_up:
+        while not daemon.started or daemon.pipeline.engine.risk.warming_up:
             await asyncio.sleep(0.05)
     pool = daemon.services.scorer
     if pool is None:

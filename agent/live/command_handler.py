@@ -18,7 +18,7 @@ from agent.live.emergency_close import EmergencyReport
 from agent.live.event_queue import EventQueue
 from agent.live.kill_file import KillSwitch
 from agent.live.kill_guard import KillGuard
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.live.scoring import SentimentConsumer
 from agent.system.clock import Clock, iso
 
@@ -38,7 +38,7 @@ class CommandHandler:
     def __init__(
         self,
         config: Config,
-        core: Core,
+        pipeline: Pipeline,
         queue: EventQueue,
         clock: Clock,
         kill_switch: KillSwitch,
@@ -46,7 +46,7 @@ class CommandHandler:
     ) -> None:
         self.guard: KillGuard | None = None
         self._config = config
-        self._core = core
+        self._pipeline = pipeline
         self._queue = queue
         self._clock = clock
         self._kill_switch = kill_switch
@@ -93,7 +93,7 @@ class CommandHandler:
     @property
     def killed(self) -> bool:
         """True while the account is halted by a kill."""
-        risk = self._core.engine.risk
+        risk = self._pipeline.engine.risk
         return risk.state is RiskState.HALTED and risk.rule == KILL
 
     async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
@@ -112,7 +112,7 @@ class CommandHandler:
             raise UsageError("use-model needs a folder")
         if action == "resume":
             self._kill_switch.refuse("no resumption")
-        risk = self._core.engine.risk
+        risk = self._pipeline.engine.risk
         if action == "kill" and self.guard is not None:
             emergency = await self._kill_with_guard(self.guard, args, by)
             if emergency is not None:
@@ -129,7 +129,7 @@ class CommandHandler:
             self.guard.resumed()
         result: dict[str, Any] = {
             "action": action,
-            "event": self._core.journal.last_seq,
+            "event": self._pipeline.journal.last_seq,
             "risk": risk.state.value,
         }
         if action == "use-model":
@@ -161,7 +161,7 @@ class CommandHandler:
         """Wait for the core. Raises StoreUnavailable while the store can't be written; the command stays
         queued.
         """
-        storage = self._core.storage
+        storage = self._pipeline.storage
         failing: asyncio.Future[Any] = asyncio.ensure_future(storage.failing.wait())
         try:
             await asyncio.wait([handled, failing], return_when=asyncio.FIRST_COMPLETED)
@@ -227,7 +227,7 @@ class CommandHandler:
         """Journal which model scores from now on: the configured one, or the one chosen in an earlier
         life of the run.
         """
-        model, folder, chosen = self._model, self._config.model.path, self._core.memory.model
+        model, folder, chosen = self._model, self._config.model.path, self._pipeline.memory.model
         if model is not None and chosen:
             try:
                 loaded = await model.use(chosen)

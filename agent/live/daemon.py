@@ -28,7 +28,7 @@ from agent.live.kill_file import KillSwitch
 from agent.live.life import Life, Sources
 from agent.live.observers import LogObserver, RecentActivity
 from agent.live.order_routing import open_gateway, open_guard, venue_port
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.live.run_record import RunRecord, open_record
 from agent.live.scoring import SentimentConsumer
 from agent.live.session import find_resumable, open_run
@@ -125,9 +125,9 @@ class Daemon:
         return self._life
 
     @property
-    def core(self) -> Core:
+    def pipeline(self) -> Pipeline:
         """The run's engine, journal and recorder. Raises NotRunning before the run is open."""
-        return self.life.core
+        return self.life.pipeline
 
     @property
     def queue(self) -> EventQueue:
@@ -142,26 +142,26 @@ class Daemon:
     @property
     def run_id(self) -> str:
         """Id of the run that is recorded."""
-        return self.core.run.id
+        return self.pipeline.run.id
 
     @property
     def stuck_for(self) -> float:
         """Seconds that the oldest queued event has waited; 0 while the store can't be written."""
-        return 0.0 if self.core.storage.failing.is_set() else self.queue.longest_wait
+        return 0.0 if self.pipeline.storage.failing.is_set() else self.queue.longest_wait
 
     @property
     def latencies(self) -> Mapping[str, LatencyHistogram]:
         """Time from arrival in the queue to handled and recorded, by kind of event."""
-        return self.core.latencies
+        return self.pipeline.latencies
 
     @property
     def spans(self) -> Mapping[str, LatencyHistogram]:
         """Time of the stages named in `agent.live.interfaces.status`."""
-        return self.core.spans
+        return self.pipeline.spans
 
     def engine(self) -> Engine | None:
         """Return the engine, to read; None before the run is open."""
-        return None if self._life is None else self._life.core.engine
+        return None if self._life is None else self._life.pipeline.engine
 
     async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
         """Journal and handle a command, as `CommandHandler.command`."""
@@ -174,7 +174,7 @@ class Daemon:
             self.config,
             self.clock.now(),
             uptime=asyncio.get_running_loop().time() - self._began,
-            clock=self._time.status(self.core.memory),
+            clock=self._time.status(self.pipeline.memory),
             model=self.model.health.model if self.model else "",
             listeners=self.listeners,
             recent=self._recent,
@@ -205,8 +205,8 @@ class Daemon:
             run = self.record.stamped(run)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self.model is None else await self.model.use(self.config.model.path)
-            core = stack.enter_context(
-                Core(
+            pipeline = stack.enter_context(
+                Pipeline(
                     self.config,
                     self._database,
                     run,
@@ -221,11 +221,11 @@ class Daemon:
             )
             gateway = None
             if port is not None:
-                gateway = open_gateway(self.config, port, core, self.clock, self._rng)
-            commands = CommandHandler(self.config, core, queue, self.clock, self.kill_switch, self.model)
+                gateway = open_gateway(self.config, port, pipeline, self.clock, self._rng)
+            commands = CommandHandler(self.config, pipeline, queue, self.clock, self.kill_switch, self.model)
             if self._port is None:
                 commands.guard = open_guard(
-                    self.config, self.kill_switch, core, self.clock, commands.note_emergency
+                    self.config, self.kill_switch, pipeline, self.clock, commands.note_emergency
                 )
                 stack.push_async_callback(commands.guard.stop)
                 if gateway is not None:
@@ -233,9 +233,9 @@ class Daemon:
             life = Life(
                 self.config,
                 self._database,
-                core,
+                pipeline,
                 queue,
-                self._sources(core, gateway),
+                self._sources(pipeline, gateway),
                 self.services,
                 commands,
                 self.kill_switch,
@@ -263,7 +263,7 @@ class Daemon:
                 await life.run(stop)
             except BaseExceptionGroup as group:
                 raise first_error(group) from group
-            return core.end(complete=complete)
+            return pipeline.end(complete=complete)
 
     async def _open_run(self, port: VenuePort | None) -> tuple[Run, bool]:
         """Return the run to record and whether it is resumed; from then on `config` has the run's trading
@@ -276,12 +276,12 @@ class Daemon:
         self.config = await with_venue_rules(self.config, port, self._database)
         return open_run(self.config, self._database, new=True, predictor=self.predictor)
 
-    def _sources(self, core: Core, gateway: VenueGateway | None) -> Sources:
-        market = make_kline_producer(self.config, self.clock, core.memory, self._rng, self.predictor)
+    def _sources(self, pipeline: Pipeline, gateway: VenueGateway | None) -> Sources:
+        market = make_kline_producer(self.config, self.clock, pipeline.memory, self._rng, self.predictor)
         if self.model is None:
             return Sources(market, gateway, None, None, None)
         scorer = self.services.scorer or self.model
-        for news in core.memory.unscored.values():
+        for news in pipeline.memory.unscored.values():
             scorer.offer(news)
         news_feeds = make_news_producer(self.config, self.clock, self._rng)
         return Sources(market, gateway, news_feeds, self.model, scorer)

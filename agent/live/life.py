@@ -25,7 +25,7 @@ from agent.live.interfaces.producer import Emit, Producer
 from agent.live.interfaces.running_agent import HeadlineScorer, Services
 from agent.live.kill_file import KillSwitch
 from agent.live.news.news_producer import NewsProducer
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.live.run_record import RunRecord
 from agent.live.stale_data_watchdog import watch_for_stale_data
 from agent.live.supervisor import Supervision, supervise
@@ -62,7 +62,7 @@ class Life:
         self,
         config: Config,
         database: Database,
-        core: Core,
+        pipeline: Pipeline,
         queue: EventQueue,
         sources: Sources,
         services: Services,
@@ -73,11 +73,11 @@ class Life:
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        self.core = core
+        self.pipeline = pipeline
         self.queue = queue
         self.sources = sources
         self.commands = commands
-        self.open_bars = OpenBarSampler(core.engine, config.live.open_bars_every)
+        self.open_bars = OpenBarSampler(pipeline.engine, config.live.open_bars_every)
         self.supervised: list[tuple[Producer, Supervision]] = []
         self._config = config
         self._database = database
@@ -95,10 +95,12 @@ class Life:
         """
         live, sources = self._config.live, self.sources
         async with asyncio.TaskGroup() as tasks:
-            core = tasks.create_task(self._decide())
+            deciding = tasks.create_task(self._decide())
             if sources.gateway is not None:
                 await self.commands.put("reconciling")
-            emit = EventFilter(self.open_bars, self.core.memory, self.queue.put, self.core.storage.writable)
+            emit = EventFilter(
+                self.open_bars, self.pipeline.memory, self.queue.put, self.pipeline.storage.writable
+            )
             shell = [tasks.create_task(self._supervise(producer, emit)) for producer in sources.producers]
             if self._services.scorer is not None:
                 shell.append(tasks.create_task(self._supervise(self._services.scorer, emit, vital=False)))
@@ -107,12 +109,14 @@ class Life:
                 shell.append(tasks.create_task(self._require_account(sources.gateway)))
             commands = self.commands
             shell.append(
-                tasks.create_task(watch_for_stale_data(self.core.engine, self._clock, commands.heartbeat))
+                tasks.create_task(watch_for_stale_data(self.pipeline.engine, self._clock, commands.heartbeat))
             )
-            shell.append(tasks.create_task(self._time.watch(self.core.memory, commands.alarm)))
+            shell.append(tasks.create_task(self._time.watch(self.pipeline.memory, commands.alarm)))
             shell.append(tasks.create_task(self._kill_switch.watch(commands.kill, lambda: commands.killed)))
             shell.append(tasks.create_task(self._keep_feed_health()))
-            segments = watch_segments(self._config, self._database, self.core.run.id, self.core.snapshots)
+            segments = watch_segments(
+                self._config, self._database, self.pipeline.run.id, self.pipeline.snapshots
+            )
             shell.append(tasks.create_task(segments))
             companions = [
                 tasks.create_task(self._supervise(one, emit, vital=False))
@@ -126,15 +130,15 @@ class Life:
             if commands.guard is not None:
                 await commands.guard.stop()
             last = tasks.create_task(commands.put_last())
-            await asyncio.wait({core}, timeout=live.drain_timeout / 1000)
-            if not core.done():
+            await asyncio.wait({deciding}, timeout=live.drain_timeout / 1000)
+            if not deciding.done():
                 _log.error(
                     "stopped with events unhandled; they will be fetched again", events=len(self.queue)
                 )
                 self._stopped = True
                 last.cancel()
-                if self.core.storage.failing.is_set():
-                    core.cancel()
+                if self.pipeline.storage.failing.is_set():
+                    deciding.cancel()
             else:
                 await self._write_feed_health()
             for task in companions:  # last, so that they receive what was handled at the end
@@ -148,7 +152,7 @@ class Life:
             "life", now, now, {"incarnation": session.new_incarnation(), "cash": "stated"}, "daemon"
         )
         warm_up = Command("warm-up", now, now, {}, "daemon")
-        await self.core.feed([(life, since), (warm_up, since)])  # before anything can decide on an order
+        await self.pipeline.feed([(life, since), (warm_up, since)])  # before anything can decide on an order
         await self._report_strategy_error()  # of an earlier life that ended before it could report it
         scorer, guard, gateway = self.sources.scorer, self.commands.guard, self.sources.gateway
         while not self._stopped:
@@ -159,9 +163,9 @@ class Life:
                 urgent += (found := self.queue.take_first())
                 return found
 
-            events = await self.core.feed(taken, ahead)
+            events = await self.pipeline.feed(taken, ahead)
             while first := ahead():  # before anything is sent
-                events += await self.core.feed(first, ahead)
+                events += await self.pipeline.feed(first, ahead)
             await self._report_strategy_error()
             for event in events:
                 match event:
@@ -178,14 +182,14 @@ class Life:
 
     async def _report_strategy_error(self) -> None:
         """If the strategy has raised an error: halt, and journal why."""
-        guard = self.core.engine.guard
+        guard = self.pipeline.engine.guard
         if guard is not None and guard.failure:
             now = self._clock.now()
             _log.error(
                 "halted: the strategy failed; it rests until the operator resumes", reason=guard.failure
             )
             command = Command("strategy-error", now, now, {"detail": guard.failure}, "daemon")
-            await self.core.feed([(command, asyncio.get_running_loop().time())])
+            await self.pipeline.feed([(command, asyncio.get_running_loop().time())])
 
     async def _supervise(self, producer: Producer, emit: Emit, *, vital: bool = True) -> None:
         supervision = Supervision(producer.name, vital)
@@ -220,11 +224,11 @@ class Life:
             await self._record.renew_lock()
 
     async def _write_feed_health(self) -> None:
-        if self.core.storage.failing.is_set():
+        if self.pipeline.storage.failing.is_set():
             return  # decisions come first
         news = self.sources.news
         health = [producer.health for producer, _ in self.supervised if producer is not news]
         health += news.feeds if news is not None else []  # each feed in place of the producer of all
         rows = [replace(one) for one in health]
-        work = partial(write_feed_health, self._database, self.core.run.id, rows, self._clock.now())
-        await self.core.storage.write(work)
+        work = partial(write_feed_health, self._database, self.pipeline.run.id, rows, self._clock.now())
+        await self.pipeline.storage.write(work)

@@ -15,7 +15,7 @@ from agent.live.gateway.venue_gateway import VenueGateway
 from agent.live.gateway.venue_port import VenuePort
 from agent.live.kill_file import KillSwitch
 from agent.live.kill_guard import KillGuard
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.system.addresses import is_loopback
 from agent.system.clock import Clock
 
@@ -54,10 +54,14 @@ def venue_port(config: Config, clock: Clock) -> VenuePort | None:
 
 
 def open_guard(
-    config: Config, switch: KillSwitch, core: Core, clock: Clock, done: Callable[[EmergencyReport], None]
+    config: Config,
+    switch: KillSwitch,
+    pipeline: Pipeline,
+    clock: Clock,
+    done: Callable[[EmergencyReport], None],
 ) -> KillGuard:
     """Start the guard of `switch`; in testnet mode it has a port of its own."""
-    engine, storage = core.engine, core.storage
+    engine, storage = pipeline.engine, pipeline.storage
     port = venue_port(config, clock)
     emergency_exit = None
     if port is not None:
@@ -75,13 +79,13 @@ def open_guard(
 
 
 def open_gateway(
-    config: Config, port: VenuePort, core: Core, clock: Clock, rng: random.Random
+    config: Config, port: VenuePort, pipeline: Pipeline, clock: Clock, rng: random.Random
 ) -> VenueGateway:
     """Return a gateway that knows what the core has rebuilt from its journal, and observes it from now on."""
-    exchange = core.engine.exchange
+    exchange = pipeline.engine.exchange
     if not isinstance(exchange, VenueExchange):
         hint = 'write execution.mode = "testnet"'
         raise ConfigError("a venue was given, and execution.mode is paper", hint=hint)
     gateway = VenueGateway(config, port, exchange.open_state(), exchange.account_state, clock, rng=rng)
-    core.observers.append(gateway)
+    pipeline.observers.append(gateway)
     return gateway

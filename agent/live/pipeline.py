@@ -80,7 +80,7 @@ def _at(event: Event, now: int) -> Event:
     return event if event.available_at == now else replace(event, available_at=now)
 
 
-class Core:
+class Pipeline:
     """A run's journal, engine and recorder, as a context manager; leaving it without `end` marks the run as
     failed or interrupted.
 

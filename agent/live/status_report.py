@@ -38,7 +38,7 @@ def report_status(
     """Take the status at `now` (UTC ms). `uptime` is in seconds, `model` the fingerprint of the current
     model.
     """
-    core, engine, run = life.core, life.core.engine, life.core.run
+    pipeline, engine, run = life.pipeline, life.pipeline.engine, life.pipeline.run
     health = [producer.health for producer, _ in life.supervised]
     left_out = life.open_bars.left_out
     news = life.sources.news
@@ -65,17 +65,17 @@ def report_status(
         flattening=engine.flattener.open,
         drawdown=drawdown_of(engine),
         abstain_rate=engine.signals.abstain_rate,
-        events=core.journal.last_seq,
-        decisions=core.decisions,
+        events=pipeline.journal.last_seq,
+        decisions=pipeline.decisions,
         producers=producers_of(health, [supervision for _, supervision in life.supervised]),
         feeds=news.feeds if news is not None else [],
         listeners=[one.status for one in listeners],
         queue=life.queue.stats(),
-        storage=core.storage.status,
+        storage=pipeline.storage.status,
         log=log_status(),
-        snapshots=replace(core.snapshots.status),
-        latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
-        spans={name: histogram.summary() for name, histogram in sorted(core.spans.items())},
+        snapshots=replace(pipeline.snapshots.status),
+        latencies={kind: histogram.summary() for kind, histogram in sorted(pipeline.latencies.items())},
+        spans={name: histogram.summary() for name, histogram in sorted(pipeline.spans.items())},
         ignored=dict(engine.counts) | ({"open bars left out": left_out} if left_out else {}),
         headlines=dict(engine.signals.counts),
         recent=list(recent.lines),

@@ -16,7 +16,7 @@ from agent.core.events import AccountSnapshot, Fill, OrderUpdate
 from agent.live.gateway.bybit_port import BybitPort
 from agent.live.gateway.order_tracker import OrderTracker
 from agent.live.gateway.venue_gateway import VenueGateway
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from tests.crash import kill_points
 from tests.crash.kill_points import KillMoment, wrap_calls
 
@@ -81,12 +81,12 @@ def install(moment: KillMoment) -> None:
             event, OrderUpdate
         ) else None
 
-    def handling(core: Core, seq: int, event: Any) -> None:
+    def handling(pipeline: Pipeline, seq: int, event: Any) -> None:
         reach(FILL_JOURNALLED) if isinstance(event, Fill) else reach(ACCOUNT_JOURNALLED) if isinstance(
             event, AccountSnapshot
         ) else None
 
-    def handled(core: Core, seq: int, event: Any) -> None:
+    def handled(pipeline: Pipeline, seq: int, event: Any) -> None:
         if isinstance(event, Fill):
             reach(FILL_BOOKED)
 
@@ -102,7 +102,7 @@ def install(moment: KillMoment) -> None:
     wrap_calls(VenueGateway, "release", before=releasing, after=released)
     wrap_calls(OrderTracker, "recover", after=lambda *_: reach(INTENTS_LOADED))
     wrap_calls(VenueGateway, "_put", after=put)
-    wrap_calls(Core, "_handle", before=handling, after=handled)
+    wrap_calls(Pipeline, "_handle", before=handling, after=handled)
     _wrap_request(
         "create", before=lambda: reach(ORDER_IN_FLIGHT, later=True), after=lambda: reach(ORDER_PLACED)
     )

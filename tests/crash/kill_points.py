@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection
 
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.store import database as database_module
 from agent.store.database import Database
 from agent.store.journal import Journal
@@ -83,9 +83,9 @@ def install(
         if not begins:
             reach(FOLDED)
 
-    wrap_calls(Core, "_fold", before=lambda *_: fold(True), after=lambda *_: fold(False))
+    wrap_calls(Pipeline, "_fold", before=lambda *_: fold(True), after=lambda *_: fold(False))
     wrap_calls(Journal, "append", before=lambda *_: reach(ARRIVED), after=lambda *_: reach(SAFE))
-    wrap_calls(Core, "_handle", after=lambda *_: reach(FOLDING if folding else HANDLED))
+    wrap_calls(Pipeline, "_handle", after=lambda *_: reach(FOLDING if folding else HANDLED))
     wrap_calls(Recorder, "flush", after=lambda *_: reach(RECORDED))
     wrap_calls(Recorder, "_insert", after=lambda *_: reach(RECORDING))
     wrap_calls(Recorder, "_end", before=lambda *_: reach(ENDING))

@@ -90,11 +90,11 @@ class ScriptPlayer:
 
     async def _wait_until_handled(self) -> None:
         """Wait until the warm-up is over, every event is handled and every headline is scored."""
-        core = self._daemon.core
+        pipeline = self._daemon.pipeline
         while (
             self._handled < self._emitted
-            or core.engine.risk.warming_up
-            or (self._warm.is_set() and core.memory.unscored)
+            or pipeline.engine.risk.warming_up
+            or (self._warm.is_set() and pipeline.memory.unscored)
         ):
             self._moved.clear()
             await self._moved.wait()
@@ -126,7 +126,7 @@ class _ScriptClock:
     daemon: Daemon
 
     def now(self) -> int:
-        return (self.daemon.core.memory.now if self.daemon.started else 0) or T0
+        return (self.daemon.pipeline.memory.now if self.daemon.started else 0) or T0
 
 
 class _BlockingModel(KeywordModel):

@@ -54,7 +54,7 @@ async def test_fills_appear_within_a_second_and_a_kill_lasts_until_a_confirmed_r
         agent_with_page(sandbox, database, tmp_path) as (daemon, served_page),
     ):
         fills = FillTimes()
-        daemon.core.observers.append(fills)
+        daemon.pipeline.observers.append(fills)
         await until(lambda: handled(daemon) > 0)
         await page.open(served_page.login_url())
         await page.until("document.querySelector('#risk').textContent === 'ACTIVE'")
@@ -73,7 +73,7 @@ async def test_fills_appear_within_a_second_and_a_kill_lasts_until_a_confirmed_r
         )
         assert fetched == []  # the page does not poll
 
-        risk = daemon.core.engine.risk
+        risk = daemon.pipeline.engine.risk
         await page.click("#kill")
         assert "Trading is halted at once" in await page.text("#confirm-text")
         await page.click("#confirm [value='no']")
@@ -280,7 +280,7 @@ async def test_a_recorded_run_can_be_played_back(
 ) -> None:
     async with agent_with_page(sandbox, database, tmp_path) as (daemon, _):
         await until(lambda: handled(daemon) > 100)
-        await until(lambda: daemon.core.engine.portfolio.turnover > 0)
+        await until(lambda: daemon.pipeline.engine.portfolio.turnover > 0)
     async with served(database) as served_page:
         await page.open(served_page.login_url())
         assert await page.run("return location.pathname") == "/runs"

@@ -84,9 +84,9 @@ def test_a_headline_is_clipped_to_one_line_without_control_characters() -> None:
 
 
 def assert_equals_engine(state: DashboardState, daemon: Daemon) -> None:
-    engine = daemon.core.engine
+    engine = daemon.pipeline.engine
     account, ledger = state.account(), engine.portfolio
-    assert account.event == daemon.core.journal.last_seq
+    assert account.event == daemon.pipeline.journal.last_seq
     assert account.equity == pytest.approx(ledger.equity(), abs=1e-9)
     assert (account.fees, account.funding, account.realised) == (ledger.fees, ledger.funding, ledger.realised)
     assert (account.risk, account.rule, account.since) == (

@@ -56,9 +56,9 @@ async def test_a_live_run_shows_each_moment_as_it_was_live(
     async with living(daemon, complete=True):
         await until(lambda: handled(daemon) > 120)
         await daemon.command("kill", {"flatten": "true"}, by="test")
-        await until(lambda: not daemon.core.engine.portfolio.open)
+        await until(lambda: not daemon.pipeline.engine.portfolio.open)
     live = recorders[0]
-    playback = RunPlayback(database, find_run(database, daemon.core.run.id))
+    playback = RunPlayback(database, find_run(database, daemon.pipeline.run.id))
     playback.open()
     try:
         assert playback.ends == live.now

@@ -128,11 +128,11 @@ async def test_a_command_is_journalled_with_the_dashboard_as_its_source(
         await until(lambda: handled(daemon) > 5)
 
         async def send(action: str, **more: Any) -> tuple[int, Any]:
-            body = {"action": action, "run": daemon.core.run.id} | more
+            body = {"action": action, "run": daemon.pipeline.run.id} | more
             async with http.post("/api/command", json=body, headers=origin(page)) as response:
                 return response.status, await response.json()
 
-        risk = daemon.core.engine.risk
+        risk = daemon.pipeline.engine.risk
         assert (await send("pause"))[1]["risk"] == "REDUCING"
         assert (await send("resume"))[1]["risk"] == "ACTIVE"
         assert (await send("flatten"))[0] == 200
@@ -148,7 +148,7 @@ async def test_a_command_is_journalled_with_the_dashboard_as_its_source(
             == 404
         )
         async with http.get("/api/runs") as response:
-            assert (await response.json())["run"] == daemon.core.run.id
+            assert (await response.json())["run"] == daemon.pipeline.run.id
     journalled = [
         (one.action, one.args, one.by)
         for one in of(Command, journal(database))
@@ -169,7 +169,7 @@ async def test_recorded_runs_can_be_viewed_without_an_agent(
 ) -> None:
     async with agent_with_page(sandbox, database, tmp_path) as (daemon, _):
         await until(lambda: handled(daemon) > 60)
-    run = daemon.core.run
+    run = daemon.pipeline.run
     process = await start("dashboard", "--store", f"sqlite:///{tmp_path / 'store.db'}", "--port", 0, "--json")
     assert process.stdout is not None
     try:

@@ -117,7 +117,7 @@ async def test_commands_connect_to_the_agent_in_the_configured_folder(tmp_path: 
             async with living(daemon):
                 await until(lambda: handled(daemon) >= 4)
                 status = json.loads(await invoke("status", "--json"))
-                assert (status["run"], status["risk"]) == (daemon.core.run.id, "ACTIVE")
+                assert (status["run"], status["risk"]) == (daemon.pipeline.run.id, "ACTIVE")
                 assert {"positions", "queue", "latencies", "producers", "recent", "uptime_s"} <= status.keys()
                 assert json.loads(await invoke("pause", "--json"))["risk"] == "REDUCING"
                 await invoke("resume")

@@ -124,7 +124,7 @@ async def test_pause_flatten_and_resume_are_journalled_and_executed(
     config = settings(sandbox.rest_url, tmp_path, strategy={"name": "buy_and_hold", "params": {}})
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
-        account = daemon.core.engine
+        account = daemon.pipeline.engine
         await until(lambda: len(account.portfolio.open) == 2)
         paused = await tell(tmp_path, "pause")
         assert paused["risk"] == "REDUCING"
@@ -152,7 +152,7 @@ async def test_a_halt_survives_a_restart(sandbox: Sandbox, database: Database, t
         async with living(daemon):
             await until(lambda: handled(daemon) >= 2)  # noqa: B023
             await tell(tmp_path, word)
-            assert daemon.core.engine.risk.state is RiskState.HALTED
+            assert daemon.pipeline.engine.risk.state is RiskState.HALTED
 
 
 async def test_the_status_covers_run_positions_producers_feeds_and_queue(

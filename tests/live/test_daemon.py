@@ -82,7 +82,7 @@ async def test_headlines_are_scored_once_and_traded_on(
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
-        await until(lambda: len(of(Sentiment, journal(database))) >= 8 and daemon.core.decisions > 12)
+        await until(lambda: len(of(Sentiment, journal(database))) >= 8 and daemon.pipeline.decisions > 12)
     events = assert_sound(database, "latest", config)
     news, sentiments = of(News, events), of(Sentiment, events)
     assert len({item.id for item in news}) == len(news)
@@ -260,7 +260,7 @@ async def test_an_error_of_the_strategy_halts_trading_and_the_agent_runs_on(
 
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon) as task:
-        await until(lambda: daemon.core.engine.risk.halted)
+        await until(lambda: daemon.pipeline.engine.risk.halted)
         seen = handled(daemon)
         await until(lambda: handled(daemon) >= seen + 20)  # the agent runs on, halted
         assert not task.done()
@@ -277,7 +277,7 @@ async def test_an_error_of_the_strategy_halts_trading_and_the_agent_runs_on(
     again = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(again):
         await until(lambda: handled(again) >= 10)
-        assert again.core.engine.risk.rule == "strategy"
+        assert again.pipeline.engine.risk.rule == "strategy"
         await again.command("resume", by="a person")
         await until(lambda: [e.action for e in of(Command, journal(database))].count("strategy-error") == 2)
     assert_sound(database, "latest", config)

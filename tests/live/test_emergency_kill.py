@@ -81,7 +81,7 @@ async def test_a_kill_clears_the_venue_account(case: Case, tmp_path: Path) -> No
 
 
 def killed(daemon: Daemon) -> bool:
-    risk = daemon.core.engine.risk
+    risk = daemon.pipeline.engine.risk
     return (risk.state, risk.rule) == (RiskState.HALTED, KILL)
 
 
@@ -112,15 +112,15 @@ async def test_while_the_store_cant_be_written_a_kill_precedes_all_waiting_event
     async with living(daemon):
         await until(lambda: handled(daemon) >= 10)
         (tmp_path / "store.db").chmod(0o444)
-        await until(daemon.core.storage.failing.is_set)
+        await until(daemon.pipeline.storage.failing.is_set)
         await until(lambda: len(daemon.queue) > 5)
-        before, commands = daemon.core.journal.last_seq, daemon.queue.stats().kinds["Command"].put
+        before, commands = daemon.pipeline.journal.last_seq, daemon.queue.stats().kinds["Command"].put
         await pull(daemon)
         await until(lambda: daemon.queue.stats().kinds["Command"].put > commands)
         await until(lambda: (tmp_path / FILE).exists())  # the kill outlives this process
         tries = daemon.status().storage.tries
         await until(lambda: daemon.status().storage.tries > tries + 1)
-        assert daemon.core.journal.last_seq == before
+        assert daemon.pipeline.journal.last_seq == before
         (tmp_path / "store.db").chmod(0o644)
         await until(lambda: killed(daemon))
         bars = handled(daemon)
@@ -144,7 +144,7 @@ async def test_an_unjournalled_kill_prevents_the_next_start(
     life = asyncio.create_task(daemon.run(stop))
     await until(lambda: daemon.started and handled(daemon) >= 10)
     (tmp_path / "store.db").chmod(0o444)
-    await until(daemon.core.storage.failing.is_set)
+    await until(daemon.pipeline.storage.failing.is_set)
     await by_verb(daemon)
     await until(lambda: (tmp_path / FILE).exists())
     stop.set()
@@ -271,11 +271,11 @@ async def test_text_written_after_the_kill_file_was_created_still_flattens(
         clock=sandbox.clock,
     )
     async with living(daemon):
-        await until(lambda: len(daemon.core.engine.portfolio.open) == 2)
+        await until(lambda: len(daemon.pipeline.engine.portfolio.open) == 2)
         with (tmp_path / FILE).open("w") as file:
             await until(lambda: killed(daemon))
             file.write("flatten")
-        await until(lambda: not daemon.core.engine.portfolio.open)
+        await until(lambda: not daemon.pipeline.engine.portfolio.open)
 
 
 # -- emergency exit ------------------------------------------------------------------------------------------

@@ -61,12 +61,12 @@ async def agent(
 
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
-        await until(lambda: len(daemon.core.engine.portfolio.open) == 2 or killed(daemon))
+        await until(lambda: len(daemon.pipeline.engine.portfolio.open) == 2 or killed(daemon))
         yield daemon, invoke
 
 
 def killed(daemon: Daemon) -> bool:
-    risk = daemon.core.engine.risk
+    risk = daemon.pipeline.engine.risk
     return (risk.state, risk.rule) == (RiskState.HALTED, KILL)
 
 
@@ -76,7 +76,7 @@ async def test_a_kill_with_flatten_persists_over_a_restart_until_confirmed(
     async with agent(sandbox, database, tmp_path) as (daemon, invoke):
         answer = await invoke("kill", "--flatten", "--reason", "a drill")
         assert (answer["risk"], answer["flat"], answer["open"]) == ("HALTED", True, {})
-        assert not daemon.core.engine.portfolio.open
+        assert not daemon.pipeline.engine.portfolio.open
     async with agent(sandbox, database, tmp_path) as (daemon, invoke):
         status = await invoke("status")
         assert (status["risk"], status["risk_rule"]) == ("HALTED", "kill")
@@ -99,14 +99,14 @@ async def test_positions_still_open_at_the_deadline_are_printed_with_exit_code_1
 ) -> None:
     thin = {"max_participation": 0.00001, "liquidity": "participation"}
     async with agent(sandbox, database, tmp_path, paper=thin) as (daemon, invoke):
-        states = daemon.core.engine.states.values()
+        states = daemon.pipeline.engine.states.values()
         # some lots a bar
         await until(lambda: all(tape.position.qty >= 40 * tape.instrument.qty_step for tape in states))
         error = await invoke("kill", "--flatten", "--wait", "1ms")
         assert isinstance(error, TapewireError)
         assert error.exit_code == 1
         assert error.message.startswith("not flat after 0.001 s: ")
-        for symbol in daemon.core.engine.flattener.open:
+        for symbol in daemon.pipeline.engine.flattener.open:
             assert symbol in error.message
         assert (await invoke("kill", "--flatten", "--wait", "0"))["risk"] == "HALTED"
         assert isinstance(await invoke("kill", "--flatten", "--wait", "soon"), UsageError)
@@ -117,9 +117,9 @@ async def test_an_operator_can_flatten_while_halted(
 ) -> None:
     async with agent(sandbox, database, tmp_path) as (daemon, invoke):
         await invoke("kill")
-        assert len(daemon.core.engine.portfolio.open) == 2
+        assert len(daemon.pipeline.engine.portfolio.open) == 2
         await invoke("flatten")
-        await until(lambda: not daemon.core.engine.portfolio.open)
+        await until(lambda: not daemon.pipeline.engine.portfolio.open)
         assert killed(daemon)
 
 
@@ -132,8 +132,8 @@ async def test_a_kill_file_kills_and_blocks_resume_and_start_until_removed(
     async with agent(sandbox, database, tmp_path) as (daemon, invoke):
         (tmp_path / FILE).write_text(text)
         await until(lambda: killed(daemon))
-        assert daemon.core.engine.risk.detail == (f"file KILL: {text}" if text else "file KILL")
-        await until(lambda: not flat or not daemon.core.engine.portfolio.open)
+        assert daemon.pipeline.engine.risk.detail == (f"file KILL: {text}" if text else "file KILL")
+        await until(lambda: not flat or not daemon.pipeline.engine.portfolio.open)
         refused = await invoke("resume", "--confirm", RESUME_FROM_KILL)
         assert isinstance(refused, SafetyError)
         assert refused.hint == "remove the file first"
@@ -189,7 +189,7 @@ async def test_the_port_requires_the_token(sandbox: Sandbox, database: Database,
         assert isinstance(await invoke("kill", "--at", address, "--token-file", str(other)), SafetyError)
         assert not killed(daemon)
         assert (await invoke("kill", "--at", address))["risk"] == "HALTED"
-        assert daemon.core.engine.risk.detail == "token"
+        assert daemon.pipeline.engine.risk.detail == "token"
 
 
 def test_a_token_that_is_readable_by_others_or_short_is_refused(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ async def test_after_a_gap_the_agent_opens_nothing_at_a_venue_until_resumed(
             async with living(daemon):
                 await until(lambda: handled(daemon) >= 20)
                 status = daemon.status()
-                risk = daemon.core.engine.risk
+                risk = daemon.pipeline.engine.risk
                 begun = next(
                     seq
                     for seq, event in enumerate(journal(database), 1)

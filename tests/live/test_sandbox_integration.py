@@ -72,7 +72,7 @@ async def test_feed_statistics_are_stored(sandbox: Sandbox, database: Database, 
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: handled(daemon) >= 10)
-        run = daemon.core.run.id
+        run = daemon.pipeline.run.id
         await until(lambda: read_feed_health(database, run))
     known = {one.name: one for one in read_feed_health(database, find_run(database).id)}
     assert set(known) == {"bybit", "sentiment", config.news.feeds[0].label}

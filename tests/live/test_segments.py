@@ -14,7 +14,7 @@ from sqlalchemy import text
 from agent.core.errors import StoreError
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.live.system_check import run_checks
 from agent.replay.segment_archiver import check_segment, roll_over_all
 from agent.replay.verify import verify
@@ -49,9 +49,9 @@ def story(tmp_path: Path) -> Story:
 
 
 async def lived(store: Database, story: Story, end: int | None = None, *, complete: bool = False) -> None:
-    with Core(story.config, store, a_run(story.config), resume=False) as core:
-        await live(core, story, 0, end or len(story.events))
-        core.end(complete=complete)
+    with Pipeline(story.config, store, a_run(story.config), resume=False) as pipeline:
+        await live(pipeline, story, 0, end or len(story.events))
+        pipeline.end(complete=complete)
 
 
 def rows(store: Database) -> int:
@@ -77,11 +77,11 @@ async def test_a_rolled_over_run_is_read_verified_and_resumed_as_a_whole(
     ]
     assert verify(store, find_run(store)).identical
     assert roll_over_all(store, tmp_path / "archive") == {}
-    with Core(story.config, store, find_run(store), resume=True) as core:
-        assert core.journal.last_seq == len(before)
-        assert core.snapshots.status.resumed_from
-        await live(core, story, len(story.events) - 50, len(story.events))
-        core.end(complete=True)
+    with Pipeline(story.config, store, find_run(store), resume=True) as pipeline:
+        assert pipeline.journal.last_seq == len(before)
+        assert pipeline.snapshots.status.resumed_from
+        await live(pipeline, story, len(story.events) - 50, len(story.events))
+        pipeline.end(complete=True)
     proof = verify(store, find_run(store))
     assert proof.identical
     assert proof.snapshots >= len(ends)
@@ -95,9 +95,9 @@ async def test_without_a_usable_snapshot_a_restart_folds_the_archives(
     roll_over_all(store, tmp_path / "archive")
     with store.write() as connection:
         connection.execute(text("UPDATE snapshots SET fingerprint = 'older'"))
-    with Core(story.config, store, find_run(store), resume=True) as core:
-        assert not core.snapshots.status.resumed_from
-        core.end(complete=True)
+    with Pipeline(story.config, store, find_run(store), resume=True) as pipeline:
+        assert not pipeline.snapshots.status.resumed_from
+        pipeline.end(complete=True)
     assert verify(store, find_run(store)).identical
 
 
@@ -238,7 +238,7 @@ async def test_a_running_agent_archives_its_segments_and_continues(tmp_path: Pat
             for _ in range(2):
                 daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
                 async with living(daemon):
-                    run = daemon.core.run.id
+                    run = daemon.pipeline.run.id
                     moved = len(find_segments(database, run))
                     await until(partial(has_moved, database, run, moved))
                     await until(partial(has_handled, daemon, handled(daemon) + 10))

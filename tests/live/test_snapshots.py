@@ -17,7 +17,7 @@ from agent.core.events import Event, Kline, News
 from agent.core.strategy import Market, Strategy
 from agent.dashboard.dashboard_state import NO_VERSION, DashboardState
 from agent.dashboard.page_rows import run_header
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.replay.verify import verify
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
@@ -58,27 +58,29 @@ def a_run(config: Config) -> Run:
     )
 
 
-async def live(core: Core, story: Story, start: int, end: int) -> None:
+async def live(pipeline: Pipeline, story: Story, start: int, end: int) -> None:
     for at in range(start, end, 7):
-        await core.feed([(event, 0.0) for event in story.events[at : min(at + 7, end)]])
+        await pipeline.feed([(event, 0.0) for event in story.events[at : min(at + 7, end)]])
 
 
 async def first_life(store: Database, story: Story, *, run_observers: tuple[Any, ...] = ()) -> None:
-    with Core(story.config, store, a_run(story.config), resume=False, run_observers=run_observers) as core:
-        await live(core, story, 0, HALF)
-        core.end(complete=False)
+    with Pipeline(
+        story.config, store, a_run(story.config), resume=False, run_observers=run_observers
+    ) as pipeline:
+        await live(pipeline, story, 0, HALF)
+        pipeline.end(complete=False)
 
 
-def heard(core: Core) -> list[int]:
+def heard(pipeline: Pipeline) -> list[int]:
     """Return a list that collects the numbers of the events that the core handles."""
     numbers: list[int] = []
-    handle = core._handle
+    handle = pipeline._handle
 
     def noted(seq: int, event: Event) -> None:
         numbers.append(seq)
         handle(seq, event)
 
-    core._handle = noted  # type: ignore[method-assign]
+    pipeline._handle = noted  # type: ignore[method-assign]
     return numbers
 
 
@@ -90,15 +92,15 @@ async def test_a_restart_folds_only_events_after_the_snapshot(
     await first_life(store, story)
     (info,) = list_snapshots(store, "run-1")
     Journal(store, "run-1").append(story.events[HALF : HALF + 5])  # the process is killed here
-    core = Core(story.config, store, find_run(store), resume=True)
-    numbers = heard(core)
-    with core:
-        assert numbers == list(range(info.seq + 1, core.journal.last_seq + 1))
-        assert core.snapshots.status.resumed_from == info.seq
-        assert not core.snapshots.status.problem
-        memory = core.memory
-        await live(core, story, HALF + 5, len(story.events))
-        core.end(complete=True)
+    pipeline = Pipeline(story.config, store, find_run(store), resume=True)
+    numbers = heard(pipeline)
+    with pipeline:
+        assert numbers == list(range(info.seq + 1, pipeline.journal.last_seq + 1))
+        assert pipeline.snapshots.status.resumed_from == info.seq
+        assert not pipeline.snapshots.status.problem
+        memory = pipeline.memory
+        await live(pipeline, story, HALF + 5, len(story.events))
+        pipeline.end(complete=True)
     assert set(memory.headlines) == {event.id for event in story.events if isinstance(event, News)}
     proof = verify(store, find_run(store))
     assert proof.identical
@@ -109,17 +111,17 @@ async def test_journalled_events_that_were_not_handled_are_not_in_the_snapshot(
     store: Database, tmp_path: Path
 ) -> None:
     story = a_story(tmp_path)
-    with Core(story.config, store, a_run(story.config), resume=False) as core:
-        await live(core, story, 0, HALF)
-        handled = core.journal.last_seq
-        core.journal.append(story.events[HALF : HALF + 5])  # the wait for the store is cancelled here
-        core.end(complete=False)
+    with Pipeline(story.config, store, a_run(story.config), resume=False) as pipeline:
+        await live(pipeline, story, 0, HALF)
+        handled = pipeline.journal.last_seq
+        pipeline.journal.append(story.events[HALF : HALF + 5])  # the wait for the store is cancelled here
+        pipeline.end(complete=False)
     assert list_snapshots(store, "run-1")[0].seq == handled
-    core = Core(story.config, store, find_run(store), resume=True)
-    numbers = heard(core)
-    with core:
+    pipeline = Pipeline(story.config, store, find_run(store), resume=True)
+    numbers = heard(pipeline)
+    with pipeline:
         assert numbers == list(range(handled + 1, handled + 6))
-        core.end(complete=True)
+        pipeline.end(complete=True)
     assert verify(store, find_run(store)).identical
 
 
@@ -131,10 +133,10 @@ async def test_the_record_is_the_same_without_snapshots(tmp_path: Path) -> None:
             section = story.config.store.model_copy(update={"snapshot_every": every})
             story.config = story.config.model_copy(update={"store": section})
             await first_life(database, story)
-            with Core(story.config, database, find_run(database), resume=True) as core:
-                assert bool(core.snapshots.status.resumed_from) is bool(every)
-                await live(core, story, HALF, len(story.events))
-                core.end(complete=True)
+            with Pipeline(story.config, database, find_run(database), resume=True) as pipeline:
+                assert bool(pipeline.snapshots.status.resumed_from) is bool(every)
+                await live(pipeline, story, HALF, len(story.events))
+                pipeline.end(complete=True)
             with database.read() as connection:
                 for table in ("news", "sentiments", "equity", "orders", "fills", "risk_events", "signals"):
                     rows = [
@@ -178,16 +180,16 @@ async def test_an_invalid_snapshot_falls_back_to_a_full_fold(
             connection.execute(text("DELETE FROM journal_digests WHERE seq > 390"))
             for table in DECISIONS:
                 connection.execute(text(f"DELETE FROM {table} WHERE event_seq > 390"))
-    core = Core(story.config, store, find_run(store), resume=True)
-    numbers = heard(core)
-    with core:
-        assert numbers == list(range(1, core.journal.last_seq + 1))
+    pipeline = Pipeline(story.config, store, find_run(store), resume=True)
+    numbers = heard(pipeline)
+    with pipeline:
+        assert numbers == list(range(1, pipeline.journal.last_seq + 1))
         assert (
             f"the snapshot after event {len(numbers) if 'tail' not in damage else ''}"
-            in core.snapshots.status.problem
+            in pipeline.snapshots.status.problem
         )
-        await live(core, story, core.journal.last_seq, len(story.events))
-        core.end(complete=True)
+        await live(pipeline, story, pipeline.journal.last_seq, len(story.events))
+        pipeline.end(complete=True)
     proof = verify(store, find_run(store))
     assert proof.divergence is None
     assert bool(proof.differing) is (damage == "another state")
@@ -196,15 +198,15 @@ async def test_an_invalid_snapshot_falls_back_to_a_full_fold(
 async def test_an_older_snapshot_is_used_if_the_newest_is_damaged(store: Database, tmp_path: Path) -> None:
     story = a_story(tmp_path)
     await first_life(store, story)
-    with Core(story.config, store, find_run(store), resume=True) as core:
-        await live(core, story, HALF, HALF + 200)
-        core.end(complete=False)
+    with Pipeline(story.config, store, find_run(store), resume=True) as pipeline:
+        await live(pipeline, story, HALF, HALF + 200)
+        pipeline.end(complete=False)
     newest, older = list_snapshots(store, "run-1")
     with store.write() as connection:
         connection.execute(text(f"UPDATE snapshots SET payload = x'00' WHERE seq = {newest.seq}"))
-    with Core(story.config, store, find_run(store), resume=True) as core:
-        assert core.snapshots.status.resumed_from == older.seq
-        core.end(complete=True)
+    with Pipeline(story.config, store, find_run(store), resume=True) as pipeline:
+        assert pipeline.snapshots.status.resumed_from == older.seq
+        pipeline.end(complete=True)
     assert verify(store, find_run(store)).identical
 
 
@@ -228,9 +230,9 @@ async def test_a_record_that_ends_before_the_snapshot_is_completed_by_a_full_fol
     with store.write() as connection:
         for table in DECISIONS:
             connection.execute(text(f"DELETE FROM {table} WHERE event_seq > 300"))
-    with Core(story.config, store, find_run(store), resume=True) as core:
-        assert "has no decision" in core.snapshots.status.problem
-        core.end(complete=True)
+    with Pipeline(story.config, store, find_run(store), resume=True) as pipeline:
+        assert "has no decision" in pipeline.snapshots.status.problem
+        pipeline.end(complete=True)
     assert verify(store, find_run(store)).identical
 
 
@@ -252,15 +254,15 @@ async def test_a_strategy_edited_during_a_run_saves_no_snapshot_for_its_new_code
     file = tmp_path / "edited_while_running.py"
     file.write_text(OWN)
     story = a_story(tmp_path, name="edited_while_running:Own", params={})
-    with Core(story.config, store, a_run(story.config), resume=False) as core:
-        await live(core, story, 0, HALF)
+    with Pipeline(story.config, store, a_run(story.config), resume=False) as pipeline:
+        await live(pipeline, story, 0, HALF)
         file.write_text(OWN.replace("weight=0.2", "weight=0.3"))
-        core.end(complete=False)
+        pipeline.end(complete=False)
     monkeypatch.delitem(sys.modules, "edited_while_running")
     assert len(list_snapshots(store, "run-1")) == 1
     # A fold from the first event shows the new decisions; a fold from the snapshot would hide them
     with pytest.raises(StoreError, match="the program or a strategy has changed since"):
-        Core(story.config, store, find_run(store), resume=True).__enter__()
+        Pipeline(story.config, store, find_run(store), resume=True).__enter__()
     monkeypatch.delitem(sys.modules, "edited_while_running")
 
 
@@ -278,16 +280,16 @@ async def test_without_a_serialisable_state_the_whole_journal_is_folded_and_stat
     store: Database, tmp_path: Path
 ) -> None:
     story = a_story(tmp_path, name="tests.live.test_snapshots:Secretive", params={})
-    with Core(story.config, store, a_run(story.config), resume=False) as core:
-        await live(core, story, 0, HALF)
-        core.end(complete=False)
-        assert core.snapshots.status.problem == (
+    with Pipeline(story.config, store, a_run(story.config), resume=False) as pipeline:
+        await live(pipeline, story, 0, HALF)
+        pipeline.end(complete=False)
+        assert pipeline.snapshots.status.problem == (
             "a restart folds the whole journal: strategy attribute stream is an object of builtins.range_iterator"
         )
     assert not list_snapshots(store, "run-1")
-    with Core(story.config, store, find_run(store), resume=True) as core:
-        await live(core, story, HALF, len(story.events))
-        core.end(complete=True)
+    with Pipeline(story.config, store, find_run(store), resume=True) as pipeline:
+        await live(pipeline, story, HALF, len(story.events))
+        pipeline.end(complete=True)
     assert verify(store, find_run(store)).identical
 
 
@@ -302,24 +304,24 @@ async def test_the_dashboard_state_continues_from_its_part_of_the_snapshot(
     before = a_dashboard_state(story.config)
     await first_life(store, story, run_observers=(before,))
     again, whole = a_dashboard_state(story.config), a_dashboard_state(story.config)
-    with Core(story.config, store, find_run(store), resume=True, run_observers=(again,)) as core:
-        assert core.snapshots.status.resumed_from
+    with Pipeline(story.config, store, find_run(store), resume=True, run_observers=(again,)) as pipeline:
+        assert pipeline.snapshots.status.resumed_from
         assert again.changes(NO_VERSION) == before.changes(NO_VERSION)
-        await live(core, story, HALF, len(story.events))
-        core.end(complete=True)
+        await live(pipeline, story, HALF, len(story.events))
+        pipeline.end(complete=True)
     with store.write() as connection:
         connection.execute(text("DELETE FROM snapshots"))
-    with Core(story.config, store, find_run(store), resume=True, run_observers=(whole,)) as core:
+    with Pipeline(story.config, store, find_run(store), resume=True, run_observers=(whole,)) as pipeline:
         assert again.changes(NO_VERSION) == whole.changes(NO_VERSION)
-        assert again.account().equity == core.engine.portfolio.equity()
+        assert again.account().equity == pipeline.engine.portfolio.equity()
 
 
 async def test_a_new_dashboard_state_reads_the_whole_journal(store: Database, tmp_path: Path) -> None:
     story = a_story(tmp_path)
     await first_life(store, story)
     state = a_dashboard_state(story.config)
-    with Core(story.config, store, find_run(store), resume=True, run_observers=(state,)) as core:
-        assert not core.snapshots.status.resumed_from
-        assert "lacks the state of an observer" in core.snapshots.status.problem
-        assert state.account().equity == core.engine.portfolio.equity()
-        assert state.seq == core.journal.last_seq
+    with Pipeline(story.config, store, find_run(store), resume=True, run_observers=(state,)) as pipeline:
+        assert not pipeline.snapshots.status.resumed_from
+        assert "lacks the state of an observer" in pipeline.snapshots.status.problem
+        assert state.account().equity == pipeline.engine.portfolio.equity()
+        assert state.seq == pipeline.journal.last_seq

@@ -48,13 +48,13 @@ async def test_stale_and_recovered_data_are_reported_to_the_core(database: Datab
         daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(
-                lambda: daemon.started and all(tape.book for tape in daemon.core.engine.states.values())
+                lambda: daemon.started and all(tape.book for tape in daemon.pipeline.engine.states.values())
             )
             sandbox.venue.faults.add(list(CUT_OFF))
-            await until(lambda: len(daemon.core.engine.risk.stale) == 2)
+            await until(lambda: len(daemon.pipeline.engine.risk.stale) == 2)
             assert all(position.stale and not position.open_orders for position in daemon.status().positions)
             sandbox.venue.faults.clear()
-            await until(lambda: not daemon.core.engine.risk.stale)
+            await until(lambda: not daemon.pipeline.engine.risk.stale)
     events = assert_sound(database, "latest", config)
     beats = [event for event in of(Command, events) if event.action == "heartbeat"]
     assert len(beats) >= 2
@@ -89,7 +89,7 @@ import asyncio, os, sys
 from agent.live.pipeline import Core
 from agent.store.database import open_database
 from agent.store.queries import list_runs
-from tests.live.test_core import a_run, at_once
+from tests.live.test_pipeline import a_run, at_once
 from tests.live.test_stale_data_watchdog import CLOSES, LIMITS
 from tests.support.market import flat_bars
 from msgspec.structs import replace

@@ -139,7 +139,7 @@ async def test_trading_halts_reports_the_cause_and_resumes_by_itself(
             async with living(daemon) as life:
                 await until(lambda: handled(daemon) >= 10)
                 with trouble(folder):
-                    await until(lambda: daemon.core.storage.failing.is_set() or life.done())
+                    await until(lambda: daemon.pipeline.storage.failing.is_set() or life.done())
                     status = daemon.status()
                     assert not status.storage.writable
                     assert said in status.storage.error
@@ -200,7 +200,7 @@ async def test_the_agent_can_be_stopped_during_an_outage(sandbox: Sandbox, tmp_p
         life = asyncio.create_task(daemon.run(stop))
         await until(lambda: daemon.started and handled(daemon) >= 10)
         with locked(tmp_path):
-            await until(daemon.core.storage.failing.is_set)
+            await until(daemon.pipeline.storage.failing.is_set)
             stop.set()
             with pytest.raises(StoreUnavailable, match="another process is writing"):
                 await asyncio.wait_for(life, 20)

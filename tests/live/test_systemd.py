@@ -20,7 +20,7 @@ import pytest
 
 from agent.live import pipeline as core_module
 from agent.live.interfaces.probes import why_dead
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.live.systemd import ServiceManager, notify_service_manager
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
@@ -72,7 +72,7 @@ async def test_a_long_fold_extends_the_start_timeout(
     with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
         Recorder(database, a_run(story.config))
         Journal(database, "run-1").append(story.events[:350])
-        with Core(story.config, database, find_run(database), resume=True):
+        with Pipeline(story.config, database, find_run(database), resume=True):
             assert manager.said("EXTEND_TIMEOUT_USEC") == ["60000000"] * 3
 
 

@@ -100,7 +100,7 @@ async def test_the_ledger_equals_the_wallet_over_restarts(database: Database, tm
 
 
 def ledger(daemon: Daemon) -> VenueExchange:
-    found = daemon.core.engine.exchange
+    found = daemon.pipeline.engine.exchange
     assert isinstance(found, VenueExchange)
     return found
 

@@ -14,7 +14,7 @@ from agent.core.sinks import ListSink
 from agent.live.app import make_agent
 from agent.live.event_queue import OPEN_BAR
 from agent.live.interfaces.probes import why_not_ready
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.live.stale_data_watchdog import watch_for_stale_data
 from agent.live.timekeeping import Timekeeper
 from agent.sandbox import Sandbox
@@ -24,7 +24,7 @@ from agent.store.queries import find_run, read_rows
 from agent.system.clock import WallClock
 from agent.system.clock_discipline import DisciplinedClock
 from strategies import load_strategy
-from tests.live.test_core import BARS, CONFIG, a_run, at_once
+from tests.live.test_pipeline import BARS, CONFIG, a_run, at_once
 from tests.simulation.virtual_loop import VirtualLoop
 from tests.support.live import assert_sound, journal, living, load_words, of, options, settings, until
 from tests.support.market import SYMBOL, T0
@@ -67,13 +67,13 @@ async def test_a_step_of_the_system_clock_raises_an_alarm_and_changes_nothing_el
                 )
                 assert daemon.status().clock.trouble == "system"
                 assert any(reason.startswith("clock: ") for reason in why_not_ready(daemon))
-                states = daemon.core.latencies[OPEN_BAR]
+                states = daemon.pipeline.latencies[OPEN_BAR]
                 before = len(states)
                 await until(lambda states=states, before=before: len(states) > before)  # the market continues
                 machine.skew = 0
                 await until(lambda: alarms(database)[-1] == "the clocks agree")
                 assert daemon.status().clock.trouble == ""
-            assert daemon.core.memory.now <= WallClock().now() + 5_000
+            assert daemon.pipeline.memory.now <= WallClock().now() + 5_000
     events = assert_sound(database, "latest", config)
     assert not of(Funding, events)
     assert not [event for event in of(Command, events) if event.action == "heartbeat"]
@@ -107,18 +107,18 @@ async def test_without_confirmed_time_only_bars_advance_the_cores_time(
 ) -> None:
     latest: list[int | None] = [None]
     Journal(database, "run-1")
-    with Core(CONFIG, database, a_run(), resume=False, latest=lambda: latest[0]) as core:
+    with Pipeline(CONFIG, database, a_run(), resume=False, latest=lambda: latest[0]) as pipeline:
         news: list[Event] = [News(f"n{day}", T0, T0 + day * 24 * HOUR_MS, "tomorrow") for day in range(3)]
-        held = await core.feed(at_once([BARS[0], *news[1:]]))
+        held = await pipeline.feed(at_once([BARS[0], *news[1:]]))
         assert {event.available_at for event in held} == {BARS[0].available_at}
-        moved = await core.feed(at_once([BARS[1]]))
+        moved = await pipeline.feed(at_once([BARS[1]]))
         assert moved[0].available_at == BARS[1].ts
         latest[0] = BARS[2].ts
-        waited = await core.feed(
+        waited = await pipeline.feed(
             at_once([News("n9", T0, T0 + 9 * HOUR_MS, "stamped while the clock was wrong")])
         )
         assert waited[0].available_at == BARS[2].ts
-        core.end(complete=True)
+        pipeline.end(complete=True)
 
 
 async def test_funding_is_due_after_a_closed_bar_and_not_by_time_alone(database: Database) -> None:
@@ -126,12 +126,12 @@ async def test_funding_is_due_after_a_closed_bar_and_not_by_time_alone(database:
         update={"paper": CONFIG.paper.model_copy(update={"funding_rate": 0.001, "funding_interval": 300_000})}
     )
     later = BARS[3].ts + 26 * HOUR_MS
-    with Core(paid, database, a_run(), resume=False) as core:
-        events = await core.feed(at_once([*BARS[:4], Command("heartbeat", later, later)]))
-        core.end(complete=False)
-    with Core(paid, database, find_run(database), resume=True) as core:
-        events += await core.feed(at_once(BARS[4:11]))
-        core.end(complete=False)
+    with Pipeline(paid, database, a_run(), resume=False) as pipeline:
+        events = await pipeline.feed(at_once([*BARS[:4], Command("heartbeat", later, later)]))
+        pipeline.end(complete=False)
+    with Pipeline(paid, database, find_run(database), resume=True) as pipeline:
+        events += await pipeline.feed(at_once(BARS[4:11]))
+        pipeline.end(complete=False)
     stamps = [event.ts for event in events if isinstance(event, Funding)]
     assert stamps == [T0 + 5 * MINUTE_MS, T0 + 10 * MINUTE_MS]
     closes = [event.ts for event in events if isinstance(event, Kline)]
@@ -141,10 +141,10 @@ async def test_funding_is_due_after_a_closed_bar_and_not_by_time_alone(database:
 async def test_a_run_recorded_ahead_of_time_is_reported_with_a_fix(database: Database) -> None:
     clock = DisciplinedClock(WallClock())
     ahead = clock.now() + 26 * HOUR_MS
-    with Core(CONFIG, database, a_run(), resume=False) as core:
-        await core.feed(at_once([Command("heartbeat", ahead, ahead)]))
-        status = Timekeeper(clock, CONFIG).status(core.memory)
-        core.end(complete=False)
+    with Pipeline(CONFIG, database, a_run(), resume=False) as pipeline:
+        await pipeline.feed(at_once([Command("heartbeat", ahead, ahead)]))
+        status = Timekeeper(clock, CONFIG).status(pipeline.memory)
+        pipeline.end(complete=False)
     assert status.trouble == "run"
     assert "26h ahead of" in status.detail
     assert "tapewire run --new" in status.detail

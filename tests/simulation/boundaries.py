@@ -12,7 +12,7 @@ from agent.live import daemon as daemon_module
 from agent.live import run_record, session, venue_rules
 from agent.live.market_data import bybit_stream
 from agent.live.news import news_producer as news_producer
-from tests.simulation.checked_core import CheckedCore, CheckedQueue
+from tests.simulation.checked_pipeline import CheckedPipeline, CheckedQueue
 from tests.simulation.simulated_feeds import InlineParsers, NoAccess
 from tests.simulation.simulated_market import SimulatedRest
 
@@ -37,7 +37,7 @@ def patched_boundaries(harness: SimulationHarness) -> Iterator[None]:
             (news_producer, "fetch", harness.feeds.fetch),
             (news_producer, "DestinationPolicy", NoAccess),
             (news_producer, "ParserPool", InlineParsers),
-            (daemon_module, "Core", type("_Core", (CheckedCore,), {"harness": harness})),
+            (daemon_module, "Pipeline", type("_Pipeline", (CheckedPipeline,), {"harness": harness})),
             (daemon_module, "EventQueue", type("_Queue", (CheckedQueue,), {"harness": harness})),
             (daemon_module, "instance_lock", lambda _: nullcontext()),
             (run_record, "store_lock", lambda *_: nullcontext()),

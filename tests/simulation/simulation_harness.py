@@ -185,7 +185,7 @@ class SimulationHarness:
         if refused:
             self._kill_life()
             return
-        risk = life.daemon.core.engine.risk
+        risk = life.daemon.pipeline.engine.risk
         require(
             risk.state is not RiskState.ACTIVE, f"{risk.state.value} by {risk.rule}, although events are lost"
         )
@@ -305,7 +305,7 @@ class SimulationHarness:
     def _check_recovered(self, daemon: Daemon) -> None:
         """Check that nothing is missing long after the end of the faults."""
         self._record_drops(daemon)
-        now, memory = self.market.now(), daemon.core.memory
+        now, memory = self.market.now(), daemon.pipeline.memory
         due = now - now % 60_000 - 60_000  # the bar before the running one
         for symbol in SYMBOLS:
             last = memory.bars.get((symbol, 60_000), 0)
@@ -322,7 +322,7 @@ class SimulationHarness:
             f"the system clock is wrong by {self.clocks.skew} ms, but the status is {clock}",
         )
         require(not clock.trouble or self.invariants.alarms, f"no clock alarm: {clock}")
-        require(not daemon.core.engine.risk.warming_up, "the history is still being read")
+        require(not daemon.pipeline.engine.risk.warming_up, "the history is still being read")
         if daemon.config.strategy.name == "sentiment" or "Restless" in daemon.config.strategy.name:
             unscored = self.invariants.news.keys() - self.invariants.scored
             require(not unscored or self.dropped, f"headlines without a score: {sorted(unscored)}")

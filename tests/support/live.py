@@ -136,7 +136,7 @@ async def living(daemon: Daemon, *, complete: bool = False) -> AsyncIterator[asy
 
 def handled(daemon: Daemon) -> int:
     """Return the number of closed bars handled live, without the history."""
-    return len(daemon.core.latencies["Kline"])
+    return len(daemon.pipeline.latencies["Kline"])
 
 
 def journal(database: Database, run: str = "latest") -> list[Event]:

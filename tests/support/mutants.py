@@ -27,7 +27,7 @@ from agent.live.market_data.backfill import KlineHistory
 from agent.live.market_data.connection_shard import ConnectionShard
 from agent.live.market_data.kline_series import UNBOUNDED, KlineSeries
 from agent.live.market_data.price_band import PriceBand
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.live.resume import ResumePoint
 from agent.live.scoring import SentimentConsumer
 from agent.store.database import Database
@@ -55,17 +55,17 @@ def journal_lags_behind() -> None:
 
 def journal_is_not_folded() -> None:
     """A restart begins with an empty account."""
-    _put(Core, "_fold", lambda self: None)
+    _put(Pipeline, "_fold", lambda self: None)
 
 
 def headlines_that_waited_are_forgotten() -> None:
     """A restart does not score headlines that were journalled without a score."""
-    _after_fold(lambda core: core.memory.unscored.clear())
+    _after_fold(lambda pipeline: pipeline.memory.unscored.clear())
 
 
 def order_ids_begin_again() -> None:
     """A restart numbers its decisions from one: client order ids repeat."""
-    _after_fold(lambda core: setattr(core.engine, "_ids", 0))
+    _after_fold(lambda pipeline: setattr(pipeline.engine, "_ids", 0))
 
 
 def funding_forgets_what_it_paid() -> None:
@@ -355,13 +355,13 @@ def a_flatten_is_one_order() -> None:
 
 
 def _after_fold(change: Any) -> None:
-    fold = Core._fold
+    fold = Pipeline._fold
 
-    def folded(self: Core) -> None:
+    def folded(self: Pipeline) -> None:
         fold(self)
         change(self)
 
-    _put(Core, "_fold", folded)
+    _put(Pipeline, "_fold", folded)
 
 
 def _put(owner: Any, name: str, substitute: Any) -> None:

@@ -63,13 +63,13 @@ async def test_metrics_count_what_the_agent_did(sandbox: Sandbox, database: Data
         await until(
             lambda: (
                 asked.server.health.state == "live"
-                and daemon.core.spans["sentiment to order"]
+                and daemon.pipeline.spans["sentiment to order"]
                 and handled(daemon)
             )
         )
         samples = await asked.samples()
         status = daemon.status()
-        engine = daemon.core.engine
+        engine = daemon.pipeline.engine
         assert value(samples, "tapewire_equity") == pytest.approx(engine.portfolio.equity(), rel=0.05)
         assert value(samples, "tapewire_risk_state", state=status.risk.value) == 1
         assert sum(v for (name, _), v in samples.items() if name == "tapewire_risk_state") == 1
@@ -198,7 +198,9 @@ async def exposition(sandbox: Sandbox, database: Database, folder: Path) -> str:
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         asked = Asked(daemon)
-        await until(lambda: asked.server.health.state == "live" and daemon.core.spans["sentiment to order"])
+        await until(
+            lambda: asked.server.health.state == "live" and daemon.pipeline.spans["sentiment to order"]
+        )
         return (await asked.get("/metrics"))[1]
 
 

@@ -60,7 +60,7 @@ async def test_signed_commands_are_journalled_and_their_results_published(
         with pytest.raises(SafetyError, match="has to be confirmed"):
             await say("resume")
         assert (await say("resume", confirm=RESUME_FROM_KILL))["risk"] == "ACTIVE"
-        assert (await say("status"))["run"] == daemon.core.run.id
+        assert (await say("status"))["run"] == daemon.pipeline.run.id
         with pytest.raises(UsageError, match="unknown command"):
             await say("dance")
         forged = CommandBody("tapewire", "flatten", WallClock().now(), "abc", {}, "eve")
@@ -71,7 +71,7 @@ async def test_signed_commands_are_journalled_and_their_results_published(
             )
             for retain in (False, False, True):
                 await client.publish("tapewire/commands", sealed, 1, retain=retain)
-        await until(lambda: daemon.core.engine.risk.state.value == "REDUCING")
+        await until(lambda: daemon.pipeline.engine.risk.state.value == "REDUCING")
         await say("status")
     said = [(one.action, one.by) for one in of(Command, journal(database)) if one.by.startswith("mqtt")]
     assert said == [

@@ -55,7 +55,7 @@ async def test_every_decision_is_published_with_its_number(
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: ear.of("fills"))
-        run = daemon.core.run.id
+        run = daemon.pipeline.run.id
     await until(lambda: any(one["state"] == "offline" for one in ear.of("agent")))
     listening.cancel()
     recorded = list(read_decisions(database, run))

@@ -102,7 +102,7 @@ async def test_workers_score_and_the_agents_model_is_idle(
             await until(lambda: pool.health.workers == 2)
             await until(lambda: pool.health.scored >= 5)
             assert not own.batches
-            await until(lambda: handled(daemon) > 0 and not daemon.core.memory.unscored)
+            await until(lambda: handled(daemon) > 0 and not daemon.pipeline.memory.unscored)
     assert_each_once(database)
 
 
@@ -120,7 +120,7 @@ async def test_a_dying_worker_loses_no_headline(
             await until(lambda: doomed.scored >= 1)
             task.cancel()
             async with working(broker, Words(MODEL), "heir") as (heir, _):
-                await until(lambda: heir.scored + own_count(own) >= 5 and not daemon.core.memory.unscored)
+                await until(lambda: heir.scored + own_count(own) >= 5 and not daemon.pipeline.memory.unscored)
     assert_each_once(database)
 
 
@@ -135,7 +135,7 @@ async def test_without_workers_the_agents_model_scores(
     config = config_for(sandbox, broker, tmp_path, answer_within="50ms")
     daemon = make_agent(config, database, load_model=lambda _: own, clock=sandbox.clock)
     async with living(daemon):
-        await until(lambda: own_count(own) >= 5 and not daemon.core.memory.unscored)
+        await until(lambda: own_count(own) >= 5 and not daemon.pipeline.memory.unscored)
     assert_each_once(database)
 
 
@@ -191,7 +191,7 @@ async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_runs
     async with living(daemon):
         with pytest.raises(ModelError, match="no more memory"):
             await worker
-        await until(lambda: own_count(own) >= 3 and not daemon.core.memory.unscored)
+        await until(lambda: own_count(own) >= 3 and not daemon.pipeline.memory.unscored)
     assert_each_once(database)
 
 

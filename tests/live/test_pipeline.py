@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.core.errors import DataError, StoreError
 from agent.core.events import MINUTE_MS, Command, Event, Fill, Funding, News, Order, Sentiment
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.replay.verify import verify
 from agent.store.database import Database
 from agent.store.journal import Journal, encode, read_journal
@@ -41,25 +41,25 @@ def at_once(events: Sequence[Event]) -> list[tuple[Event, float]]:
 
 
 async def test_journalled_events_without_decisions_are_decided_after_a_restart(database: Database) -> None:
-    with suppress(KeyboardInterrupt), Core(CONFIG, database, a_run(), resume=False) as core:
-        await core.feed(at_once(BARS[:10]))
+    with suppress(KeyboardInterrupt), Pipeline(CONFIG, database, a_run(), resume=False) as pipeline:
+        await pipeline.feed(at_once(BARS[:10]))
         raise KeyboardInterrupt
     Journal(database, "run-1").append(BARS[10:20])  # the process is killed here
     before = [item.digest for item in read_decisions(database, "run-1")]
-    with Core(CONFIG, database, find_run(database), resume=True) as core:
+    with Pipeline(CONFIG, database, find_run(database), resume=True) as pipeline:
         after = [item.digest for item in read_decisions(database, "run-1")]
         assert len(before) < len(after)
         assert after[: len(before)] == before
-        await core.feed(at_once(BARS[20:]))
-        core.end(complete=True)
+        await pipeline.feed(at_once(BARS[20:]))
+        pipeline.end(complete=True)
     assert decisions(database, "run-1") == await uninterrupted(database)
 
 
 async def uninterrupted(database: Database) -> list[tuple[int, str, int]]:
     run = a_run(uuid4().hex)
-    with Core(CONFIG, database, run, resume=False) as core:
-        await core.feed(at_once(BARS))
-        core.end(complete=True)
+    with Pipeline(CONFIG, database, run, resume=False) as pipeline:
+        await pipeline.feed(at_once(BARS))
+        pipeline.end(complete=True)
     return decisions(database, run.id)
 
 
@@ -76,22 +76,22 @@ def decisions(store: Database, run_id: str) -> list[tuple[int, str, int]]:
 async def test_decisions_do_not_depend_on_restarts(database: Database, cuts: list[int], lost: bool) -> None:
     run, resume = a_run(uuid4().hex), False
     for begin, end in pairwise([0, *cuts, len(BARS)]):
-        with suppress(KeyboardInterrupt), Core(CONFIG, database, run, resume=resume) as core:
-            await core.feed(at_once(BARS[begin : end - lost]))
+        with suppress(KeyboardInterrupt), Pipeline(CONFIG, database, run, resume=resume) as pipeline:
+            await pipeline.feed(at_once(BARS[begin : end - lost]))
             raise KeyboardInterrupt
         Journal(database, run.id).append(BARS[end - lost : end])
         run, resume = find_run(database, run.id), True
-    with Core(CONFIG, database, run, resume=True) as core:
-        core.end(complete=True)
+    with Pipeline(CONFIG, database, run, resume=True) as pipeline:
+        pipeline.end(complete=True)
     assert verify(database, find_run(database, run.id)).identical
     assert decisions(database, run.id) == await uninterrupted(database)
 
 
 async def test_available_at_never_decreases(database: Database) -> None:
     late = News("n1", T0, T0 + 1_000, "late")
-    with Core(CONFIG, database, a_run(), resume=False) as core:
-        handled = await core.feed(at_once([BARS[3], late, BARS[4]]))
-        core.end(complete=False)
+    with Pipeline(CONFIG, database, a_run(), resume=False) as pipeline:
+        handled = await pipeline.feed(at_once([BARS[3], late, BARS[4]]))
+        pipeline.end(complete=False)
     assert [event.available_at for event in handled] == [
         BARS[3].available_at,
         BARS[3].available_at,
@@ -107,15 +107,15 @@ async def test_funding_is_due_once_per_stamp_also_after_downtime(
     paid = CONFIG.model_copy(
         update={"paper": CONFIG.paper.model_copy(update={"funding_rate": 0.001, "funding_interval": 300_000})}
     )
-    with suppress(KeyboardInterrupt), Core(paid, database, a_run(), resume=False) as core:
-        handled = await core.feed(at_once(BARS[:7]))
+    with suppress(KeyboardInterrupt), Pipeline(paid, database, a_run(), resume=False) as pipeline:
+        handled = await pipeline.feed(at_once(BARS[:7]))
         raise KeyboardInterrupt
     stamps = [i for i, event in enumerate(handled) if isinstance(event, Funding)]
     assert [handled[i].ts for i in stamps] == [T0 + 5 * MINUTE_MS]
     assert handled[stamps[0] - 1] == BARS[4]
-    with Core(paid, database, find_run(database), resume=True) as core:
-        again = await core.feed(at_once([BARS[17]]))
-        core.end(complete=False)
+    with Pipeline(paid, database, find_run(database), resume=True) as pipeline:
+        again = await pipeline.feed(at_once([BARS[17]]))
+        pipeline.end(complete=False)
     assert [event.ts for event in again if isinstance(event, Funding)] == [
         T0 + 10 * MINUTE_MS,
         T0 + 15 * MINUTE_MS,
@@ -131,12 +131,12 @@ async def test_the_resume_point_holds_bars_headlines_and_model(database: Databas
         Sentiment("scored", T0, BARS[2].ts, 0.2, 0.2, 0.6),
         Command("model-in-use", T0, BARS[2].ts, {"chosen": "/models/new"}),
     ]
-    with suppress(KeyboardInterrupt), Core(CONFIG, database, a_run(), resume=False) as core:
-        await core.feed(at_once(events))
+    with suppress(KeyboardInterrupt), Pipeline(CONFIG, database, a_run(), resume=False) as pipeline:
+        await pipeline.feed(at_once(events))
         raise KeyboardInterrupt
-    with Core(CONFIG, database, find_run(database), resume=True) as core:
-        memory = core.memory
-        core.end(complete=False)
+    with Pipeline(CONFIG, database, find_run(database), resume=True) as pipeline:
+        memory = pipeline.memory
+        pipeline.end(complete=False)
     assert memory.bars == {(SYMBOL, MINUTE_MS): BARS[2].start}
     assert list(memory.headlines) == ["scored", "waiting"]
     assert list(memory.unscored) == ["waiting"]
@@ -147,9 +147,9 @@ async def test_a_run_ends_interrupted_or_complete(
     database: Database,
 ) -> None:
     for run_id, complete, status in (("a", False, RunStatus.INTERRUPTED), ("b", True, RunStatus.COMPLETE)):
-        with Core(CONFIG, database, a_run(run_id), resume=False) as core:
-            await core.feed(at_once(BARS))
-            core.end(complete=complete)
+        with Pipeline(CONFIG, database, a_run(run_id), resume=False) as pipeline:
+            await pipeline.feed(at_once(BARS))
+            pipeline.end(complete=complete)
         run = find_run(database, run_id)
         assert run.status is status
         assert (run.first_event_at, run.last_event_at) == (BARS[0].available_at, BARS[-1].available_at)
@@ -160,21 +160,21 @@ async def test_a_run_ends_interrupted_or_complete(
 
 
 async def test_a_run_that_would_decide_differently_is_not_resumed(database: Database) -> None:
-    with suppress(KeyboardInterrupt), Core(CONFIG, database, a_run(), resume=False) as core:
-        await core.feed(at_once(BARS))
+    with suppress(KeyboardInterrupt), Pipeline(CONFIG, database, a_run(), resume=False) as pipeline:
+        await pipeline.feed(at_once(BARS))
         raise KeyboardInterrupt
     other = CONFIG.model_copy(update={"paper": CONFIG.paper.model_copy(update={"half_spread_bps": 5.0})})
     with (
         pytest.raises(StoreError, match="can't be resumed"),
-        Core(other, database, find_run(database), resume=True),
+        Pipeline(other, database, find_run(database), resume=True),
     ):
         pass
     assert find_run(database).status is RunStatus.FAILED
 
 
 async def test_an_error_of_the_core_fails_the_run_and_keeps_its_journal(database: Database) -> None:
-    with suppress(DataError), Core(CONFIG, database, a_run(), resume=False) as core:
-        await core.feed(at_once(BARS[:5]))
+    with suppress(DataError), Pipeline(CONFIG, database, a_run(), resume=False) as pipeline:
+        await pipeline.feed(at_once(BARS[:5]))
         raise DataError("a bar of another world")
     assert find_run(database).status is RunStatus.FAILED
     assert [encode(event) for _, event in read_journal(database, "run-1")] == list(map(encode, BARS[:5]))

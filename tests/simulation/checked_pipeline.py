@@ -1,4 +1,4 @@
-"""The product's queue and core with invariant checks at every step."""
+"""The product's queue and pipeline with invariant checks at every step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agent.core.events import Decision, Event, Gap, Kline
 from agent.live.event_queue import EventQueue
 from agent.live.formatting import one_line_summary
-from agent.live.pipeline import Core, Urgent
+from agent.live.pipeline import Pipeline, Urgent
 from tests.simulation.invariants import require
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class CheckedQueue(EventQueue):
         self._last[bar.symbol] = number
 
 
-class CheckedCore(Core):
-    """Core that checks the invariants of its harness around every event."""
+class CheckedPipeline(Pipeline):
+    """Pipeline that checks the invariants of its harness around every event."""
 
     harness: SimulationHarness
 
