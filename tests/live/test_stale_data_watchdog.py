@@ -86,7 +86,7 @@ LIMITS = config(
 )
 FED_AND_KILLED = """
 import asyncio, os, sys
-from agent.live.pipeline import Core
+from agent.live.pipeline import Pipeline
 from agent.store.database import open_database
 from agent.store.queries import list_runs
 from tests.live.test_pipeline import a_run, at_once
@@ -98,9 +98,9 @@ async def main(url, begin, end):
     database = open_database(url)
     resume = bool(list_runs(database))
     run = list_runs(database)[0] if resume else replace(a_run(), strategy="buy_and_hold", params={}, config=LIMITS.persisted())
-    with Core(LIMITS, database, run, resume=resume) as core:
-        await core.feed(at_once(flat_bars(CLOSES)[begin:end]))
-        print(core.engine.risk.state.value, core.engine.risk.rule, flush=True)
+    with Pipeline(LIMITS, database, run, resume=resume) as pipeline:
+        await pipeline.feed(at_once(flat_bars(CLOSES)[begin:end]))
+        print(pipeline.engine.risk.state.value, pipeline.engine.risk.rule, flush=True)
         os.kill(os.getpid(), 9)
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
