@@ -35,6 +35,7 @@ from agent.data.columns import (
     to_floats,
 )
 from agent.data.timestamps import TimeColumn
+from agent.data.volume_units import find_volume_columns
 from agent.system.clock import iso
 
 _TICKS: Final = ("tickvol", "tick_volume")
@@ -43,7 +44,15 @@ COLUMNS: Final[Aliases] = {
     **{name: (name, f"{name}_price") for name in VALUES},
     "volume": ("volume", "vol", *_TICKS),
     "ticks": _TICKS,
-    "turnover": ("turnover", "quote_volume", "quote_asset_volume"),
+    "coins": ("vol_ccy", "home_notional"),  # OKX and BitMEX, whose volume may be in contracts
+    "turnover": (
+        "vol_ccy_quote",
+        "vol_quote",
+        "foreign_notional",
+        "turnover",
+        "quote_volume",
+        "quote_asset_volume",
+    ),
     "symbol": SYMBOL_COLUMNS,
     "confirm": ("confirm",),
     "adjusted": ("adj_close", "adjusted_close"),
@@ -52,7 +61,7 @@ _UNFINISHED: Final = ("0", "0.0", "false")
 """Values of `confirm`, as in OKX's and Bybit's exports, of a bar that was still open."""
 
 _LOW: Final = VALUES.index("low")
-_TEXTS: Final = ("symbol", "adjusted")  # columns that are not part of bars
+_NOT_IN_BARS: Final = ("symbol", "adjusted", "coins")
 
 
 @dataclass(slots=True)
@@ -116,7 +125,9 @@ class KlineFile:
             unused = f", column {picked['volume']} is not used" if picked["volume"] != picked["ticks"] else ""
             picked["volume"] = picked.pop("ticks")
             self._note(f"the volume is the number of ticks (column {picked['volume']}){unused}")
-        self._columns = {column: name for column, name in picked.items() if column not in _TEXTS}
+        else:
+            self._pick_volume(picked)
+        self._columns = {column: name for column, name in picked.items() if column not in _NOT_IN_BARS}
         self._symbol_column = picked.get("symbol")
         if "adjusted" in picked:
             self._note(f"column {picked['adjusted']} is not used: prices are as traded, without dividends")
@@ -274,6 +285,26 @@ class KlineFile:
             first -= 1
             spare += groups[first][0]
         return self._table.batches(columns, first_group=first)
+
+    def _pick_volume(self, picked: dict[str, str]) -> None:
+        """Set `volume` (coins) and `turnover` (quote currency) in `picked` to the columns that hold them."""
+        names = {key: name for key, name in picked.items() if key in ("volume", "coins", "turnover")}
+        if len(names) == 1:
+            return
+        row, batch = next(self._table.batches({key: picked[key] for key in ("low", "high")} | names), (1, {}))
+        if not batch:
+            return
+        values = {key: to_floats(batch[key], self.path, (picked | names)[key], row) for key in batch}
+        low, high = values.pop("low"), values.pop("high")
+        volume, turnover, agrees = find_volume_columns(values, low, high)
+        picked["volume"] = names[volume]
+        if turnover is not None:
+            picked["turnover"] = names[turnover]
+        if volume != "volume":
+            self._note(f"the volume is column {names[volume]}: column {names['volume']} is not in coins")
+        if not agrees:
+            product = f"column {picked['turnover']} is not {picked['volume']} times the price"
+            self._note(f"{product}: one of them may be in contracts, lots or percent")
 
     def _find_symbol(self, stated: str | None) -> str:
         """Return the `stated` symbol, else that of the file's column or header, else that in its name."""

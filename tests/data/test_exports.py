@@ -455,6 +455,62 @@ def test_finished_bars_are_not_noted(tmp_path: Path) -> None:
     assert file.notes == []
 
 
+# A bar of 12.5 coins at 95,000 or so turned over 12.5 · 95,000 = 1,187,500; a contract of 0.01 coins makes that
+# 1,250 contracts, and one of 1 dollar 1,187,500
+VOLUMES = {
+    "OKX spot: vol in coins": ("vol,volCcy,volCcyQuote", "12.5,1187500,1187500", []),
+    "OKX spot, earlier layout": ("vol,volCcy", "12.5,1187500", []),
+    "OKX linear swap: vol in contracts of 0.01": (
+        "vol,volCcy,volCcyQuote",
+        "1250,12.5,1187500",
+        ["the volume is column volCcy: column vol is not in coins"],
+    ),
+    "OKX inverse swap: vol in contracts of 100 dollars": (
+        "vol,vol_ccy,vol_quote",
+        "11875,12.5,1187500",
+        ["the volume is column vol_ccy: column vol is not in coins"],
+    ),
+    "OKX swap, earlier layout": (
+        "vol,volCcy",
+        "1250,12.5",
+        ["the volume is column volCcy: column vol is not in coins"],
+    ),
+    "BitMEX: volume in contracts, turnover in satoshis": (
+        "volume,turnover,homeNotional,foreignNotional",
+        "1187500,1250000000,12.5,1187500",
+        ["the volume is column homeNotional: column volume is not in coins"],
+    ),
+    "Bybit inverse: volume in dollars, turnover in coins": (
+        "volume,turnover",
+        "1187500,12.5",
+        ["the volume is column turnover: column volume is not in coins"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("header", "values", "notes"), VOLUMES.values(), ids=VOLUMES.keys())
+def test_the_volume_is_the_column_in_coins(
+    tmp_path: Path, header: str, values: str, notes: list[str]
+) -> None:
+    lines = [f"{T0 + n * MINUTE_MS},95000,95100,94900,95050,{values}" for n in (0, 1, 2)]
+    lines.append(f"{T0 + 3 * MINUTE_MS},95000,95000,95000,95000,{','.join('0' * len(values.split(',')))}")
+    file = KlineFile(written(tmp_path, "BTCUSDT.csv", f"ts,open,high,low,close,{header}", *lines))
+    assert file.notes == [f"BTCUSDT.csv: {note}" for note in notes]
+    assert [bar.volume for bar in file] == [12.5, 12.5, 12.5, 0]
+    if len(values.split(",")) > 2 or not notes or "turnover" in notes[0]:
+        assert [bar.turnover for bar in file] == [1_187_500] * 3 + [0]
+
+
+def test_a_volume_that_does_not_fit_the_turnover_is_noted(tmp_path: Path) -> None:
+    """125 lots of 100 shares at 950 turned over 125 · 100 · 950: a hundred times volume · price."""
+    lines = [f"2025-01-0{n},950,951,949,950,125,11875000" for n in (1, 2, 3)]
+    path = written(tmp_path, "600519.csv", "date,open,high,low,close,volume,turnover", *lines)
+    file = KlineFile(path, around_the_clock=False, timezone="UTC")
+    text = "column turnover is not volume times the price: one of them may be in contracts, lots or percent"
+    assert file.notes == [f"600519.csv: {text}"]
+    assert [bar.volume for bar in file] == [125] * 3
+
+
 STOOQ = "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>"
 
 
