@@ -134,6 +134,8 @@ class DisciplinedClock:
         now = self.steady()
         elapsed = min(now - self._checked_at, _MOST_ELAPSED)
         self._checked_at = now
+        if not self.confirmed:  # also after a step of the system clock: progress since the start proves nothing
+            self._offset = self._system()
         system = self._system() - self._offset
         venue = None if self._venue is None else self._venue - self._offset
         fresh = venue is not None and now - self._measured_at < _FRESH

@@ -123,6 +123,19 @@ def test_the_stream_corrects_a_wrong_system_clock_at_a_start_without_a_measureme
     assert abs(harness.error) < 200
 
 
+@pytest.mark.parametrize("wrong", [12 * SECOND_MS, -12 * SECOND_MS, 26 * HOUR_MS])
+def test_a_system_clock_corrected_before_the_venue_answers_is_followed(wrong: int) -> None:
+    """Messages of the stream can't show an error of 12 s, since they may be that late."""
+    harness = ClockHarness(system=wrong)
+    harness.advance(60, venue=False)
+    harness.system = 0
+    harness.advance(2, venue=False)
+    for _ in range(5):
+        harness.receive()
+    assert abs(harness.error) < 100
+    assert harness.trouble == ""
+
+
 def test_one_message_from_the_future_changes_nothing() -> None:
     harness = synchronised()
     for ahead in (0, 40 * MINUTE_MS, 0, 0, 40 * MINUTE_MS, 0, 0):
