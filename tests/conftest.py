@@ -20,6 +20,9 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+# bitsandbytes compiles functions for the CPU while it is imported, which loads torch's compiler for a second
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
