@@ -50,6 +50,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return SlowFirst(config, log)
 
 
+def pytest_configure() -> None:
+    """Collect no garbage while test modules are imported: nothing of them becomes garbage."""
+    gc.disable()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the slow tests first, where several workers share them."""
     if hasattr(config, "workerinput"):
@@ -64,3 +69,4 @@ def pytest_collection_finish() -> None:
     sys.dont_write_bytecode = True
     gc.collect()
     gc.freeze()
+    gc.enable()
