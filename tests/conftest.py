@@ -20,6 +20,9 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+# bitsandbytes compiles functions for the CPU while it is imported, which loads torch's compiler for a second
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -47,6 +50,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return SlowFirst(config, log)
 
 
+def pytest_configure() -> None:
+    """Collect no garbage while test modules are imported: nothing of them becomes garbage."""
+    gc.disable()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the slow tests first, where several workers share them."""
     if hasattr(config, "workerinput"):
@@ -61,3 +69,4 @@ def pytest_collection_finish() -> None:
     sys.dont_write_bytecode = True
     gc.collect()
     gc.freeze()
+    gc.enable()

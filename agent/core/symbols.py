@@ -356,21 +356,23 @@ def _ticker(name: str) -> str:
 def _pattern(aliases: Iterable[str]) -> re.Pattern[str]:
     """Compile a pattern for whole-word aliases, longest first, grouped by first character for speed."""
     ordered = sorted(set(aliases), key=lambda alias: (alias[0], -len(alias), alias))
-    groups = (
-        ("" if _is_unspaced(first) else f"(?<!{_LETTER})")
-        + re.escape(first)
-        + "(?:"
-        + "|".join(_rest(alias) for alias in group)
-        + ")"
-        for first, group in groupby(ordered, key=lambda alias: alias[0])
-    )
-    return re.compile("|".join(groups))
+    words = "|".join(_group([alias for alias in ordered if not _is_unspaced(alias[0])]))
+    anywhere = _group([alias for alias in ordered if _is_unspaced(alias[0])])
+    return re.compile("|".join([f"(?<!{_LETTER})(?:{words})", *anywhere]))
 
 
-def _rest(alias: str) -> str:
-    """Return the pattern of an alias after its first character; a sign such as ₿ may precede a number."""
-    ends_word = alias[-1].isalnum() and not _is_unspaced(alias[-1])
-    return re.escape(alias[1:]) + (f"(?!{_LETTER})" if ends_word else "")
+def _group(ordered: Iterable[str]) -> Iterator[str]:
+    """Yield a pattern for the aliases of each first character; a sign such as ₿ may precede a number."""
+    for first, group in groupby(ordered, key=lambda alias: alias[0]):
+        rests = (
+            "(?:" + "|".join(re.escape(alias[1:]) for alias in run) + ")" + (f"(?!{_LETTER})" if word else "")
+            for word, run in groupby(group, key=_ends_word)
+        )
+        yield re.escape(first) + "(?:" + "|".join(rests) + ")"
+
+
+def _ends_word(alias: str) -> bool:
+    return alias[-1].isalnum() and not _is_unspaced(alias[-1])
 
 
 def _is_unspaced(letter: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import empyrical
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +15,7 @@ from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.analysis.test_run_metrics import START, metrics_of
 from tests.support.lazy import LazyModule
 
+empyrical = LazyModule("empyrical")
 qs = LazyModule("quantstats.stats")
 
 FIRST_DAY = START // DAY_MS

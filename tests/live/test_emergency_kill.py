@@ -174,12 +174,14 @@ async def test_the_kill_command_does_not_write_to_a_store_in_use(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pull", ["signal", "verb"])
-async def test_a_kill_of_a_hanging_core_prevents_the_next_start_on_paper(pull: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("pull", "how"), [("signal", "spin"), ("verb", "sleep")])
+async def test_a_kill_of_a_hanging_core_prevents_the_next_start_on_paper(
+    pull: str, how: str, tmp_path: Path
+) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         path = tmp_path / "config.toml"
         path.write_text(
-            f'strategy = {{ name = "tests.support.hanging_agent:Hanging", params = {{ trigger = "{tmp_path / "hang"}" }} }}\n'
+            f'strategy = {{ name = "tests.support.hanging_agent:Hanging", params = {{ trigger = "{tmp_path / "hang"}", how = "{how}" }} }}\n'
             f'bybit = {{ endpoint = "{sandbox.rest_url}", warmup_bars = 20, settle = "40s" }}\ndashboard.enabled = false\n'
             f'live = {{ folder = "{tmp_path}", kill_within = "500ms" }}\nstore.url = "sqlite:///{tmp_path / "store.db"}"\n'
         )

@@ -123,7 +123,7 @@ def test_each_cheat_is_found(
         assert result["foresight"]["example"]["event"] == "Fill"
 
 
-@pytest.mark.parametrize("cuts", [2, 3, 6])
+@pytest.mark.parametrize("cuts", [2, 3, 5])
 def test_a_file_read_beforehand_is_found_with_any_number_of_cuts(
     tapewire: Tapewire, klines: Path, cuts: int
 ) -> None:
@@ -137,12 +137,11 @@ def test_a_file_read_beforehand_is_found_with_any_number_of_cuts(
     assert result["prefix"]["cut"] == result["prefix"]["at"]
 
 
-@pytest.mark.parametrize("strategy", ["buy_and_hold", "tests.research.cheats:Idle"])
-def test_too_few_orders_prove_nothing(tapewire: Tapewire, klines: Path, strategy: str) -> None:
-    result = check(tapewire, "--klines", klines, "--strategy", strategy, fails=True)
-    assert result["too_few"] is True
+@pytest.mark.parametrize(("strategy", "orders"), [("buy_and_hold", 1), ("tests.research.cheats:Idle", 0)])
+def test_too_few_orders_prove_nothing(tapewire: Tapewire, klines: Path, strategy: str, orders: int) -> None:
     done = tapewire("check", "lookahead", "-j", 1, "--cuts", 2, "--klines", klines, "--strategy", strategy)
-    assert f"{result['orders']} orders are too few to detect lookahead: check a longer window." in done.out
+    assert done.code == 1
+    assert f"{orders} orders are too few to detect lookahead: check a longer window." in done.out
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -168,8 +167,8 @@ def test_the_printed_result_names_the_first_difference(tapewire: Tapewire, kline
 
 def test_the_number_of_jobs_does_not_change_the_result(tapewire: Tapewire, klines: Path) -> None:
     args = ("--klines", klines, "--strategy", "sma_cross", "--set", "fast=5", "--set", "slow=20")
-    one = check(tapewire, *args, cuts=4, fails=False)
-    two = tapewire("check", "lookahead", "--json", "-j", 2, "--cuts", 4, *args)
+    one = check(tapewire, *args, fails=False)
+    two = tapewire("check", "lookahead", "--json", "-j", 2, "--cuts", 2, *args)
     assert json.loads(two.out) == one
 
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -116,6 +117,9 @@ def base_without(tokens: set[str], base: Path, folder: Path) -> Path:
     return folder
 
 
+EXPORTED = {"<unk>": "lora", "[PAD]": "full"}
+
+
 @pytest.mark.parametrize("method", ["lora", "full", "qlora"])
 @pytest.mark.parametrize(
     ("absent", "pads"), [({"eos_token"}, "<unk>"), ({"eos_token", "unk_token"}, "[PAD]")]
@@ -137,9 +141,13 @@ def test_a_base_without_a_pad_token_trains_exports_and_scores(
     )
     assert done.card.notes["pad_token"] == pads
     texts = [example.text for example in split.test[:4]]
+    probabilities = load_trained(tmp_path / "out").probabilities(texts)
+    assert np.isfinite(probabilities).all()
+    if method != EXPORTED[pads]:  # an export takes longer than all the rest
+        return
     export_model(tmp_path / "out", tmp_path / "served", quantise=False)
     served = [score.probabilities for score in Scorer.load(tmp_path / "served").score(texts)]
-    assert served == pytest.approx(load_trained(tmp_path / "out").probabilities(texts), abs=1e-4)
+    assert served == pytest.approx(probabilities, abs=1e-4)
 
 
 def test_perplexity_is_measured_for_a_gpt2_base(
