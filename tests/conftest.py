@@ -70,3 +70,4 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+    gc.set_threshold(20_000, 50, 100)  # a test makes many objects and little garbage

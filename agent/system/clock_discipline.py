@@ -134,7 +134,7 @@ class DisciplinedClock:
         now = self.steady()
         elapsed = min(now - self._checked_at, _MOST_ELAPSED)
         self._checked_at = now
-        if not self.confirmed:  # also after a step of the system clock: progress since the start proves nothing
+        if not self.confirmed:  # progress since the start proves nothing: follow a step of the system clock
             self._offset = self._system()
         system = self._system() - self._offset
         venue = None if self._venue is None else self._venue - self._offset

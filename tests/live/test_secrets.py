@@ -313,7 +313,7 @@ async def test_slow_documents_delay_neither_the_agent_nor_its_shutdown(tmp_path:
         )
         (tmp_path / "config.toml").write_text(
             f'[bybit]\nendpoint = "{sandbox.rest_url}"\nwarmup_bars = 50\n[live]\nfolder = "live"\n'
-            f'[store]\nurl = "sqlite:///store.db"\n[dashboard]\nenabled = false\n[news]\nspread = 0\nparse_timeout = "5s"\n{feeds}'
+            f'[store]\nurl = "sqlite:///store.db"\n[dashboard]\nenabled = false\n[news]\nspread = 0\nparse_timeout = "3s"\n{feeds}'
         )
         agent = Agent(tmp_path, {})
         process = await agent.start("run")

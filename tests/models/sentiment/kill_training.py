@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def die_before(operation: int, below: Path, report: int) -> None:
 
 def main() -> None:
     output, snapshots, arguments = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4:]
+    for module in ("matplotlib.figure", "matplotlib.backends.backend_agg"):
+        import_module(module)  # before the forks, so that not every child imports it
     from agent.cli.main import build
     from models.sentiment.train import training
 

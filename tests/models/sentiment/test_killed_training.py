@@ -109,18 +109,13 @@ def test_if_training_is_killed_at_any_file_operation_the_folder_holds_one_comple
     assert found[0] == OLD
     assert found[-1] == NEW
     assert found == sorted(found)
-    for number in (
-        found.index(NEW) - 1,
-        found.index(NEW),
-    ):  # the last snapshot of the old model and the first of the new one
-        folder = snapshots / str(number) / "model"
-        tapewire("export", str(folder), f"{folder}.served", "--no-quantise")
-        scorer = Scorer.load(Path(f"{folder}.served"))
-        assert scorer.card.trained_until == found[number]
-        served = [score.probabilities for score in scorer.score(TEXTS)]
-        assert np.allclose(
-            served, load_trained(old if found[number] == OLD else folder).probabilities(TEXTS), atol=1e-3
-        )
+    before, after = (snapshots / str(found.index(NEW) - step) / "model" for step in (1, 0))
+    assert load_trained(before).probabilities(TEXTS) == pytest.approx(load_trained(old).probabilities(TEXTS))
+    tapewire("export", str(after), f"{after}.served", "--no-quantise")
+    scorer = Scorer.load(Path(f"{after}.served"))
+    assert scorer.card.trained_until == NEW
+    served = [score.probabilities for score in scorer.score(TEXTS)]
+    assert np.allclose(served, load_trained(after).probabilities(TEXTS), atol=1e-3)
 
 
 def contents(folder: Path) -> frozenset[tuple[str, bytes]]:
