@@ -70,15 +70,17 @@ async def test_connection_floods_leave_descriptors_for_market_store_and_kill(
                             send_request, tmp_path, ControlRequest("status"), timeout=10
                         )
                         bybit = status["producers"][0]
+                        counts = {row["name"]: row for row in status["listeners"]}
                         if (
                             bybit["reconnects"] > 0
                             and bybit["state"] == "live"
                             and status["events"] > before["events"] + 4
+                            and counts["dashboard"]["accepted"]
+                            == counts["metrics"]["accepted"]
+                            == connections
                         ):
                             break
                         await asyncio.sleep(0.05)
-                counts = {row["name"]: row for row in status["listeners"]}
-                assert counts["dashboard"]["accepted"] == counts["metrics"]["accepted"] == connections
                 assert counts["control"]["displaced"] > 0
                 killed = await asyncio.to_thread(send_request, tmp_path, ControlRequest("kill"), timeout=10)
                 assert killed["risk"] == "HALTED"
