@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+from click.testing import CliRunner as ClickRunner
 from typer.testing import CliRunner
 
 from agent.cli.main import PANELS, build
@@ -19,7 +20,8 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
         yield from commands(inner, (*path, name))
 
 
-ALL = dict(commands(typer.main.get_command(build())))
+TAPEWIRE = typer.main.get_command(build())
+ALL = dict(commands(TAPEWIRE))
 OPTIONS = {
     f"{' '.join(path)} {param.opts[0]}": param
     for path, command in ALL.items()
@@ -29,7 +31,8 @@ OPTIONS = {
 
 
 def help_of(path: tuple[str, ...], width: int = 400) -> str:
-    result = CliRunner().invoke(build(), [*path, "-h"], env={"COLUMNS": str(width)})
+    # typer's runner would build all commands anew
+    result = ClickRunner().invoke(TAPEWIRE, [*path, "-h"], env={"COLUMNS": str(width)})
     assert result.exit_code == 0
     return result.stdout
 
