@@ -10,23 +10,19 @@ import pytest
 from tests.conftest import ROOT
 
 QUICKLY_DETECTED = (
-    "journal-lags-behind",
     "bars-come-twice",
     "headlines-pass-twice",
     "limits-are-twice-as-wide",
     "orders-leave-before-the-commit",
-    "missed-executions-are-not-asked",
     "cancels-are-kept-back",
-    "doubts-are-sent-under-a-new-id",
     "lost-commits-are-not-noticed",
     "orders-leave-before-the-disk-has-the-commit",
 )
-"""Mutants that a few seeds detect. All mutants are tried by hand, see docs/proof.md."""
+"""Mutants that a few seeds detect and that tests/crash doesn't try. docs/proof.md tells how to try all."""
 
 
 BEGIN_AT = {
     "orders-leave-before-the-commit": 7,
-    "doubts-are-sent-under-a-new-id": 14,
     "orders-leave-before-the-disk-has-the-commit": 14,
 }
 """The first seeds that find these; the first few seeds find the others. Every search goes on for 80 seeds."""
@@ -39,9 +35,9 @@ def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_seeds_have_no_violations() -> None:
-    done = simulation("--seeds", "12", "--first", "1000")
+    done = simulation("--seeds", "8", "--first", "1000")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "12 seeds held, 0 broke"
+    assert done.stdout.splitlines()[-1] == "8 seeds held, 0 broke"
 
 
 def test_seed_is_reproducible() -> None:
