@@ -41,9 +41,11 @@ format: .venv/.ready-dev
 bench: .venv/.ready-dev
 	$(BIN)/python bench/compare_floor.py
 
-# kill -9 at N moments: N=300 SEED=1, MODE=testnet with orders at a sandbox that outlives the kills; the last line is the count
+# kill -9 at N moments: N=300 SEED=1; MODE=testnet with orders at a sandbox that outlives the kills.
+# The last line is the count.
 crash: .venv/.ready-dev
-	@$(BIN)/python -m tests.crash --kills $(or $(N),300) --seed $(or $(SEED),1) $(if $(filter testnet,$(MODE)),--testnet)
+	@$(BIN)/python -m tests.crash --kills $(or $(N),300) --seed $(or $(SEED),1) \
+		$(if $(filter testnet,$(MODE)),--testnet)
 
 # SEEDS=10000 FIRST=0; a seed that fails is named, and does the same again
 simulate: .venv/.ready-dev

@@ -1,4 +1,4 @@
-"""Pages that are made from the code while the site is built, so that they can't drift: configuration, commands, database.
+"""Pages made from the code while the site is built, so they can't drift: configuration, commands, tables.
 
 A mkdocs hook: `on_files` adds them as generated files.
 """
@@ -30,18 +30,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-# -- configuration ---------------------------------------------------------------------------------------------------
+# -- configuration ---------------------------------------------------------------------------------------
 
 
 def configuration() -> str:
-    """A table a section: every key with its type and default, and the comment beside it in config.toml or in the code."""
+    """Return a table for each section: every key with its type and default, and the comment beside it in
+    config.toml or in the code.
+    """
     from agent.config import Config
 
     lines = [
         "# Configuration",
         "",
-        "`config.toml` in the working folder, or the file named by `--config`. Every key may be left out; a key that doesn't",
-        "exist is an error that names the closest one. Durations are written `250ms`, `30s`, `5m`, `4h`, `1d`.",
+        "`config.toml` in the working folder, or the file named by `--config`. Every key may be left out; a",
+        "key that doesn't exist is an error that names the closest one. Durations are written `250ms`,",
+        "`30s`, `5m`, `4h`, `1d`.",
         "`tapewire config check` validates a file, `tapewire config show` prints what will be used.",
         "",
     ]
@@ -63,7 +66,8 @@ def _section(name: str, annotation: Any, said: dict[str, tuple[str, str]]) -> It
         return
     (section,) = kinds
     repeated = get_origin(annotation) is tuple
-    yield f"## `{f'[[{name}]]' if repeated else f'[{name}.NAME]' if get_origin(annotation) is dict else f'[{name}]'}`"
+    header = f"[{name}.NAME]" if get_origin(annotation) is dict else f"[{name}]"
+    yield f"## `{f'[{header}]' if repeated else header}`"
     yield ""
     yield _first_sentence(section.__doc__)
     yield ""
@@ -97,7 +101,7 @@ def _section(name: str, annotation: Any, said: dict[str, tuple[str, str]]) -> It
 
 
 def _comments(section: type) -> dict[str, str]:
-    """Map each key to the comment beside or above it in the source of a section, or of what it inherits from."""
+    """Map each key to the comment beside or above it in the source of a section or of its bases."""
     found: dict[str, str] = {}
     for kind in reversed([one for one in section.__mro__ if one.__module__.startswith("agent.")]):
         above: list[str] = []
@@ -113,7 +117,9 @@ def _comments(section: type) -> dict[str, str]:
 
 
 def _stated(text: str) -> dict[str, tuple[str, str]]:
-    """Dotted key -> its value and the comment behind it, as config.toml writes them, also where a line is commented out."""
+    """Map each dotted key to its value and the comment after it, as config.toml writes them, also in lines
+    that are commented out.
+    """
     found: dict[str, tuple[str, str]] = {}
     section = ""
     for line in text.splitlines():
@@ -125,9 +131,15 @@ def _stated(text: str) -> dict[str, tuple[str, str]]:
 
 
 _PLAIN: Final = {
-    str: "text", int: "integer", float: "number", Decimal: "decimal", bool: "true or false", Path: "path", Any: "value",
+    str: "text",
+    int: "integer",
+    float: "number",
+    Decimal: "decimal",
+    bool: "true or false",
+    Path: "path",
+    Any: "value",
     NoneType: "",
-}  # fmt: skip
+}
 
 
 def _type(annotation: Any) -> str:
@@ -162,7 +174,7 @@ def _shown(value: Any, *, duration: bool = False) -> str:
     return text if len(text) <= 60 else text[:57] + "…"
 
 
-# -- commands --------------------------------------------------------------------------------------------------------
+# -- commands --------------------------------------------------------------------------------------------
 
 
 def commands() -> str:
@@ -215,7 +227,7 @@ def _default(param: Any) -> str:
     return "" if param.default is False or param.default in (None, "", (), []) else str(param.default)
 
 
-# -- database --------------------------------------------------------------------------------------------------------
+# -- database --------------------------------------------------------------------------------------------
 
 
 def database() -> str:
@@ -244,7 +256,7 @@ def _first_sentence(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-# -- messages --------------------------------------------------------------------------------------------------------
+# -- messages --------------------------------------------------------------------------------------------
 
 
 def mqtt() -> str:

@@ -17,9 +17,13 @@ class Mutation(NamedTuple):
 
 MONEY: Final = ("tests/core/test_engine_money.py",)
 CORE: Final = (
-    "tests/core/test_engine_money.py", "tests/core/test_risk.py", "tests/core/test_fills.py", "tests/core/test_stale.py", "tests/core/test_kill.py",
+    "tests/core/test_engine_money.py",
+    "tests/core/test_risk.py",
+    "tests/core/test_fills.py",
+    "tests/core/test_stale.py",
+    "tests/core/test_kill.py",
     "tests/core/test_engine.py",
-)  # fmt: skip
+)
 VENUE: Final = ("tests/core/test_venue.py",)
 RECORD: Final = (
     "tests/store/test_journal.py",
@@ -56,7 +60,8 @@ MUTATIONS: Final = (
         "daily-loss-from-the-high",
         "agent/core/risk.py",
         "        if equity > self._peak:\n            self._peak = equity\n",
-        "        if equity > self._peak:\n            self._peak = equity\n        self._day_open = max(self._day_open, equity)\n",
+        "        if equity > self._peak:\n            self._peak = equity\n"
+        "        self._day_open = max(self._day_open, equity)\n",
         MONEY,
     ),
     Mutation(
@@ -77,7 +82,8 @@ MUTATIONS: Final = (
     Mutation(
         "a-halt-keeps-its-entries",
         "agent/core/engine.py",
-        '        if self.risk.state is RiskState.HALTED:\n            self._cancel_entries("halted")\n        if self.guard',
+        "        if self.risk.state is RiskState.HALTED:\n"
+        '            self._cancel_entries("halted")\n        if self.guard',
         "        if self.guard",
         MONEY,
     ),
@@ -105,7 +111,8 @@ MUTATIONS: Final = (
     Mutation(
         "a-gap-keeps-the-features",
         "agent/core/engine.py",
-        '            self.counts["gaps"] += 1\n            state.start_anew()\n            state.next_start = gap.end',
+        '            self.counts["gaps"] += 1\n            state.start_anew()\n'
+        "            state.next_start = gap.end",
         '            self.counts["gaps"] += 1\n            state.next_start = gap.end',
         MONEY,
     ),
@@ -182,7 +189,8 @@ MUTATIONS: Final = (
     Mutation(
         "reduce-only-turns-the-position",
         "agent/core/paper.py",
-        '            wanted = min(wanted, opposite)\n            if not wanted:\n                reason = "reduce-only',
+        "            wanted = min(wanted, opposite)\n            if not wanted:\n"
+        '                reason = "reduce-only',
         '            if not opposite:\n                reason = "reduce-only',
         CORE,
     ),

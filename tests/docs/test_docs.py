@@ -18,7 +18,8 @@ from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(
-    r"(?P<skip><!-- not run: [^\n]+ -->\n)?^```(?P<kind>[a-z]+)(?: title=\"(?P<file>[^\"]+)\")?\n(?P<text>.*?)^```$",
+    r"(?P<skip><!-- not run: [^\n]+ -->\n)?^```(?P<kind>[a-z]+)(?: title=\"(?P<file>[^\"]+)\")?\n"
+    r"(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -107,15 +108,31 @@ def test_commands_run_as_they_stand(page: Path, tmp_path: Path) -> None:
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="mkdocs-material is not installed")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--quiet",
+            "--site-dir",
+            str(tmp_path / "site"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     said = [line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line]
     assert done.returncode == 0, done.stderr
     assert not said
     for name, word in (
-        ("configuration", "half_life"), ("commands", "--allow-leakage"), ("database", "order_updates"), ("mqtt", "Decided[Fill]")
-    ):  # fmt: skip
+        ("configuration", "half_life"),
+        ("commands", "--allow-leakage"),
+        ("database", "order_updates"),
+        ("mqtt", "Decided[Fill]"),
+    ):
         assert word in (tmp_path / "site" / "reference" / name / "index.html").read_text(encoding="utf-8")
     html = "".join(file.read_text(encoding="utf-8") for file in (tmp_path / "site").rglob("*.html"))
     assert not re.findall(

@@ -121,21 +121,25 @@ _FORMS: Final = tuple(
     re.compile(form, re.IGNORECASE)
     for form in (
         # 2025-07-01T12:00:00+02:00, 20250701T120000Z, 2025/07/01 12:00, 2025-07, 2025
-        rf"(?:{_WORD},\s*)?(?P<year>\d{{4}})(?P<mark>[-/])(?P<month>\d{{1,2}})(?P=mark)(?P<day>\d{{1,2}}){_REST}",
+        rf"(?:{_WORD},\s*)?(?P<year>\d{{4}})(?P<mark>[-/])(?P<month>\d{{1,2}})(?P=mark)(?P<day>\d{{1,2}})"
+        rf"{_REST}",
         r"(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)"
-        r"(?:T(?P<hour>\d\d):?(?P<minute>\d\d)(?::?(?P<second>\d\d))?(?:[.,](?P<fraction>\d{1,9}))?\s*(?P<zone>\S.*)?)?",
+        r"(?:T(?P<hour>\d\d):?(?P<minute>\d\d)(?::?(?P<second>\d\d))?(?:[.,](?P<fraction>\d{1,9}))?"
+        r"\s*(?P<zone>\S.*)?)?",
         r"(?P<year>\d{4})-(?P<ordinal>\d{3})"
         rf"{_REST}",
         r"(?P<year>\d{4})(?:-(?P<month>\d\d))?",
         # 2025-július-1T12:00+02:00
         rf"(?P<year>\d{{4}})-(?P<name>{_WORD})-(?P<day>\d{{1,2}}){_REST}",
         # Tue, 01 Jul 2025 12:00:00 GMT, 1. Juli 2025, 01-Jul-25, 1 de julio de 2025
-        rf"(?:{_WORD}[\s,]+)?(?P<day>\d{{1,2}})(?:st|nd|rd|th|\.)?[\s-]+(?:de\s+)?(?P<name>{_WORD}),?[\s-]+(?:de\s+)?"
-        rf"(?P<year>\d{{4}}|\d{{2}}){_REST}",
+        rf"(?:{_WORD}[\s,]+)?(?P<day>\d{{1,2}})(?:st|nd|rd|th|\.)?[\s-]+(?:de\s+)?"
+        rf"(?P<name>{_WORD}),?[\s-]+(?:de\s+)?(?P<year>\d{{4}}|\d{{2}}){_REST}",
         # July 1, 2025 12:00 PM EDT, Tue Jul 01 2025 12:00:00 GMT+0200
-        rf"(?:{_WORD}[\s,]+)?(?P<name>{_WORD})\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<year>\d{{4}}){_REST}",
+        rf"(?:{_WORD}[\s,]+)?(?P<name>{_WORD})\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?\s+"
+        rf"(?P<year>\d{{4}}){_REST}",
         # Tue Jul  1 12:00:00 2025, with or without a zone before the year
-        rf"{_WORD}\s+(?P<name>{_WORD})\s+(?P<day>\d{{1,2}})\s+{_CLOCK}\s+(?:(?P<zone>\S+)\s+)?(?P<year>\d{{4}})(?P<asctime>)",
+        rf"{_WORD}\s+(?P<name>{_WORD})\s+(?P<day>\d{{1,2}})\s+{_CLOCK}\s+"
+        r"(?:(?P<zone>\S+)\s+)?(?P<year>\d{4})(?P<asctime>)",
         # 2025년 07월 01일 12:00:00 (Korea)
         rf"(?P<year>\d{{4}})년\s*(?P<month>\d{{1,2}})월\s*(?P<day>\d{{1,2}})일\s+{_CLOCK}(?P<korea>)",
         # 2025-07-01 오후 2:30:00
@@ -145,7 +149,8 @@ _FORMS: Final = tuple(
 )
 _COMMENT: Final = re.compile(r"\([^()]*\)")
 _NUMERIC: Final = re.compile(
-    r"(?:(?:etc/)?(?:gmt|utc|ut|z)\s*)?(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d{2}))?(?:\s+[a-z]{1,5})?",
+    r"(?:(?:etc/)?(?:gmt|utc|ut|z)\s*)?(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d{2}))?"
+    r"(?:\s+[a-z]{1,5})?",
     re.IGNORECASE,
 )
 _PLACE: Final = re.compile(r"[A-Za-z]{2,20}(?:/[A-Za-z0-9_+-]{1,30}){1,2}")

@@ -12,39 +12,38 @@ from agent.live.news.feed_dates import MAX_LENGTH, FeedDate, parse_date
 
 DATE = "Tue, 01 Jul 2025 "  # in summer; noon there is 12:00 minus the offset of the zone in UTC
 
-# zone: noon on 1 July 2025 in that zone, in UTC, by the offset in the comment
-ZONES = {
-    "GMT": "12:00", "UT": "12:00", "UTC": "12:00", "Z": "12:00", "z": "12:00", "WET": "12:00",
-    "BST": "11:00",  # British Summer Time, +1
-    "CET": "11:00", "MEZ": "11:00", "WAT": "11:00", "WEST": "11:00",  # +1
-    "CEST": "10:00", "MESZ": "10:00", "EET": "10:00", "SAST": "10:00",  # +2
-    "EEST": "09:00", "MSK": "09:00", "TRT": "09:00", "EAT": "09:00", "IDT": "09:00",  # +3
-    "IRST": "08:30",  # +3:30
-    "GST": "08:00",  # the Gulf, +4
-    "PKT": "07:00",  # +5
-    "IST": "06:30",  # India, +5:30
-    "NPT": "06:15",  # +5:45
-    "ICT": "05:00", "WIB": "05:00",  # +7
-    "HKT": "04:00", "SGT": "04:00", "AWST": "04:00", "WITA": "04:00", "MYT": "04:00", "PHT": "04:00",  # +8
-    "JST": "03:00", "KST": "03:00", "WIT": "03:00",  # +9
-    "ACST": "02:30",  # +9:30
-    "AEST": "02:00",  # +10
-    "AEDT": "01:00",  # +11
-    "NZST": "00:00",  # +12
-    "BRT": "15:00", "ART": "15:00", "ADT": "15:00",  # -3
-    "NST": "15:30",  # Newfoundland, -3:30
-    "AST": "16:00", "CLT": "16:00", "EDT": "16:00",  # Atlantic, Chile, -4
-    "EST": "17:00", "CDT": "17:00", "COT": "17:00", "PET": "17:00",  # -5
-    "CST": "18:00", "MDT": "18:00",  # Central of North America, -6
-    "MST": "19:00", "PDT": "19:00",  # -7
-    "PST": "20:00", "AKDT": "20:00",  # -8
-    "HST": "22:00",  # -10
-    "ET": "16:00", "CT": "17:00", "MT": "18:00", "PT": "19:00",  # daylight saving time on that day
-    "America/New_York": "16:00", "Europe/London": "11:00", "Asia/Kolkata": "06:30", "Etc/GMT+5": "17:00",
-    "+0200": "10:00", "+02:00": "10:00", "+2": "10:00", "+02": "10:00", "-0330": "15:30", "+0530": "06:30", "-0000": "12:00",
-    "GMT+0200": "10:00", "GMT+2": "10:00", "UTC+2": "10:00", "UTC-03:00": "15:00", "+0000 (UTC)": "12:00",
-    "GMT+0200 (Central European Summer Time)": "10:00", "+0200 CEST": "10:00", "CEST.": "10:00",
-}  # fmt: skip
+# Noon on 1 July 2025 in these zones is at this time in UTC
+NOON = {
+    "12:00": "GMT UT UTC Z z WET -0000",
+    "11:00": "BST CET MEZ WAT WEST Europe/London",  # British Summer Time; +1
+    "10:00": "CEST CEST. MESZ EET SAST +0200 +02:00 +2 +02 GMT+0200 GMT+2 UTC+2",  # +2
+    "09:00": "EEST MSK TRT EAT IDT",  # +3
+    "08:30": "IRST",  # +3:30
+    "08:00": "GST",  # the Gulf, +4
+    "07:00": "PKT",  # +5
+    "06:30": "IST Asia/Kolkata +0530",  # India, +5:30
+    "06:15": "NPT",  # +5:45
+    "05:00": "ICT WIB",  # +7
+    "04:00": "HKT SGT AWST WITA MYT PHT",  # +8
+    "03:00": "JST KST WIT",  # +9
+    "02:30": "ACST",  # +9:30
+    "02:00": "AEST",  # +10
+    "01:00": "AEDT",  # +11
+    "00:00": "NZST",  # +12
+    "15:00": "BRT ART ADT UTC-03:00",  # -3
+    "15:30": "NST -0330",  # Newfoundland, -3:30
+    "16:00": "AST CLT EDT America/New_York ET",  # Atlantic, Chile, -4; ET in summer
+    "17:00": "EST CDT COT PET CT Etc/GMT+5",  # -5
+    "18:00": "CST MDT MT",  # Central of North America, -6
+    "19:00": "MST PDT PT",  # -7
+    "20:00": "PST AKDT",  # -8
+    "22:00": "HST",  # -10
+}
+ZONES = {zone: time for time, zones in NOON.items() for zone in zones.split()} | {
+    "+0000 (UTC)": "12:00",
+    "GMT+0200 (Central European Summer Time)": "10:00",
+    "+0200 CEST": "10:00",
+}
 
 
 def at(moment: str) -> int:
@@ -155,7 +154,7 @@ DATES = [
     ("0000-01-01", None),
     ("Tue, 01 Xyz 2025 12:00:00 GMT", None),
     (DATE + "12:00:00 GMT" + " " * MAX_LENGTH, None),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "moment"), DATES)
