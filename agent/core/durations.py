@@ -51,6 +51,13 @@ MONTHS: Final = {
 }
 """Interval (ms) of a bar of calendar months, the longest that it can be -> number of months."""
 
+
+def format_bar_length(interval: int) -> str:
+    """Return the length of a bar (ms): `5m`, or for calendar months `1 month`, `3 months`."""
+    months = MONTHS.get(interval, 0)
+    return f"{months} month{'s' * (months > 1)}" if months else format_duration(interval)
+
+
 # In the easternmost time zone a month begins this long before it does in UTC
 _FARTHEST_EAST_MS: Final = 14 * 3_600_000
 

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.core.durations import format_duration
+from agent.core.durations import format_bar_length, format_duration
 from agent.core.errors import DataError
 from agent.data.calendar_bars import Calendar
 from agent.system.clock import iso
@@ -156,7 +156,7 @@ class BarCheck:
 
     def _mixed_intervals(self, row: int, step: int) -> DataError:
         found = f"row {row} comes {format_duration(step)} after the bar before it"
-        expected = f"but bars are {format_duration(self._interval)} apart"
+        expected = f"but bars are {format_bar_length(self._interval)} apart"
         hint = "keep bars of one interval in a file"
         return DataError(f"{self._name}: mixed intervals: {found}, {expected}", hint=hint)
 

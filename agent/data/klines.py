@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from agent.core.durations import format_duration
+from agent.core.durations import format_bar_length
 from agent.core.errors import DataError, UsageError
 from agent.core.events import DAY_MS, Gap, Kline
 from agent.core.symbol_names import SYMBOL_COLUMNS, is_symbol, normalise, symbol_of
@@ -366,7 +366,7 @@ class KlineFile:
                 self._note("its dates are the last days of its bars, which are calendar months")
         strict = self.around_the_clock or self.calendar is not None
         if stated is not None and stated != found and (strict or stated > steps[0]):
-            distance = f"its bars are {format_duration(found)} apart, not {format_duration(stated)}"
+            distance = f"its bars are {format_bar_length(found)} apart, not {format_bar_length(stated)}"
             raise DataError(f"{self.name}: {distance}")
         return stated or found, times.unit
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
 from agent.config import Config
-from agent.core.durations import format_duration
+from agent.core.durations import format_bar_length
 from agent.core.errors import DataError, UsageError
 from agent.core.events import Command, Event, Funding, News, Sentiment
 from agent.core.instruments import instrument_for
@@ -277,7 +277,7 @@ def _adapted(config: Config, files: Sequence[KlineFile]) -> Config:
     first = files[0]
     for file in files:
         if file.interval != first.interval:
-            own, other = format_duration(file.interval), format_duration(first.interval)
+            own, other = format_bar_length(file.interval), format_bar_length(first.interval)
             hint = "all files of a run share one interval"
             raise DataError(f"{file.path} has bars of {own}, {first.path} of {other}", hint=hint)
     calendar_bars = any(file.calendar for file in files)

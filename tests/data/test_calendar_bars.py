@@ -263,7 +263,7 @@ def test_the_files_of_a_run_must_have_one_interval(tmp_path: Path) -> None:
     history = History(Window(((months, None), (okx, None))), config())
     assert (history.config.market.interval, history.config.market.calendar_bars) == (MONTH, True)
     assert history.end == ms(2024, 5, 31, 16)
-    with pytest.raises(DataError, match=r"bars of 92d.*of 31d"):
+    with pytest.raises(DataError, match=r"bars of 3 months.*of 1 month"):
         History(Window(((months, None), (quarters, None))), config())
 
 

@@ -22,7 +22,7 @@ from agent.analysis.report.descriptions import describe_regime_rule, description
 from agent.analysis.report.plot import Figure
 from agent.analysis.report.report_data import ReportData
 from agent.analysis.report.verdict import verdict_of
-from agent.core.durations import format_duration
+from agent.core.durations import format_bar_length
 from agent.core.errors import StoreError, TapewireError
 from agent.system.atomic import write_bytes
 
@@ -49,7 +49,7 @@ def render(data: ReportData) -> str:
         evidence=evidence,
         config=config,
         currency=config.account.currency,
-        interval=format_duration(data.metrics.interval),
+        interval=format_bar_length(data.metrics.interval),
         verdict=verdict_of(data),
         descriptions=descriptions_of(evidence),
         rule=describe_regime_rule(evidence.regime_rule, evidence.period),

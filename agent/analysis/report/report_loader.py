@@ -27,7 +27,7 @@ from agent.analysis.report.scored_headlines import (
 from agent.analysis.run_metrics import Metrics, compute
 from agent.analysis.trades import RoundTrip, TradeBook
 from agent.config import Config
-from agent.core.durations import format_duration
+from agent.core.durations import format_bar_length
 from agent.core.errors import DataError, ModelError
 from agent.core.events import (
     AccountSnapshot,
@@ -80,7 +80,7 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     hold = BuyAndHoldBenchmark(config.market.symbols, initial, config.market.interval)
     hold.extend(seen)
     if recorded is None:
-        every = format_duration(interval)
+        every = format_bar_length(interval)
         notes.append(
             f"The run is {run.status.value}, so its figures are computed from the recorded equity samples, "
             f"one every {every}."
