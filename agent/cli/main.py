@@ -18,7 +18,7 @@ PANELS: Final[dict[str, tuple[str, ...]]] = {
     "Live": ("demo", "run", "control", "dashboard"),
     "Research": ("backtest", "walkforward", "tune", "check", "report"),
     "Models": ("train", "model"),
-    "Data": ("data",),
+    "Data": ("data", "news"),
     "Operations": ("setup", "db", "worker", "sandbox"),
 }
 """Panel of the help -> modules of its commands: X is `agent.cli.X_commands`, which has a `register(app)`."""

@@ -23,7 +23,8 @@ from agent.cli.model_options import (
     load_datasets,
     needs_training_libraries,
 )
-from agent.cli.typer_setup import option
+from agent.cli.news_commands import export_news
+from agent.cli.typer_setup import PlainGroup, option
 from agent.data.text import MAX_TITLE, one_line
 
 if TYPE_CHECKING:
@@ -39,8 +40,23 @@ BaseOfAdapter = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (evaluate, compare, export, score):
+    for command in (evaluate, compare, score):
         app.command(command.__name__)(command)
+    exporter = typer.Typer(
+        cls=_ExportGroup, help="Export a model, or recorded headlines.", no_args_is_help=True
+    )
+    exporter.command("model")(export)
+    exporter.command("news")(export_news)
+    app.add_typer(exporter, name="export")
+
+
+class _ExportGroup(PlainGroup):
+    """Group in which `tapewire export ADAPTER FOLDER` means `tapewire export model ADAPTER FOLDER`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["model", *args]
+        return super().parse_args(ctx, args)
 
 
 def evaluate(

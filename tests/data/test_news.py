@@ -138,7 +138,22 @@ def test_headlines_first_seen_before_their_publication_are_noted(tmp_path: Path)
     ]
     file = NewsFile(jsonl(tmp_path, rows))
     assert [news.available_at - TEN for news in file] == [1, 2]
-    assert file.stats.notes() == ["1 headlines first seen before their publication: known at publication"]
+    assert file.stats.notes() == [
+        "1 headlines first seen before their publication: known at publication",
+        "2 of 2 headlines are known from when they were first seen",
+    ]
+
+
+def test_a_file_that_states_some_times_notes_their_share(tmp_path: Path) -> None:
+    """Of three headlines, the second's time was not recorded: it is known a minute after its publication."""
+    rows = [
+        {"published_at": TEN + n, "title": f"Headline {n}", "first_seen": None if n == 2 else TEN + n + 5}
+        for n in (1, 2, 3)
+    ]
+    file = NewsFile(jsonl(tmp_path, rows))
+    assert [news.available_at - TEN for news in file] == [6, 8, 2 + 60_000]
+    share = "2 of 3 headlines are known from when they were first seen, the others 1m after publication"
+    assert file.stats.notes() == [share]
 
 
 @settings(max_examples=50, deadline=None)

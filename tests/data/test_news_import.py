@@ -64,6 +64,8 @@ def test_the_command_reports_its_counts(source: Path, tmp_path: Path) -> None:
         "abstained": 0,
         "outside": 0,
         "shared_ids": 0,
+        "seen": 1,
+        "delay": -1,
         "output": str(output),
         "notes": [
             "1 headlines without a time, or with one that isn't trusted, left out",
