@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     sys.dont_write_bytecode = False
 
-# Libraries start a thread for each core in every process, which for models this small only compete with the other workers
+# Libraries start a thread for each core in every process, which for models this small only compete with the
+# other workers
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
@@ -62,9 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Leave what the imports made out of every later garbage collection; cache no bytecode of what tests write.
-
-    A strategy that a test edits within a second, at equal length, would be taken from the cache as it was.
+    """Leave what the imports made out of every later garbage collection. Cache no bytecode of what tests
+    write: a strategy that a test edits within a second, at equal length, would be taken from the cache as it
+    was.
     """
     sys.dont_write_bytecode = True
     gc.collect()

@@ -1,10 +1,12 @@
-"""`kill --flatten` from random states, while the strategy insists on its position: flat or alarmed, never silent.
+"""`kill --flatten` from random states, while the strategy insists on its position: flat or alarmed, never
+silent.
 
     python -m tests.kill_states [--states 200] [--seed 1] [--variants paper,sandbox]
 
-States are dealt to the variants in turn. A variant is an async function of a random generator and an empty folder, listed in
-`VARIANTS`; it brings an agent into some state, kills it and returns what came of that. The last line is the count, and the exit code is 1 if
-a state was silent: a position was left open, or something was opened after the kill, and no risk event said so.
+States are dealt to the variants in turn. A variant is an async function of a random generator and an empty
+folder, listed in `VARIANTS`; it brings an agent into some state, kills it and returns what came of that. The
+last line is the count, and the exit code is 1 if a state was silent: a position was left open, or something
+was opened after the kill, and no risk event said so.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ class Insisting(Strategy):
         )
 
 
-# -- variants ----------------------------------------------------------------------------------------------------------
+# -- variants -----------------------------------------------------------------------------------------------
 
 
 async def paper(dice: random.Random, folder: Path) -> Verdict:
@@ -156,7 +158,9 @@ async def sandbox(dice: random.Random, folder: Path) -> Verdict:
 
 
 async def broken(dice: random.Random, folder: Path) -> Verdict:
-    """An agent in a process of its own, with a store that can't be written, a log that nobody reads, a core that hangs, or dead."""
+    """An agent in a process of its own, with a store that can't be written, a log that nobody reads, a core
+    that hangs, or dead.
+    """
     case = dice.choice(
         [case for case in (*CASES, Case("sound", "verb", True), Case("sound", "file", True)) if case.flatten]
     )
@@ -218,7 +222,8 @@ def main() -> int:
     os.environ.setdefault("TAPEWIRE_API_SECRET", "sandbox-secret")
     counts = asyncio.run(kill_states(given.states, given.seed, given.variants.split(",")))
     print(
-        f"{given.states} states: {counts['flat']} flat, {counts['alarmed']} alarmed, {counts['silent']} silent"
+        f"{given.states} states: {counts['flat']} flat, {counts['alarmed']} alarmed, "
+        f"{counts['silent']} silent"
     )
     return int(bool(counts["silent"]))
 

@@ -1,4 +1,6 @@
-"""The list of faults that `python -m tests.support.mutation` puts into a copy of the tree stays true of the tree."""
+"""The list of faults that `python -m tests.support.mutation` puts into a copy of the tree stays true of the
+tree.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What is installed is what was tested: compiled modules are those of the sources, and a wheel works outside the checkout."""
+"""What is installed is what was tested: compiled modules are those of the sources, and a wheel works outside
+the checkout.
+"""
 
 from __future__ import annotations
 

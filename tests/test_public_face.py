@@ -1,4 +1,6 @@
-"""`import tapewire` gives users everything, imports it late, and refuses packages that take the place of ours."""
+"""`import tapewire` gives users everything, imports it late, and refuses packages that take the place of
+ours.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +114,8 @@ def test_a_class_that_is_in_no_file_is_refused(tmp_path: Path) -> None:
         tmp_path,
     )
     assert found.stdout.strip() == (
-        "Holder is in no file, so its runs could not be verified | save it to a file, e.g. with %%writefile mine.py, and give its name"
+        "Holder is in no file, so its runs could not be verified | "
+        "save it to a file, e.g. with %%writefile mine.py, and give its name"
     ), found.stderr
 
 

@@ -351,8 +351,8 @@ def test_a_backtest_trades_on_paper_even_if_the_agent_trades_on_a_testnet(
 def test_both_final_equities_include_funding_inside_the_last_bar(tapewire: Tapewire, tmp_path: Path) -> None:
     """Funding is paid at 09:00 and 13:00; 13:00 lies inside the last bar, 12:00 to 16:00.
 
-    The four 4-hour bars are at 100. With the default latency 98 are bought at the close of the second bar, 08:00,
-    so each payment is 1 % of 9,800.
+    The four 4-hour bars are at 100. With the default latency 98 are bought at the close of the second bar,
+    08:00, so each payment is 1 % of 9,800.
     """
     day, hour = 1_735_689_600_000, 3_600_000
     bars = "".join(f"{day + n * 4 * hour},100,100,100,100,1000000\n" for n in range(4))

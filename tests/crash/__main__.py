@@ -194,7 +194,8 @@ def main() -> int:
                 killed = harness.kills.total()
                 mode = " --testnet" * given.testnet + " --faults" * given.faults
                 print(
-                    f"LOST {loss}\n  again: python -m tests.crash{mode} --seed {given.seed} --run {number} --kills {quota}"
+                    f"LOST {loss}\n"
+                    f"  again: python -m tests.crash{mode} --seed {given.seed} --run {number} --kills {quota}"
                 )
                 if given.testnet:
                     kept = tempfile.mkdtemp(prefix="tapewire-lost-")

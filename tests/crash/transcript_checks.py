@@ -123,7 +123,10 @@ def _compared(*transcripts: Transcript) -> Iterator[tuple[Any, ...]]:
 def _first_difference(name: str, mine: list[Any], due: list[Any]) -> str:
     for number, (one, other) in enumerate(zip_longest(mine, due), 1):
         if one != other:
-            return f"number {number} transcripts the {name} is {_describe(one)}, uninterrupted {_describe(other)}"
+            return (
+                f"number {number} transcripts the {name} is {_describe(one)}, "
+                f"uninterrupted {_describe(other)}"
+            )
     return f"the {name} differ"
 
 

@@ -18,7 +18,10 @@ PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 
 
 class BrowserPage:
-    """A browser tab. Its commands run in threads, so that the agent in the test's event loop is not blocked."""
+    """A browser tab.
+
+    Its commands run in threads, so that the agent in the test's event loop is not blocked.
+    """
 
     def __init__(self, chrome: Chrome) -> None:
         self.chrome = chrome

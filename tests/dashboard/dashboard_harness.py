@@ -1,4 +1,6 @@
-"""Serve the dashboard in tests: beside a real agent, or beside a fake one that receives only the test's events."""
+"""Serve the dashboard in tests: beside a real agent, or beside a fake one that receives only the test's
+events.
+"""
 
 from __future__ import annotations
 

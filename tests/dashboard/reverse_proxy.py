@@ -23,7 +23,10 @@ _HOP_BY_HOP = (
 async def proxy(
     target: str, prefix: str = "/tapewire", *, strip: bool = True, keep_host: bool = True, **added: str
 ) -> AsyncIterator[str]:
-    """Serve `target` below `prefix` and yield that URL. The proxy adds the headers in `added`, with `_` for `-`."""
+    """Serve `target` below `prefix` and yield that URL.
+
+    The proxy adds the headers in `added`, with `_` for `-`.
+    """
 
     async def forward(request: web.Request) -> web.StreamResponse:
         path = request.rel_url.raw_path_qs

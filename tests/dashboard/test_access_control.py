@@ -235,7 +235,9 @@ async def test_a_login_link_works_once_for_ten_minutes(database: Database, tmp_p
 
 
 async def test_a_login_link_on_another_site_works(database: Database) -> None:
-    """A browser sends no strict cookie on a redirect that another site started, so a refresh page takes its place."""
+    """A browser sends no strict cookie on a redirect that another site started, so a refresh page takes its
+    place.
+    """
     from_other_site = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
     async with served(database, FakeAgent()) as page, client(page.url) as http:
         link = page.login_url().removeprefix(page.url)

@@ -39,7 +39,8 @@ class FillTimes:
 RECORD_RENDER_TIMES = """
 window.rendered = {};
 const record = () => {
-  for (const row of document.querySelectorAll("#fills [data-id]")) window.rendered[row.dataset.id] ??= Date.now();
+  for (const row of document.querySelectorAll("#fills [data-id]")) \
+window.rendered[row.dataset.id] ??= Date.now();
 };
 record();
 new MutationObserver(record).observe(document.getElementById("fills"), {childList: true, subtree: true});
@@ -69,7 +70,8 @@ async def test_fills_appear_within_a_second_and_a_kill_lasts_until_a_confirmed_r
         assert len(lags) >= 4
         assert statistics.median(lags) < 1_000, lags
         fetched = await page.run(
-            "return performance.getEntriesByType('resource').map(one => one.name).filter(n => n.includes('/api/'))"
+            "return performance.getEntriesByType('resource')"
+            ".map(one => one.name).filter(n => n.includes('/api/'))"
         )
         assert fetched == []  # the page does not poll
 
@@ -131,13 +133,15 @@ async def test_markup_in_a_headline_is_shown_as_text(page: BrowserPage, database
         assert titles[2:] == ["bitcoin gnisaelp si siht", HOSTILE[1], HOSTILE[0]]
         assert (
             await page.run(
-                "return document.querySelectorAll('#headlines :is(script, img, b), #legend :is(script, img, b)').length"
+                "return document.querySelectorAll("
+                "'#headlines :is(script, img, b), #legend :is(script, img, b)').length"
             )
             == 0
         )
         assert not await page.run("return window.pwned")
         links = await page.run(
-            "return [...document.querySelectorAll('#headlines a')].map(one => [one.protocol, one.rel, one.target])"
+            "return [...document.querySelectorAll('#headlines a')]"
+            ".map(one => [one.protocol, one.rel, one.target])"
         )
         assert links == [["https:", "noopener noreferrer nofollow", "_blank"]]
         assert await page.run("return document.documentElement.scrollWidth") <= PHONE["width"]
@@ -166,7 +170,8 @@ async def test_pages_fit_a_phone_and_have_enough_contrast_in_both_themes(
 
 CONTRAST = """
 const luminance = (colour) => {
-  const parts = colour.match(/[0-9.]+/g).slice(0, 3).map((part) => part / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+  const parts = colour.match(/[0-9.]+/g).slice(0, 3).map((part) => part / 255)\
+.map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
   return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
 };
 const paper = luminance(getComputedStyle(document.documentElement).backgroundColor);
@@ -250,7 +255,8 @@ const stream = new Promise((resolve) => {
 });
 const read = fetch(url + "api/runs").then(() => "read", () => "refused");
 const body = JSON.stringify({action: "kill", run: "20250303-142500-aaaa"});
-const command = fetch(url + "api/command", {method: "POST", mode: "no-cors", body}).then(() => "sent", () => "refused");
+const command = fetch(url + "api/command", {method: "POST", mode: "no-cors", body})\
+.then(() => "sent", () => "refused");
 Promise.all([stream, read, command]).then(done);
 """
 
@@ -293,7 +299,8 @@ async def test_a_recorded_run_can_be_played_back(
         assert fills > 0
         assert await page.run("return document.querySelector('#buttons').hidden")
         await page.run(
-            "const slider = document.querySelector('#moment'); slider.value = slider.min; slider.dispatchEvent(new Event('input'))"
+            "const slider = document.querySelector('#moment'); slider.value = slider.min; "
+            "slider.dispatchEvent(new Event('input'))"
         )
         await page.until("document.querySelector('#fills').textContent === 'No fills yet.'")
         assert await page.text("#tiles") != at_end

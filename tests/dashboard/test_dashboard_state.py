@@ -134,8 +134,8 @@ def test_only_what_changed_is_sent() -> None:
 def test_at_a_venue_the_equity_follows_the_ledger_after_drift_is_accepted(states_cash: bool) -> None:
     """The account starts with 10,250 USDT. Someone else then buys 3 BTC at 90 (mark 100) and spends 10.
 
-    After `resume` the equity is 10,240 + 30. Earlier versions recorded no changes of cash, so the page derives them from the
-    account snapshots.
+    After `resume` the equity is 10,240 + 30. Earlier versions recorded no changes of cash, so the page
+    derives them from the account snapshots.
     """
     harness = EngineHarness(states_cash=states_cash)
     config = harness.config

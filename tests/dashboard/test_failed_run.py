@@ -42,7 +42,10 @@ class Boom(Strategy):
 
 
 def backtest(folder: Path, name: str, after: int) -> None:
-    """Record a run of four days of hourly bars, with a strategy that raises an error at bar number `after`."""
+    """Record a run of four days of hourly bars.
+
+    Its strategy raises an error at bar number `after`.
+    """
     (folder / f"{name}.py").write_text(STRATEGY.replace("{after}", str(after)))
     rows = [
         f"{BEGIN + hour * HOUR_MS},{100 + hour % 7},110,90,{100 + (hour + 1) % 7},1000" for hour in range(96)
@@ -62,7 +65,9 @@ def backtest(folder: Path, name: str, after: int) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    """A store with three runs: one that failed at bar 60, one that failed at its first bar, and a complete one."""
+    """A store with three runs: one that failed at bar 60, one that failed at its first bar, and a complete
+    one.
+    """
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     for name, after in (("late_boom", FAILS_AFTER), ("early_boom", 1), ("no_boom", 1_000)):
@@ -143,7 +148,8 @@ async def test_the_page_of_a_failed_run_shows_the_error_and_dates(
         if screen is PHONE:  # no horizontal scrolling
             assert await page.run(OVERFLOW, "#run-table") <= 0
         starts = await page.run(
-            "return [...document.querySelectorAll('#run-table tbody tr')].map(row => row.cells[2].textContent)"
+            "return [...document.querySelectorAll('#run-table tbody tr')]"
+            ".map(row => row.cells[2].textContent)"
         )
         assert sorted(starts) == ["2025-01-01 00:00", "–", "–"]  # never the wall-clock time
         await page.open(f"{served_page.url}runs/{late.id}?at=2025-01-02T06:00:00Z", screen=screen)

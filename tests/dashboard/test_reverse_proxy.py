@@ -39,7 +39,10 @@ def links_in(page: str, kind: str) -> list[str]:
 
 
 async def crawl(http: ClientSession, start: str) -> dict[str, int]:
-    """Follow all links from `start` on the same server, except the logout, and return the status of each URL."""
+    """Follow all links from `start` on the same server, except the logout.
+
+    Return the status of each URL.
+    """
     found: dict[str, int] = {}
     waiting = [start]
     while waiting:

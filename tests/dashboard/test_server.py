@@ -100,7 +100,8 @@ async def test_a_browser_that_stops_reading_is_disconnected_without_effect_on_ot
         stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         stalled.connect(("127.0.0.1", page.port))
         stalled.sendall(
-            f"GET /api/live HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nOrigin: http://127.0.0.1:{page.port}\r\n"
+            f"GET /api/live HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n"
+            f"Origin: http://127.0.0.1:{page.port}\r\n"
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{cookie_header(http)}\r\n".encode()
         )

@@ -455,8 +455,8 @@ def test_finished_bars_are_not_noted(tmp_path: Path) -> None:
     assert file.notes == []
 
 
-# A bar of 12.5 coins at 95,000 or so turned over 12.5 · 95,000 = 1,187,500. In contracts of 0.01 coins that is
-# 1,250 contracts, in contracts of 1 dollar 1,187,500.
+# A bar of 12.5 coins at 95,000 or so turned over 12.5 · 95,000 = 1,187,500. A contract of 0.01 coins makes
+# that 1,250 contracts, and one of 1 dollar 1,187,500.
 VOLUMES = {
     "OKX spot: vol in coins": ("vol,volCcy,volCcyQuote", "12.5,1187500,1187500", []),
     "OKX spot, earlier layout": ("vol,volCcy", "12.5,1187500", []),

@@ -77,7 +77,8 @@ def run(names: list[str], seconds: float, seed: int) -> int:
     for name in names:
         print(f"{name:18} {inputs[name]:7,} inputs, {accepted[name] / max(inputs[name], 1):4.0%} accepted")
     print(
-        f"{inputs.total():,} inputs to {len(names)} targets, {len(failed)} broke{': ' if failed else ''}{', '.join(failed)}"
+        f"{inputs.total():,} inputs to {len(names)} targets, "
+        f"{len(failed)} broke{': ' if failed else ''}{', '.join(failed)}"
     )
     return int(bool(failed))
 

@@ -383,18 +383,27 @@ def read_feed(document: bytes) -> None:
 
 _FEEDS: Final = (
     b"""<?xml version="1.0" encoding="UTF-8"?>
-<rss version="2.0" xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:media="http://search.yahoo.com/mrss/"><channel><title>Harbour Wire</title>
+<rss version="2.0" xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:media="http://search.yahoo.com/mrss/">\
+<channel><title>Harbour Wire</title>
 <link>https://feed.example/</link><ttl>5</ttl>
-<item><title>Bitcoin climbs &amp; ether rests</title><link>https://feed.example/1</link><guid isPermaLink="false">a-1</guid>
-<pubDate>Mon, 03 Mar 2025 00:04:37 GMT</pubDate><description><![CDATA[<p>Buyers &lt;return&gt; after a <b>slow</b> weekend.</p>]]></description>
-<media:thumbnail url="https://feed.example/1.png" width="10"/><source url="https://other.example/">Other Desk</source></item>
-<item><title>Miners sell</title><link>https://feed.example/2</link><dc:date>2025-03-03T01:00:00+01:00</dc:date></item></channel></rss>""",
-    b"""<?xml version="1.0"?><feed xmlns="http://www.w3.org/2005/Atom"><title>Desk</title><id>urn:desk</id><updated>2025-03-03T00:00:00Z</updated>
-<entry><title type="html">Rates &lt;i&gt;hold&lt;/i&gt;</title><id>urn:1</id><link href="https://feed.example/3" rel="alternate"/>
+<item><title>Bitcoin climbs &amp; ether rests</title><link>https://feed.example/1</link>\
+<guid isPermaLink="false">a-1</guid>
+<pubDate>Mon, 03 Mar 2025 00:04:37 GMT</pubDate>\
+<description><![CDATA[<p>Buyers &lt;return&gt; after a <b>slow</b> weekend.</p>]]></description>
+<media:thumbnail url="https://feed.example/1.png" width="10"/>\
+<source url="https://other.example/">Other Desk</source></item>
+<item><title>Miners sell</title><link>https://feed.example/2</link>\
+<dc:date>2025-03-03T01:00:00+01:00</dc:date></item></channel></rss>""",
+    b"""<?xml version="1.0"?><feed xmlns="http://www.w3.org/2005/Atom"><title>Desk</title><id>urn:desk</id>\
+<updated>2025-03-03T00:00:00Z</updated>
+<entry><title type="html">Rates &lt;i&gt;hold&lt;/i&gt;</title><id>urn:1</id>\
+<link href="https://feed.example/3" rel="alternate"/>
 <published>2025-03-03T00:04:37Z</published><updated>2025-03-03T00:05:00Z</updated>
-<content type="xhtml"><div xmlns="http://www.w3.org/1999/xhtml"><p>No change.</p></div></content></entry></feed>""",
+<content type="xhtml"><div xmlns="http://www.w3.org/1999/xhtml"><p>No change.</p></div></content>\
+</entry></feed>""",
     b"""<!DOCTYPE rss [<!ENTITY a "word word"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>
-<rss version="2.0"><channel><title>&b;</title><item><title>One &b; day</title><link>https://feed.example/4</link></item></channel></rss>""",
+<rss version="2.0"><channel><title>&b;</title><item><title>One &b; day</title>\
+<link>https://feed.example/4</link></item></channel></rss>""",
 )
 
 
@@ -522,8 +531,20 @@ def receive_worker_message(payload: bytes) -> None:
 
     async def hear() -> None:
         config, topics, clock = MqttConfig(broker="mqtt://127.0.0.1:1"), Topics("tapewire"), _FixedClock()
-        link = MqttLink(config, clock, "fuzz", lambda: RetainedPresence("tapewire/agent", None, None))  # type: ignore[arg-type]
-        pool = WorkerPool(WorkersConfig(), link, topics, _OwnModel(), clock, capacity=10)  # type: ignore[arg-type]
+        link = MqttLink(
+            config,
+            clock,
+            "fuzz",
+            lambda: RetainedPresence("tapewire/agent", None, None),  # type: ignore[arg-type]
+        )
+        pool = WorkerPool(
+            WorkersConfig(),
+            link,
+            topics,
+            _OwnModel(),  # type: ignore[arg-type]
+            clock,
+            capacity=10,
+        )
         pool._on_presence(payload, False)
         pool._on_scores(payload, False)
         for scores in pool._received:

@@ -35,7 +35,8 @@ def write_config(sandbox: Sandbox, folder: Path) -> Path:
     path = folder / "config.toml"
     path.write_text(
         f'[strategy]\nname = "sma_cross"\n[bybit]\nendpoint = "{sandbox.rest_url}"\nwarmup_bars = 50\n'
-        f'[live]\nfolder = "{folder}"\n[store]\nurl = "sqlite:///{folder / "store.db"}"\n[log]\nformat = "json"\n'
+        f'[live]\nfolder = "{folder}"\n[store]\nurl = "sqlite:///{folder / "store.db"}"\n'
+        '[log]\nformat = "json"\n'
     )
     return path
 

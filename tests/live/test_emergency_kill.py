@@ -181,9 +181,12 @@ async def test_a_kill_of_a_hanging_core_prevents_the_next_start_on_paper(
     async with Sandbox(options(speed=240)) as sandbox:
         path = tmp_path / "config.toml"
         path.write_text(
-            f'strategy = {{ name = "tests.support.hanging_agent:Hanging", params = {{ trigger = "{tmp_path / "hang"}", how = "{how}" }} }}\n'
-            f'bybit = {{ endpoint = "{sandbox.rest_url}", warmup_bars = 20, settle = "40s" }}\ndashboard.enabled = false\n'
-            f'live = {{ folder = "{tmp_path}", kill_within = "500ms" }}\nstore.url = "sqlite:///{tmp_path / "store.db"}"\n'
+            'strategy = { name = "tests.support.hanging_agent:Hanging", '
+            f'params = {{ trigger = "{tmp_path / "hang"}", how = "{how}" }} }}\n'
+            f'bybit = {{ endpoint = "{sandbox.rest_url}", warmup_bars = 20, settle = "40s" }}\n'
+            "dashboard.enabled = false\n"
+            f'live = {{ folder = "{tmp_path}", kill_within = "500ms" }}\n'
+            f'store.url = "sqlite:///{tmp_path / "store.db"}"\n'
         )
         process = await start("run", "--config", path)
         try:

@@ -1,7 +1,7 @@
 """Faults between agent and exchange: the agent keeps running, misses no available data and reports them.
 
-For every fault: each bar is journalled once and in order or lies in a gap, closed bars equal the exchange's, each headline
-is journalled once, and the run verifies.
+For every fault: each bar is journalled once and in order or lies in a gap, closed bars equal the exchange's,
+each headline is journalled once, and the run verifies.
 """
 
 from __future__ import annotations

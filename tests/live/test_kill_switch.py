@@ -48,7 +48,9 @@ Invoke = Callable[..., Awaitable[Any]]
 async def agent(
     sandbox: Sandbox, database: Database, folder: Path, **sections: Any
 ) -> AsyncIterator[tuple[Daemon, Invoke]]:
-    """A daemon that holds both symbols, and a function that returns the output or exception of a CLI command."""
+    """A daemon that holds both symbols, and a function that returns the output or exception of a CLI
+    command.
+    """
     config = settings(sandbox.rest_url, folder, strategy=HOLD, **sections)
     path = folder / "config.toml"
     path.write_text(f'[live]\nfolder = "{folder}"\n')

@@ -84,7 +84,8 @@ def agent_config(sandbox: Sandbox, folder: Path) -> Path:
     path.write_text(
         f'strategy = {{ name = "sma_cross", params = {{ fast = 2, slow = 5 }} }}\n'
         f'bybit = {{ endpoint = "{sandbox.rest_url}", warmup_bars = 20, settle = "40s" }}\n'
-        f'live.folder = "{folder}"\nstore.url = "sqlite:///{folder / "store.db"}"\ndashboard.enabled = false\n'
+        f'live.folder = "{folder}"\nstore.url = "sqlite:///{folder / "store.db"}"\n'
+        "dashboard.enabled = false\n"
         f'log = {{ format = "json", level = "debug" }}\nrisk.stale_after = "8h"\n'
     )
     return path

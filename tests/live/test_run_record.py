@@ -213,7 +213,8 @@ async def test_a_second_agent_on_the_same_server_is_refused(
                 await make_agent(other, two, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
             with one.engine.connect() as connection:  # the server closes the connection that holds the lock
                 connection.exec_driver_sql(
-                    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 31391"
+                    "SELECT pg_terminate_backend(pid) FROM pg_locks "
+                    "WHERE locktype = 'advisory' AND objid = 31391"
                 )
             await first.record.renew_lock()
             with pytest.raises(SafetyError):

@@ -100,8 +100,10 @@ async def test_the_two_commands_run_at_sixty_times_real_time(tmp_path: Path) -> 
             ready = json.loads(await venue.stdout.readline())
         path = tmp_path / "config.toml"
         path.write_text(
-            f'[market]\nsymbols = ["BTCUSDT"]\n[strategy]\nname = "sma_cross"\n[bybit]\nendpoint = "{ready["rest"]}"\n'
-            f'[live]\nfolder = "{tmp_path}"\n[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n[dashboard]\nenabled = false\n'
+            '[market]\nsymbols = ["BTCUSDT"]\n[strategy]\nname = "sma_cross"\n'
+            f'[bybit]\nendpoint = "{ready["rest"]}"\n'
+            f'[live]\nfolder = "{tmp_path}"\n[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n'
+            "[dashboard]\nenabled = false\n"
         )
         agent = await start("run", "--config", path, "--seconds", "6", "--json")
         async with asyncio.timeout(2 * PATIENCE):

@@ -118,7 +118,9 @@ async def test_a_failing_model_loses_no_headline() -> None:
         listening.consumer.offer(headline(1))
         await until(listening.task.done)
         assert "out of memory" in listening.consumer.health.last_error
-        listening.task = asyncio.create_task(listening.consumer.run(listening.said.append))  # type: ignore[arg-type]
+        listening.task = asyncio.create_task(
+            listening.consumer.run(listening.said.append)  # type: ignore[arg-type]
+        )
         await until(lambda: listening.said)
     assert listening.consumer.health.scored == 1
 

@@ -58,7 +58,9 @@ async def feeds_and_hooks() -> AsyncIterator[str]:
         if name == "echo":
             assert request.transport is not None
             phrase = f"no \x1b[2J access for {request.path_qs} {request.headers.get('Authorization', '')}"
-            request.transport.write(f"HTTP/1.1 403 {phrase}\r\nContent-Length: 0\r\n\r\n".encode())  # type: ignore[attr-defined]
+            request.transport.write(  # type: ignore[attr-defined]
+                f"HTTP/1.1 403 {phrase}\r\nContent-Length: 0\r\n\r\n".encode()
+            )
             request.transport.close()
             return web.Response()
         reply = FEEDS.get(name, web.Response(status=500, text=f"{request.path_qs}"))
@@ -78,11 +80,18 @@ async def feeds_and_hooks() -> AsyncIterator[str]:
 def configuration(folder: Path, sandbox: Sandbox, place: str, mqtt: str, page: int, metrics: int) -> str:
     feeds = [
         f'[[news.feeds]]\nname = "{name}"\ninterval = "100ms"\n'
-        f'url = "http://u{number}:{CANARY}{name}pw@{place}/bot12345:{CANARY}{name}bot/{name}?apikey={CANARY}{name}key&page=2"\n'
+        f'url = "http://u{number}:{CANARY}{name}pw@{place}/bot12345:{CANARY}{name}bot/{name}'
+        f'?apikey={CANARY}{name}key&page=2"\n'
         for number, name in enumerate([*FEEDS, "echo"])
     ]
-    closed = f'[[news.feeds]]\nname = "closed"\nurl = "http://x:{CANARY}closed@127.0.0.1:1/?token={CANARY}closed"\n'
-    proxied = f'[[news.feeds]]\nname = "proxied"\nurl = "http://x:{CANARY}proxied@feeds.invalid/rss?token={CANARY}proxied"\n'
+    closed = (
+        '[[news.feeds]]\nname = "closed"\n'
+        f'url = "http://x:{CANARY}closed@127.0.0.1:1/?token={CANARY}closed"\n'
+    )
+    proxied = (
+        '[[news.feeds]]\nname = "proxied"\n'
+        f'url = "http://x:{CANARY}proxied@feeds.invalid/rss?token={CANARY}proxied"\n'
+    )
     return f"""
         [bybit]
         endpoint = "{sandbox.rest_url}"
@@ -182,7 +191,9 @@ def mqtt(tmp_path: Path) -> Iterator[str]:
     from tests.support.mosquitto import mosquitto
 
     with mosquitto(tmp_path.parent / f"{tmp_path.name}-broker") as broker:
-        yield f'[mqtt]\nbroker = "{broker.url}"\nusername = "u"\nallow_plain_password = true\ncommands = true\n'
+        yield (
+            f'[mqtt]\nbroker = "{broker.url}"\nusername = "u"\nallow_plain_password = true\ncommands = true\n'
+        )
 
 
 @pytest.mark.slow
@@ -193,7 +204,9 @@ async def test_no_secret_leaves_the_agent_and_its_files_are_private(tmp_path: Pa
         agent = Agent(
             tmp_path,
             {
-                "TAPEWIRE_NOTIFY_URLS": f"json://u:{CANARY}notify1@{place}/{CANARY}notify2?+token={CANARY}notify3",
+                "TAPEWIRE_NOTIFY_URLS": (
+                    f"json://u:{CANARY}notify1@{place}/{CANARY}notify2?+token={CANARY}notify3"
+                ),
                 "TAPEWIRE_MQTT_PASSWORD": f"{CANARY}mqtt1",
                 "TAPEWIRE_MQTT_SECRET": f"{CANARY}mqtt2-long-enough-to-be-a-secret-of-commands",
                 "http_proxy": f"http://u:{CANARY}proxy@{place}/",
@@ -313,7 +326,8 @@ async def test_slow_documents_delay_neither_the_agent_nor_its_shutdown(tmp_path:
         )
         (tmp_path / "config.toml").write_text(
             f'[bybit]\nendpoint = "{sandbox.rest_url}"\nwarmup_bars = 50\n[live]\nfolder = "live"\n'
-            f'[store]\nurl = "sqlite:///store.db"\n[dashboard]\nenabled = false\n[news]\nspread = 0\nparse_timeout = "3s"\n{feeds}'
+            '[store]\nurl = "sqlite:///store.db"\n[dashboard]\nenabled = false\n'
+            f'[news]\nspread = 0\nparse_timeout = "3s"\n{feeds}'
         )
         agent = Agent(tmp_path, {})
         process = await agent.start("run")

@@ -159,7 +159,9 @@ async def test_snapshots_are_taken_periodically_and_three_are_kept(store: Databa
 
 DECISIONS = ("orders", "order_updates", "fills", "risk_events", "signals", "cancels", "amends", "funding")
 DAMAGES = {
-    "a flipped byte": "UPDATE snapshots SET payload = substr(payload, 1, 99) || x'00' || substr(payload, 101)",
+    "a flipped byte": (
+        "UPDATE snapshots SET payload = substr(payload, 1, 99) || x'00' || substr(payload, 101)"
+    ),
     "another time": "UPDATE snapshots SET created_at = 1",
     "another state": "UPDATE snapshots SET state = '00'",
     "an older program": "UPDATE snapshots SET fingerprint = 'older'",
@@ -284,7 +286,8 @@ async def test_without_a_serialisable_state_the_whole_journal_is_folded_and_stat
         await live(pipeline, story, 0, HALF)
         pipeline.end(complete=False)
         assert pipeline.snapshots.status.problem == (
-            "a restart folds the whole journal: strategy attribute stream is an object of builtins.range_iterator"
+            "a restart folds the whole journal: "
+            "strategy attribute stream is an object of builtins.range_iterator"
         )
     assert not list_snapshots(store, "run-1")
     with Pipeline(story.config, store, find_run(store), resume=True) as pipeline:

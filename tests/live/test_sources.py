@@ -128,7 +128,9 @@ async def test_each_headline_is_journalled_once_over_a_restart(
             feeds.at("/renamed", *renamed(*(3 * life + poll for poll in range(3))))
             before = {path: feeds.asked(path) for path in paths}
             async with living(make_agent(config, database, load_model=load_words, clock=sandbox.clock)):
-                await until(lambda: all(feeds.asked(path) >= before[path] + 5 for path in paths))  # noqa: B023
+                await until(
+                    lambda: all(feeds.asked(path) >= before[path] + 5 for path in paths)  # noqa: B023
+                )
     headlines = cast("list[News]", of(News, journal(database)))
     assert sorted(headline.title for headline in headlines) == [
         "Bank fails",

@@ -97,7 +97,8 @@ from msgspec.structs import replace
 async def main(url, begin, end):
     database = open_database(url)
     resume = bool(list_runs(database))
-    run = list_runs(database)[0] if resume else replace(a_run(), strategy="buy_and_hold", params={}, config=LIMITS.persisted())
+    run = list_runs(database)[0] if resume else \
+replace(a_run(), strategy="buy_and_hold", params={}, config=LIMITS.persisted())
     with Pipeline(LIMITS, database, run, resume=resume) as pipeline:
         await pipeline.feed(at_once(flat_bars(CLOSES)[begin:end]))
         print(pipeline.engine.risk.state.value, pipeline.engine.risk.rule, flush=True)

@@ -46,7 +46,16 @@ async def test_a_producer_that_ends_is_restarted_and_the_others_keep_running() -
     supervisions = [Supervision(producer.name) for producer in producers]
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(supervise(p, heard.append, AT_ONCE, WallClock(), s, random.Random(1)))  # type: ignore[arg-type]
+            group.create_task(
+                supervise(
+                    p,
+                    heard.append,  # type: ignore[arg-type]
+                    AT_ONCE,
+                    WallClock(),
+                    s,
+                    random.Random(1),
+                )
+            )
             for p, s in zip(producers, supervisions, strict=True)
         ]
         await until(lambda: len(heard) == 6)

@@ -79,7 +79,9 @@ async def test_the_ledger_equals_the_wallet_over_restarts(database: Database, tm
         for _ in range(3):
             daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
             async with living(daemon):
-                await until(lambda: daemon.gateway is not None and daemon.gateway.health.fills >= 4)  # noqa: B023
+                await until(
+                    lambda: daemon.gateway is not None and daemon.gateway.health.fills >= 4  # noqa: B023
+                )
         daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda: daemon.gateway is not None and daemon.gateway.reconciled.is_set())
@@ -204,15 +206,24 @@ def test_run_trades_at_a_sandbox_process(tmp_path: Path) -> None:
             )  # type: ignore[call-overload]
             assert ended.returncode == 0, ended.stderr
             assert json.loads(ended.stdout)["status"] == "complete"
-            compared = subprocess.run([*run, "slippage", "--json"], timeout=60, check=False, **given)  # type: ignore[call-overload]
+            compared = subprocess.run(  # type: ignore[call-overload]
+                [*run, "slippage", "--json"], timeout=60, check=False, **given
+            )
             assert compared.returncode == 0, compared.stderr
             found = json.loads(compared.stdout)
             assert found["venue"] == url
             with closing(open_database(f"sqlite:///{tmp_path / 'var/tapewire.db'}")) as opened:
                 assert of(AccountSnapshot, journal(opened))
-            assert subprocess.run([*run, "verify"], timeout=60, check=False, **given).returncode == 0  # type: ignore[call-overload]
+            assert (
+                subprocess.run(  # type: ignore[call-overload]
+                    [*run, "verify"], timeout=60, check=False, **given
+                ).returncode
+                == 0
+            )
             (tmp_path / "keys").chmod(0o644)
-            refused = subprocess.run([*run, "run", "--seconds", "5"], timeout=60, check=False, **given)  # type: ignore[call-overload]
+            refused = subprocess.run(  # type: ignore[call-overload]
+                [*run, "run", "--seconds", "5"], timeout=60, check=False, **given
+            )
             assert refused.returncode == 3
             assert "can be read by others" in refused.stderr
         finally:

@@ -72,9 +72,18 @@ async def test_missing_header_is_http_401(play: Any, missing: str) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        '{"category":"linear","symbol":"BTCUSDT","side":"Buy","orderType":"Limit","qty":"0.01","price":"49000"}',
-        ' { "price" : "49000", "qty":"0.01",\n"orderType":"Limit", "side":"Buy", "symbol":"BTCUSDT", "category":"linear" } ',
-        '{"category":"linear","symbol":"BTCUSDT","side":"Buy","orderType":"Limit","qty":0.01,"price":49000.0}',
+        (
+            '{"category":"linear","symbol":"BTCUSDT","side":"Buy","orderType":"Limit",'
+            '"qty":"0.01","price":"49000"}'
+        ),
+        (
+            ' { "price" : "49000", "qty":"0.01",\n'
+            '"orderType":"Limit", "side":"Buy", "symbol":"BTCUSDT", "category":"linear" } '
+        ),
+        (
+            '{"category":"linear","symbol":"BTCUSDT","side":"Buy","orderType":"Limit",'
+            '"qty":0.01,"price":49000.0}'
+        ),
     ],
 )
 async def test_signature_covers_the_bytes_sent(play: Any, sign_request: Sign, body: str) -> None:

@@ -24,7 +24,8 @@ def news(tmp_path: Path) -> Path:
     for number in range(6):
         publisher = ("Harbour Wire", "Tidewater & Sons")[number % 2]
         rows.append(
-            f'{iso(FILE_START + number * 10 * MINUTE)},"Number {number} <b>&</b> so on","Summary {number}",{publisher},"BTC,ETH"'
+            f'{iso(FILE_START + number * 10 * MINUTE)},"Number {number} <b>&</b> so on",'
+            f'"Summary {number}",{publisher},"BTC,ETH"'
         )
     path = tmp_path / "news.csv"
     path.write_text("\n".join(rows) + "\n")

@@ -1,1 +1,3 @@
-"""The rim on a virtual clock, against a simulated network and venue, through random faults: `python -m tests.simulation`."""
+"""The rim on a virtual clock, against a simulated network and venue, through random faults:
+`python -m tests.simulation`.
+"""

@@ -94,7 +94,8 @@ def main() -> int:
         print(f"  again: python -m tests.simulation --seeds 1 --first {failed.seed} --trace{mutant}")
     seconds = time.monotonic() - began
     print(
-        f"{lives:,} lives, {events:,} events, {fills:,} fills; {(passed + bool(failed)) / seconds:.1f} seeds a second"
+        f"{lives:,} lives, {events:,} events, {fills:,} fills; "
+        f"{(passed + bool(failed)) / seconds:.1f} seeds a second"
     )
     print(f"{passed} seeds held, {int(failed is not None)} broke")
     return int(failed is not None)

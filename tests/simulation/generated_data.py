@@ -94,4 +94,7 @@ THINGS: Final = (
 
 def headline(rng: random.Random, number: int, coins: Sequence[str] = COINS) -> str:
     """Return a random headline. The number makes it unique."""
-    return f"{rng.choice(coins)} {rng.choice(VERBS)} {rng.choice(THINGS)} and {rng.choice(THINGS)}, bulletin {number}"
+    return (
+        f"{rng.choice(coins)} {rng.choice(VERBS)} {rng.choice(THINGS)} and {rng.choice(THINGS)}, "
+        f"bulletin {number}"
+    )

@@ -92,7 +92,9 @@ class SimulatedFeeds:
             f"<pubDate>{formatdate(T0 / 1000 + item.published, usegmt=True)}</pubDate></item>"
             for item in listed
         )
-        return f"<?xml version='1.0'?><rss version='2.0'><channel><title>Wire</title>{items}</channel></rss>".encode()
+        return (
+            f"<?xml version='1.0'?><rss version='2.0'><channel><title>Wire</title>{items}</channel></rss>"
+        ).encode()
 
 
 class NoAccess:

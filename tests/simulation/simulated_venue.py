@@ -292,7 +292,8 @@ class SimulatedVenue:
         filled = order.filled + qty
         status = OrderStatus.FILLED if filled == order.qty else OrderStatus.PARTIALLY_FILLED
         self._log(
-            f"    venue: {order.client_id[-6:]} {order.side.value} {qty} of {order.qty} {order.symbol} at {price}"
+            f"    venue: {order.client_id[-6:]} {order.side.value} {qty} of {order.qty} "
+            f"{order.symbol} at {price}"
         )
         fee = qty * price * _FEES[maker]
         self._record(at, order.id, order.client_id, order.symbol, order.side, qty, price, fee, maker=maker)

@@ -66,7 +66,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Schedule a callback with a small random delay."""
         return super().call_at(when + _LATE * self._rng.random(), callback, *args, context=context)
 
-    def run_in_executor(self, executor: Any, func: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:  # type: ignore[override]
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., _T], *args: Any
+    ) -> asyncio.Future[_T]:
         """Call `func` in the loop when a thread would have finished. As with a thread, cancelling the
         future doesn't undo the call.
         """

@@ -94,7 +94,10 @@ def test_the_revision_that_is_needed_is_alembics_head(database: Database) -> Non
 def test_a_start_does_without_alembic(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
     open_database(url).close()
-    code = f"import sys; from agent.store.database import open_database; open_database({url!r}).close(); print('alembic' in sys.modules)"
+    code = (
+        "import sys; from agent.store.database import open_database; "
+        f"open_database({url!r}).close(); print('alembic' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -38,7 +38,10 @@ class Browser:
         self._port, self._session = port, session
 
     def open(self, page: Path) -> None:
-        """Load a file and return once its scripts have run. Discards earlier console messages and requests."""
+        """Load a file and return once its scripts have run.
+
+        Discards earlier console messages and requests.
+        """
         self._send("url", {"url": "about:blank"})
         self.console_messages(), self.requests()
         self._send("url", {"url": page.resolve().as_uri()})
@@ -52,7 +55,10 @@ class Browser:
         return self._send("goog/cdp/execute", {"cmd": command, "params": params})
 
     def point_at(self, x: float, y: float) -> None:
-        """Move the mouse to a point in CSS pixels of the viewport, from a neighbouring point, so that it moves."""
+        """Move the mouse to a point in CSS pixels of the viewport.
+
+        It comes from a neighbouring point, so that it moves.
+        """
         moves = [
             {"type": "pointerMove", "duration": 0, "x": round(x) + by, "y": round(y), "origin": "viewport"}
             for by in (3, 0)
@@ -81,9 +87,9 @@ class Browser:
 
 @contextmanager
 def chromium(width: int, height: int, *, phone: bool = False) -> Iterator[Browser]:
-    """Start a browser whose viewport has this size in CSS pixels; a `phone` has touch input instead of a mouse.
+    """Start a browser whose viewport has this size in CSS pixels.
 
-    Skips the test if Chromium is not installed.
+    A `phone` has touch input instead of a mouse. Skips the test if Chromium is not installed.
     """
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:

@@ -14,7 +14,8 @@ from tests.conftest import ROOT
 class SlowFirst(LoadScopeScheduling):
     """Schedules slow tests first, and keeps the other tests of a file together, which share its fixtures.
 
-    The workers have sorted their tests (`pytest_collection_modifyitems` in tests/conftest.py); this order is kept.
+    The workers have sorted their tests (`pytest_collection_modifyitems` in tests/conftest.py); this order is
+    kept.
     """
 
     def __init__(self, config: pytest.Config, log: Any = None) -> None:

@@ -32,7 +32,10 @@ def item(number: int, *, published: int | None = None, **other: str) -> str:
 
 def rss(*items: str, title: str = "The Test Wire") -> bytes:
     """An RSS 2.0 document."""
-    return f'<?xml version="1.0"?><rss version="2.0"><channel><title>{title}</title>{"".join(items)}</channel></rss>'.encode()
+    return (
+        '<?xml version="1.0"?><rss version="2.0"><channel>'
+        f"<title>{title}</title>{''.join(items)}</channel></rss>"
+    ).encode()
 
 
 class FeedServer:

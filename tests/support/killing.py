@@ -76,7 +76,8 @@ def settings(url: str, folder: Path, case: Case) -> Path:
     path.write_text(f'''
         market.symbols = ["{'", "'.join(SYMBOLS)}"]
         strategy.name = "tests.support.hanging_agent:Hanging"
-        strategy.params = {{ trigger = "{folder / "hang"}", how = "{how}", seconds = {25 if how == "sleep" else 600} }}
+        strategy.params = {{ trigger = "{folder / "hang"}", how = "{how}", \
+seconds = {25 if how == "sleep" else 600} }}
         live.folder = "{folder}"
         store.url = "sqlite:///{folder / "store" / "store.db"}"
         store.retry = {{ first = "20ms", ceiling = "200ms" }}
@@ -270,7 +271,8 @@ async def main(seeds: list[int]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             result = await kill_in(case, Path(folder))
         print(
-            f"seed {seed}: {case.state}, {case.pull}, flatten {case.flatten}: clear after {result.seconds:.1f} s"
+            f"seed {seed}: {case.state}, {case.pull}, flatten {case.flatten}: "
+            f"clear after {result.seconds:.1f} s"
         )
 
 

@@ -99,7 +99,10 @@ def run(
     *,
     finish: bool = True,
 ) -> tuple[Engine, ListSink]:
-    """Feed `events` to a new engine, finish it (this closes the last bar), and return it with its decisions."""
+    """Feed `events` to a new engine, finish it, and return it with its decisions.
+
+    Finishing closes the last bar.
+    """
     sink = ListSink()
     engine = Engine(settings or config(), strategy, sink, run_id=run_id)
     for event in events:

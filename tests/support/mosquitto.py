@@ -96,7 +96,10 @@ def make_certificate(folder: Path) -> Path:
     for command in (
         "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout ca.key -out ca.pem -subj /CN=throw-away",
         "openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=127.0.0.1",
-        "openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.pem",
+        (
+            "openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 "
+            "-extfile san -out server.pem"
+        ),
     ):
         subprocess.run(command.split(), **run)  # type: ignore[call-overload]
     return folder / "ca.pem"

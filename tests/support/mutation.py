@@ -4,8 +4,8 @@ Faults that no test detects are printed.
 
     python -m tests.support.mutation [NAME…] [--list]
 
-The copy has no cached bytecode, since only files that git tracks are copied. If the text of a fault is missing in
-its file, the list is outdated and the run fails. Exit code 1 if a fault survives.
+The copy has no cached bytecode, since only files that git tracks are copied. If the text of a fault is
+missing in its file, the list is outdated and the run fails. Exit code 1 if a fault survives.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def try_out(mutation: Mutation, tree: Path) -> Outcome:
     original = path.read_text(encoding="utf-8")
     if original.count(mutation.old) != 1:
         raise ValueError(
-            f"{mutation.name}: {mutation.old!r} occurs {original.count(mutation.old)} times in {mutation.file}"
+            f"{mutation.name}: {mutation.old!r} occurs {original.count(mutation.old)} times "
+            f"in {mutation.file}"
         )
     path.write_text(original.replace(mutation.old, mutation.new), encoding="utf-8")
     began = time.monotonic()

@@ -164,7 +164,11 @@ async def test_no_forbidden_address_is_accepted(
         TestnetConfig(venue=url)
     with pytest.raises(SafetyError):  # a configuration that was never validated
         BybitPort(TestnetConfig.model_construct(venue=url), "linear", KEYS, WallClock())
-    monkeypatch.setitem(bybit_port._BASES, "testnet", (url, url.replace("http", "ws", 1)))  # type: ignore[arg-type]
+    monkeypatch.setitem(
+        bybit_port._BASES,  # type: ignore[arg-type]
+        "testnet",
+        (url, url.replace("http", "ws", 1)),
+    )
     with pytest.raises(SafetyError):
         port_to("testnet")
     if "user:pass" not in url:  # aiohttp removes the password, and the rest is this machine

@@ -1,4 +1,7 @@
-"""A price outside the band is accepted once it lasts or the history confirms it; an isolated spike never is."""
+"""A price outside the band is accepted once it lasts or the history confirms it.
+
+An isolated spike never is.
+"""
 
 from __future__ import annotations
 

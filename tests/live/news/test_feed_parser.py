@@ -18,14 +18,17 @@ NOON = 1_790_424_000_000  # 2026-09-26T12:00:00Z
 
 ATOM = b"""<?xml version="1.0" encoding="utf-8"?>
 <feed xmlns="http://www.w3.org/2005/Atom"><title>Atom Wire</title>
-<entry><id>urn:1</id><title type="html">Rates &amp;lt;b&amp;gt;held&amp;lt;/b&amp;gt; again</title><link href="/rates"/>
+<entry><id>urn:1</id><title type="html">Rates &amp;lt;b&amp;gt;held&amp;lt;/b&amp;gt; again</title>\
+<link href="/rates"/>
 <updated>2026-09-26T14:00:00+02:00</updated><summary>They &lt;i&gt;did&lt;/i&gt; nothing.</summary>
 <source><title>The Bank</title></source></entry>
-<entry><id>urn:2</id><title>Both dates</title><published>2026-09-26T11:00:00Z</published><updated>2026-09-26T12:00:00Z</updated></entry>
+<entry><id>urn:2</id><title>Both dates</title><published>2026-09-26T11:00:00Z</published>\
+<updated>2026-09-26T12:00:00Z</updated></entry>
 </feed>"""
 
 RDF = b"""<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns="http://purl.org/rss/1.0/"
- xmlns:dc="http://purl.org/dc/elements/1.1/"><channel rdf:about="https://news.test/"><title>RDF Wire</title></channel>
+ xmlns:dc="http://purl.org/dc/elements/1.1/">\
+<channel rdf:about="https://news.test/"><title>RDF Wire</title></channel>
 <item rdf:about="https://news.test/9"><title>Old format, new coin</title><link>https://news.test/9</link>
 <dc:date>2026-09-26T12:00:00Z</dc:date></item></rdf:RDF>"""
 
@@ -187,10 +190,14 @@ def test_a_document_that_names_a_file_does_not_open_it(tmp_path: Path) -> None:
 
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
 HOSTILE = {
-    "external entity": b'<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd">]><rss version="2.0"><channel><item><title>a &x; b</title>'
-    b"</item></channel></rss>",
-    "entities of entities": f'<!DOCTYPE r [<!ENTITY l0 "ha">{LAUGHS}]><rss version="2.0"><channel><item><title>a &l9;</title></item>'
-    "</channel></rss>".encode(),
+    "external entity": (
+        b'<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+        b'<rss version="2.0"><channel><item><title>a &x; b</title></item></channel></rss>'
+    ),
+    "entities of entities": (
+        f'<!DOCTYPE r [<!ENTITY l0 "ha">{LAUGHS}]>'
+        '<rss version="2.0"><channel><item><title>a &l9;</title></item></channel></rss>'
+    ).encode(),
     "comments that never end": rss(*(item(n, description="<!--" * 2_000) for n in range(50))),
 }
 

@@ -15,8 +15,9 @@ ROCKET = "\U0001f680"
 
 def feed(title: str, *, encoding: str = "utf-8", doctype: str = "") -> bytes:
     text = (
-        f"<?xml version='1.0' encoding='{encoding}'?>{doctype}<rss version='2.0'><channel><item><title>{title}</title>"
-        "<guid>1</guid></item><item><title>Ether falls</title><guid>2</guid></item></channel></rss>"
+        f"<?xml version='1.0' encoding='{encoding}'?>{doctype}<rss version='2.0'><channel>"
+        f"<item><title>{title}</title><guid>1</guid></item>"
+        "<item><title>Ether falls</title><guid>2</guid></item></channel></rss>"
     )
     return text.encode(encoding)
 
@@ -119,13 +120,19 @@ def test_an_invalid_utf8_byte_changes_no_other_entry(
 @pytest.mark.parametrize("declared", ["utf-16", "UTF-16LE"])
 def test_a_utf16_declaration_in_a_single_byte_document_is_ignored(declared: str) -> None:
     """.NET declares UTF-16 if it writes a string to a UTF-8 stream."""
-    body = f'<?xml version="1.0" encoding="{declared}"?><rss version="2.0"><channel><item><title>Caf\u00e9</title></item></channel></rss>'
+    body = (
+        f'<?xml version="1.0" encoding="{declared}"?>'
+        '<rss version="2.0"><channel><item><title>Caf\u00e9</title></item></channel></rss>'
+    )
     assert titles(body.encode()) == ["Caf\u00e9"]
 
 
 @pytest.mark.parametrize("declared", ["utf-8", "iso-8859-1", "windows-1252"])
 def test_a_document_in_another_encoding_is_read_by_its_bytes(declared: str) -> None:
-    body = f"<?xml version='1.0' encoding='{declared}'?><rss version='2.0'><channel><item><title>Caf\u00e9 d\u00e9j\u00e0 vu</title>"
+    body = (
+        f"<?xml version='1.0' encoding='{declared}'?>"
+        "<rss version='2.0'><channel><item><title>Caf\u00e9 d\u00e9j\u00e0 vu</title>"
+    )
     assert titles((body + "</item></channel></rss>").encode("windows-1252")) == [
         "Caf\u00e9 d\u00e9j\u00e0 vu"
     ]
@@ -139,7 +146,10 @@ def test_entities_declared_in_the_document_are_kept() -> None:
 
 
 def test_links_with_bare_ampersands_are_kept() -> None:
-    body = b"<rss version='2.0'><channel><item><title>A</title><link>https://news.test/?a=1&b=2&amp;c=3</link></item></channel></rss>"
+    body = (
+        b"<rss version='2.0'><channel><item><title>A</title>"
+        b"<link>https://news.test/?a=1&b=2&amp;c=3</link></item></channel></rss>"
+    )
     assert parse_feed(body).entries[0].url == "https://news.test/?a=1&b=2&c=3"
 
 

@@ -91,10 +91,14 @@ async def test_the_broker_publishes_offline_if_the_agent_dies(broker: Mosquitto,
     import sys
 
     script = (
-        "import asyncio, random\nfrom agent.system.clock import WallClock\nfrom agent.config.services import MqttConfig\n"
-        "from agent.live.services.mqtt.connection import MqttLink, RetainedPresence\nfrom agent.live.services.mqtt.mqtt_messages import Presence\n"
+        "import asyncio, random\n"
+        "from agent.system.clock import WallClock\n"
+        "from agent.config.services import MqttConfig\n"
+        "from agent.live.services.mqtt.connection import MqttLink, RetainedPresence\n"
+        "from agent.live.services.mqtt.mqtt_messages import Presence\n"
         f"config = MqttConfig(broker='{broker.url}')\n"
-        "standing = lambda: RetainedPresence('tapewire/agent', Presence(state='online', run='r'), Presence(state='offline', run='r'))\n"
+        "standing = lambda: RetainedPresence('tapewire/agent', "
+        "Presence(state='online', run='r'), Presence(state='offline', run='r'))\n"
         "asyncio.run(MqttLink(config, WallClock(), 'doomed', standing).run(lambda event: None))\n"
     )
     ear = Ear()
