@@ -140,8 +140,8 @@ class NewsArchive:
 def read_archive(folder: Path) -> Iterator[tuple[ArchivedHeadline, str]]:
     """Yield the records of an archive with their hashes, in the order of recording.
 
-    An unfinished last line, which a running recorder may be writing, is left out. Raises DataError if there
-    is no record, or naming the first one that doesn't continue the chain.
+    An unfinished last line, which a running recorder may be writing, is left out. Raises DataError if the
+    archive is empty, or if a record doesn't continue the chain (the error names its file and line).
     """
     before = _BEGINNING
     for path in sorted(folder.glob(_FILES)):
