@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
+
+import structlog
 
 from agent.config.live import NewsConfig
 from agent.core.errors import first_error
@@ -12,6 +15,9 @@ from agent.data.news_archive import NewsArchive
 from agent.live.interfaces.status import FeedHealth
 from agent.live.news.news_producer import NewsProducer
 from agent.system.clock import Clock
+
+
+_log: Final = structlog.get_logger(__name__)
 
 
 class NewsRecorder:
@@ -32,6 +38,8 @@ class NewsRecorder:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Record until `stop` is set. Raises StoreError if the archive can't be written."""
+        folder, known = str(self._archive.folder), self._archive.known
+        _log.info("recording headlines", archive=folder, known=known, feeds=len(self.feeds))
         polling = asyncio.create_task(self._producer.run(self._record))
         stopped = asyncio.create_task(stop.wait())
         try:
