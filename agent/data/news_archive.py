@@ -27,7 +27,6 @@ from agent.system.untrusted import JSON_DECODE_ERRORS
 
 FORMAT: Final = "news-{day}.jsonl"
 _FILES: Final = FORMAT.format(day="????-??-??")
-_REMEMBERED: Final = 30  # files whose headlines are known after a restart
 _MARK: Final = b',"hash":"'
 _BEGINNING: Final = "0" * 64  # hash before the first record
 _BLOCK: Final = 4_096
@@ -85,7 +84,7 @@ class NewsArchive:
         files = sorted(folder.glob(_FILES))
         if files:
             _cut_unfinished_line(files[-1])
-        for path in files[-_REMEMBERED:]:
+        for path in files:  # all of them: some feeds list entries of months
             self._day = path.stem.removeprefix("news-")
             for headline, chained in _records(path):
                 self._titles[headline.id], self._hash = headline.title, chained

@@ -16,7 +16,6 @@ from agent.live.interfaces.status import FeedHealth
 from agent.live.news.news_producer import NewsProducer
 from agent.system.clock import Clock
 
-
 _log: Final = structlog.get_logger(__name__)
 
 
