@@ -51,9 +51,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return SlowFirst(config, log)
 
 
-def pytest_configure() -> None:
-    """Collect no garbage while test modules are imported: nothing of them becomes garbage."""
-    gc.disable()
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect no garbage while a worker imports the test modules: nothing of them becomes garbage."""
+    if hasattr(config, "workerinput"):
+        gc.disable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,6 +16,7 @@ from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
     from agent.config import Config
+    from agent.data.news_archive import NewsArchive
     from agent.live.news_recorder import NewsRecorder
 
 _ARCHIVE: Final = Path("var/news")
@@ -65,7 +66,7 @@ def record_news(
             print_text(f"  {feed.name}: {feed.last_error}")
 
 
-async def _record(config: Config, archive: Any, seconds: float | None) -> NewsRecorder:
+async def _record(config: Config, archive: NewsArchive, seconds: float | None) -> NewsRecorder:
     from agent.live.news_recorder import NewsRecorder
     from agent.system.clock import WallClock
 

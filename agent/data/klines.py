@@ -35,7 +35,7 @@ from agent.data.columns import (
     to_floats,
 )
 from agent.data.timestamps import TimeColumn
-from agent.data.volume_units import find_volume_columns
+from agent.data.volume_units import pick_volume
 from agent.system.clock import iso
 
 _TICKS: Final = ("tickvol", "tick_volume")
@@ -126,7 +126,8 @@ class KlineFile:
             picked["volume"] = picked.pop("ticks")
             self._note(f"the volume is the number of ticks (column {picked['volume']}){unused}")
         else:
-            self._pick_volume(picked)
+            for note in pick_volume(self._table, picked):
+                self._note(note)
         self._columns = {column: name for column, name in picked.items() if column not in _NOT_IN_BARS}
         self._symbol_column = picked.get("symbol")
         if "adjusted" in picked:
@@ -285,26 +286,6 @@ class KlineFile:
             first -= 1
             spare += groups[first][0]
         return self._table.batches(columns, first_group=first)
-
-    def _pick_volume(self, picked: dict[str, str]) -> None:
-        """Set `volume` (coins) and `turnover` (quote currency) in `picked` to the columns that hold them."""
-        names = {key: name for key, name in picked.items() if key in ("volume", "coins", "turnover")}
-        if len(names) == 1:
-            return
-        row, batch = next(self._table.batches({key: picked[key] for key in ("low", "high")} | names), (1, {}))
-        if not batch:
-            return
-        values = {key: to_floats(batch[key], self.path, (picked | names)[key], row) for key in batch}
-        low, high = values.pop("low"), values.pop("high")
-        volume, turnover, agrees = find_volume_columns(values, low, high)
-        picked["volume"] = names[volume]
-        if turnover is not None:
-            picked["turnover"] = names[turnover]
-        if volume != "volume":
-            self._note(f"the volume is column {names[volume]}: column {names['volume']} is not in coins")
-        if not agrees:
-            product = f"column {picked['turnover']} is not {picked['volume']} times the price"
-            self._note(f"{product}: one of them may be in contracts, lots or percent")
 
     def _find_symbol(self, stated: str | None) -> str:
         """Return the `stated` symbol, else that of the file's column or header, else that in its name."""

@@ -17,7 +17,6 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from agent.core.durations import format_duration
 from agent.core.events import News
 from agent.data.columns import Aliases
 from agent.data.rows import Rows
@@ -60,14 +59,16 @@ class NewsStats:
     outside: int = 0  # known before or after the window
     doubtful: str = ""  # number of times that may be dates of another zone, and so known only a day later
     early: int = 0  # first seen before publication, according to the file
-    seen: int | None = None  # yielded ones whose first seen time the file states; None: it states none
-    delay: int = 0  # ms from publication to availability of the others; negative: not known
+    seen: int = 0  # yielded ones that are known from when they were first seen
+    delayed: int = 0  # yielded ones that are known by their publication and a delay
     abstained: int = 0  # in a file of scores: without probabilities
     shared_ids: int = 0  # with the id or address of an earlier headline of another title
 
-    def count(self, ts: int) -> None:
-        """Count a headline published at `ts`."""
+    def count(self, ts: int, *, seen: bool) -> None:
+        """Count a headline published at `ts`; `seen`: the file states when it was first seen."""
         self.news += 1
+        self.seen += seen
+        self.delayed += not seen
         self.first = min(self.first or ts, ts)
         self.last = max(self.last, ts)
 
@@ -84,10 +85,11 @@ class NewsStats:
             "share their id or address with another headline: distinguished by their titles": self.shared_ids,
         }
         notes = [f"{count:,} headlines {what}" for what, count in counts.items() if count]
-        if self.seen is not None and self.news and self.delay >= 0:
-            share = f"{self.seen:,} of {self.news:,} headlines are known from when they were first seen"
-            rest = f", the others {format_duration(self.delay)} after publication"
-            notes.append(share + (rest if self.seen < self.news else ""))
+        if self.seen:
+            total = self.seen + self.delayed
+            share = f"{self.seen:,} of {total:,} headlines are known from when they were first seen"
+            rest = ", the others by publication and history.feed_delay" if self.delayed else ""
+            notes.append(share + rest)
         if self.doubtful:
             advice = "if these are dates of another zone, they are known a day too early; state its timezone"
             notes.append(f"{self.doubtful}: {advice}")
@@ -137,18 +139,14 @@ class NewsFile:
         )
         published = rows.publications()
         stats.rows, stats.dates, stats.doubtful = len(published), rows.dates, rows.doubtful
-        available = published + self.feed_delay
-        if "available_at" in rows.times:
-            seen = rows.times["available_at"]
-            stats.early = int(((seen > 0) & (seen < published)).sum())
-            available = np.where(seen > 0, np.maximum(seen, published), available)
-            stats.seen, stats.delay = 0, self.feed_delay
+        seen = rows.times.get("available_at", np.zeros_like(published))
+        stats.early = int(((seen > 0) & (seen < published)).sum())
+        available = np.where(seen > 0, np.maximum(seen, published), published + self.feed_delay)
         stats.untrusted = int((published == 0).sum())
         order = in_window(published, available, self.start, self.end)
         stats.outside = stats.rows - stats.untrusted - len(order)
         known: dict[str, str] = {}
-        stated = rows.times["available_at"] > 0 if "available_at" in rows.times else published < 0
-        times = published[order].tolist(), available[order].tolist(), stated[order].tolist()
+        times = published[order].tolist(), available[order].tolist(), (seen[order] > 0).tolist()
         for ts, available_at, was_seen, row in zip(*times, rows.texts(order), strict=True):
             if not has_trusted_time(row):
                 stats.untrusted += 1
@@ -163,8 +161,7 @@ class NewsFile:
                 stats.duplicates += 1
             else:
                 known[own.id] = own.title
-                stats.count(ts)
-                stats.seen = stats.seen if stats.seen is None else stats.seen + was_seen
+                stats.count(ts, seen=was_seen)
                 yield own
 
 

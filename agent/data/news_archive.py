@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -27,7 +26,7 @@ from agent.system.untrusted import JSON_DECODE_ERRORS
 
 FORMAT: Final = "news-{day}.jsonl"
 _FILES: Final = FORMAT.format(day="????-??-??")
-_MARK: Final = b',"hash":"'
+_MARK, _END = b',"hash":"', b'"}\n'
 _BEGINNING: Final = "0" * 64  # hash before the first record
 _BLOCK: Final = 4_096
 
@@ -62,8 +61,9 @@ class ArchivedHeadline(msgspec.Struct, frozen=True):
 class NewsArchive:
     """Writer of an archive, used as a context manager. An archive has one writer at a time.
 
-    `known` is the number of headlines remembered from earlier files. Raises StoreError if `folder` can't be
-    written or another process writes to it, DataError if its last file is damaged.
+    `known` is the number of headlines that it holds at the start; `was_cut` states whether a line that a
+    killed recorder left unfinished was removed. Raises StoreError if `folder` can't be written or another
+    process writes to it, DataError if a line is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -78,16 +78,13 @@ class NewsArchive:
         except OSError:
             self._lock.close()
             raise StoreError(f"another process records to {folder}", hint="name another folder") from None
-        self._titles: dict[str, str] = {}
-        self._hash = _BEGINNING
-        self._day = ""
-        files = sorted(folder.glob(_FILES))
-        if files:
-            _cut_unfinished_line(files[-1])
-        for path in files:  # all of them: some feeds list entries of months
-            self._day = path.stem.removeprefix("news-")
-            for headline, chained in _records(path):
-                self._titles[headline.id], self._hash = headline.title, chained
+        self._titles: dict[str, str] = {}  # id -> title of all files, since some feeds list entries of months
+        self._hash, self._day = _BEGINNING, ""
+        try:
+            self.was_cut = self._load()
+        except BaseException:
+            self._lock.close()
+            raise
         self.known = len(self._titles)
 
     def __enter__(self) -> Self:
@@ -106,34 +103,29 @@ class NewsArchive:
         news = with_own_id(news, self._titles)
         if news.id in self._titles:
             return False
-        body = msgspec.json.encode(
-            ArchivedHeadline(
-                first_seen=iso(news.available_at),
-                published_at=iso(news.ts),
-                trusted_time="yes" if news.trusted_time else "no",
-                id=news.id,
-                title=news.title,
-                summary=news.summary,
-                publisher=news.publisher,
-                url=news.url,
-                currencies=",".join(news.currencies),
-                feed=news.feed,
-                published_raw=news.published_raw,
-            )
-        )
+        body = msgspec.json.encode(_archived(news))
         chained = _chained(self._hash, body)
         # a clock that was set back must not write behind later headlines
         day = max(self._day, iso(news.available_at)[:10])
         path = self.folder / FORMAT.format(day=day)
         try:
             with path.open("ab") as file:
-                file.write(body[:-1] + _MARK + chained.encode() + b'"}\n')
+                file.write(body[:-1] + _MARK + chained.encode() + _END)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise _not_written(path, error) from None
         self._day, self._hash, self._titles[news.id] = day, chained, news.title
         return True
+
+    def _load(self) -> bool:
+        files = sorted(self.folder.glob(_FILES))
+        was_cut = bool(files) and _cut_unfinished_line(files[-1])
+        for path in files:
+            self._day = path.stem.removeprefix("news-")
+            for headline, chained in _records(path):
+                self._titles[headline.id], self._hash = headline.title, chained
+        return was_cut
 
 
 def read_archive(folder: Path) -> Iterator[tuple[ArchivedHeadline, str]]:
@@ -162,19 +154,24 @@ def export_archive(folder: Path, output: Path) -> int:
 
 def export_recorded(news: Iterable[News], output: Path) -> int:
     """Write the headlines that a live run recorded, as `export_archive`."""
-    rows = (
-        {name: getattr(item, name) for name in ("id", "title", "summary", "publisher", "url", "feed")}
-        | {
-            "first_seen": iso(item.available_at),
-            "published_at": iso(item.ts),
-            "trusted_time": "yes" if item.trusted_time else "no",
-            "currencies": ",".join(item.currencies),
-            "published_raw": item.published_raw,
-            "hash": "",  # the run's journal has its own chain
-        }
-        for item in news
+    # the run's journal has its own chain
+    return _write(output, (msgspec.structs.asdict(_archived(item)) | {"hash": ""} for item in news))
+
+
+def _archived(news: News) -> ArchivedHeadline:
+    return ArchivedHeadline(
+        first_seen=iso(news.available_at),
+        published_at=iso(news.ts),
+        trusted_time="yes" if news.trusted_time else "no",
+        id=news.id,
+        title=news.title,
+        summary=news.summary,
+        publisher=news.publisher,
+        url=news.url,
+        currencies=",".join(news.currencies),
+        feed=news.feed,
+        published_raw=news.published_raw,
     )
-    return _write(output, rows)
 
 
 def _write(output: Path, rows: Iterable[dict[str, Any]]) -> int:
@@ -217,7 +214,7 @@ def _records(path: Path, before: str | None = None) -> Iterator[tuple[ArchivedHe
             text, mark, rest = line.rpartition(_MARK)
             chained = rest[:64].decode("ascii", "replace")
             body = text + b"}"
-            if not mark or (before is not None and chained != _chained(before, body)):
+            if not mark or rest[64:] != _END or (before is not None and chained != _chained(before, body)):
                 raise DataError(
                     f"{path}: line {number} does not continue the record before it",
                     hint="it, the one before it or a whole file was changed or removed; restore a copy",
@@ -229,12 +226,19 @@ def _records(path: Path, before: str | None = None) -> Iterator[tuple[ArchivedHe
             before = chained
 
 
-def _cut_unfinished_line(path: Path) -> None:
-    """Remove what a killed recorder wrote of a line: its headline is recorded again."""
-    content = path.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with suppress(OSError), path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+def _cut_unfinished_line(path: Path) -> bool:
+    """Remove what a killed recorder wrote of a line, whose headline is then recorded again; return whether
+    there was any.
+    """
+    try:
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with path.open("r+b") as file:
+                file.truncate(whole)
+    except OSError as error:
+        raise _not_written(path, error) from None
+    return whole < len(content)
 
 
 def _chained(before: str, body: bytes) -> str:

@@ -218,7 +218,7 @@ class SentimentFile:
             if scores.setdefault((identity, symbols), score) is not score:
                 stats.duplicates += 1
             else:
-                stats.count(ts)
+                stats.count(ts, seen=bool(seen[index] > 0))
                 self.symbols.update(symbols)
                 stats.abstained += score.abstained
         return merge([sorted(news.values(), key=attrgetter("available_at")), scores.values()])

@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.data.columns import Table, to_floats
+
 Floats = NDArray[np.float64]
 
 # Pairs of (volume, turnover), the usual one first: as named; contracts beside coins; OKX's spot files without
@@ -21,13 +23,36 @@ _ROUNDING: Final = 0.01  # of a price
 _LEAST_SHARE: Final = 0.5  # of the bars with volume
 
 
-def find_volume_columns(
-    columns: Mapping[str, Floats], low: Floats, high: Floats
-) -> tuple[str, str | None, bool]:
+def pick_volume(table: Table, columns: dict[str, str]) -> list[str]:
+    """Set `volume` (coins or shares) and `turnover` (quote currency) to the columns that hold them.
+
+    `columns` maps canonical names to those in the file: `low`, `high`, `volume`, and any of `turnover` and
+    `coins`, the volume in coins that some files state beside another one. The first batch decides. Returns
+    notes on a volume that is another column than usual, or that the turnover contradicts.
+    """
+    names = {key: name for key, name in columns.items() if key in ("volume", "coins", "turnover")}
+    prices = {key: columns[key] for key in ("low", "high")}
+    row, batch = next(table.batches(prices | names), (1, {})) if len(names) > 1 else (1, {})
+    if not batch:
+        return []
+    values = {key: to_floats(batch[key], table.path, columns[key], row) for key in batch}
+    volume, turnover, agrees = _find(values, values.pop("low"), values.pop("high"))
+    columns["volume"] = names[volume]
+    if turnover is not None:
+        columns["turnover"] = names[turnover]
+    notes = []
+    if volume != "volume":
+        notes.append(f"the volume is column {names[volume]}: column {names['volume']} is not in coins")
+    if not agrees:
+        product = f"column {columns['turnover']} is not {columns['volume']} times the price"
+        notes.append(f"{product}: one of them may be in contracts, lots or percent")
+    return notes
+
+
+def _find(columns: Mapping[str, Floats], low: Floats, high: Floats) -> tuple[str, str | None, bool]:
     """Return the keys of `columns` that hold volume and turnover, and whether the prices agree with them.
 
-    The keys of `columns` are `volume` and any of `coins` (the volume in coins that the file states beside
-    another one) and `turnover`. All arrays have the shape (bars,).
+    All arrays have the shape (bars,).
     """
     for volume, turnover in _PAIRS:
         if {volume, turnover} <= columns.keys() and _fits(columns[volume], columns[turnover], low, high):

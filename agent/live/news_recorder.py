@@ -37,8 +37,12 @@ class NewsRecorder:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Record until `stop` is set. Raises StoreError if the archive can't be written."""
-        folder, known = str(self._archive.folder), self._archive.known
-        _log.info("recording headlines", archive=folder, known=known, feeds=len(self.feeds))
+        archive = self._archive
+        if archive.was_cut:
+            _log.warning("an unfinished line was removed: its headline is recorded again if a feed lists it")
+        _log.info(
+            "recording headlines", archive=str(archive.folder), known=archive.known, feeds=len(self.feeds)
+        )
         polling = asyncio.create_task(self._producer.run(self._record))
         stopped = asyncio.create_task(stop.wait())
         try:

@@ -152,8 +152,10 @@ def test_a_file_that_states_some_times_notes_their_share(tmp_path: Path) -> None
     ]
     file = NewsFile(jsonl(tmp_path, rows))
     assert [news.available_at - TEN for news in file] == [6, 8, 2 + 60_000]
-    share = "2 of 3 headlines are known from when they were first seen, the others 1m after publication"
-    assert file.stats.notes() == [share]
+    assert file.stats.notes() == [
+        "2 of 3 headlines are known from when they were first seen, the others by publication and "
+        "history.feed_delay"
+    ]
 
 
 @settings(max_examples=50, deadline=None)

@@ -120,8 +120,15 @@ def insert_a_line(folder: Path) -> None:
     path.write_text('{"title":"Bitcoin soars","hash":"' + "0" * 64 + '"}\n' + path.read_text())
 
 
+def add_a_second_title(folder: Path) -> None:
+    """Of two equal keys, readers of JSON take the last."""
+    path = folder / "news-2026-09-27.jsonl"
+    path.write_text(path.read_text().replace('"}\n', '","title":"Bitcoin soars"}\n'))
+
+
 @pytest.mark.parametrize(
-    "change", [change_a_title, remove_a_line, swap_two_lines, remove_a_file, insert_a_line]
+    "change",
+    [change_a_title, remove_a_line, swap_two_lines, remove_a_file, insert_a_line, add_a_second_title],
 )
 def test_a_later_change_is_refused_with_its_place(tmp_path: Path, change: Callable[[Path], None]) -> None:
     record(tmp_path, *(headline(number, T0 + number // 3 * DAY_MS) for number in range(6)))
@@ -137,8 +144,21 @@ def test_an_unfinished_last_line_is_left_out_and_recorded_again(tmp_path: Path) 
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     assert titles(tmp_path) == ["Bitcoin falls 1 %"]
-    assert record(tmp_path, headline(2, T0 + 5)) == [True]
+    with NewsArchive(tmp_path) as archive:
+        assert (archive.was_cut, archive.known) == (True, 1)
+        assert archive.append(headline(2, T0 + 5))
     assert path.read_bytes() == whole
+
+
+def test_a_damaged_archive_is_refused_and_unlocked(tmp_path: Path) -> None:
+    record(tmp_path, headline(1, T0))
+    path = tmp_path / "news-2026-09-26.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(b"no headline\n" + whole)
+    with pytest.raises(DataError, match="line 1 does not continue"):
+        NewsArchive(tmp_path)
+    path.write_bytes(whole)
+    assert record(tmp_path, headline(2, T0 + 5)) == [True]
 
 
 def test_an_archive_has_one_writer(tmp_path: Path) -> None:

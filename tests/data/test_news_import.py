@@ -65,11 +65,13 @@ def test_the_command_reports_its_counts(source: Path, tmp_path: Path) -> None:
         "outside": 0,
         "shared_ids": 0,
         "seen": 1,
-        "delay": -1,
+        "delayed": 1,
         "output": str(output),
         "notes": [
             "1 headlines without a time, or with one that isn't trusted, left out",
             "1 headlines that are duplicates left out",
+            "1 of 2 headlines are known from when they were first seen, the others by publication and "
+            "history.feed_delay",
         ],
     }
 
