@@ -84,6 +84,11 @@ class Card(msgspec.Struct, kw_only=True):
     labels: tuple[str, ...] = LABELS
     temperature: float = 1.0
     """probabilities = softmax(logits / temperature)."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of news that the model tells apart, in the order of its logits; empty if it doesn't."""
+    asset_temperature: float = 1.0
+    """Temperature of the answers for single assets."""
+    kind_temperature: float = 1.0
     threshold: float = 0.7
     """Least calibrated confidence of an actionable score."""
     coverage: tuple[CoverageRow, ...] = ()
@@ -138,9 +143,10 @@ def read_card(folder: Path, *, kind: str = "sentiment") -> Card:
     labels = LABELS_OF[kind]
     if card.labels != labels:
         raise ModelError(f"{path}: labels {card.labels}", hint=f"this version reads {labels} in that order")
-    if not (math.isfinite(card.temperature) and card.temperature > 0):
-        hint = "it must be above 0: train or export again"
-        raise ModelError(f"{path}: temperature {card.temperature}", hint=hint)
+    for temperature in (card.temperature, card.asset_temperature, card.kind_temperature):
+        if not (math.isfinite(temperature) and temperature > 0):
+            hint = "it must be above 0: train or export again"
+            raise ModelError(f"{path}: temperature {temperature}", hint=hint)
     return card
 
 

@@ -16,6 +16,24 @@ from typing import Final
 
 import msgspec
 
+NEWS_KINDS: Final = (
+    "failure",
+    "regulation",
+    "macro",
+    "access",
+    "business",
+    "protocol",
+    "price",
+    "opinion",
+    "other",
+)
+"""Kinds of news, in the order of a model's logits.
+
+failure: hack, outage, insolvency. regulation: law, lawsuit, ruling. macro: rates, jobs, war. access: listing,
+fund, custody. business: firms buy, raise, hire. protocol: upgrade, launch, burn. price: moves and flows.
+opinion: forecasts and views. other: education, recaps, advertising.
+"""
+
 
 class Side(str, Enum):
     """Side of an order or a fill."""
@@ -143,10 +161,22 @@ class News(Message, frozen=True):
     actionable: bool = True  # False: recorded, but too old to trade on (a new feed's backlog, a stale entry)
 
 
+class AssetSentiment(msgspec.Struct, frozen=True, array_like=True):
+    """A model's calibrated probabilities for one coin or share that a headline names; they sum to 1."""
+
+    asset: str  # ticker of the coin or share, as `agent.core.symbols.base_of` returns it
+    bearish: float
+    neutral: float
+    bullish: float
+    embedding: bytes = b""  # hidden state of the model at the asset's names, encoded as that of `Sentiment`
+
+
 class Sentiment(Message, frozen=True):
     """A model's calibrated probabilities for one headline, which sum to 1.
 
-    If the model `abstained`, they have no meaning; abstaining is not neutral.
+    They answer for the headline as a whole: for its main asset, or for the market. `assets` answers for each
+    asset that the headline names. If the model `abstained`, all of them have no meaning; abstaining is not
+    neutral.
     """
 
     news_id: str
@@ -160,6 +190,16 @@ class Sentiment(Message, frozen=True):
     latency_ms: float = 0.0
     symbols: tuple[str, ...] = ()  # if the source states them; otherwise the headline is mapped to symbols
     embedding: bytes = b""  # pooled hidden state of the model, float16 little-endian, for a fusion model
+    assets: tuple[AssetSentiment, ...] = ()  # in the order of first mention; empty if the model can't tell
+    kind: str = ""  # likeliest kind of news, one of `NEWS_KINDS`; empty if the model doesn't tell
+    kind_confidence: float = 0.0  # calibrated probability of `kind`
+
+    def of(self, asset: str) -> AssetSentiment | Sentiment:
+        """Return the model's answer for `asset`; the headline's own if it has none for it."""
+        for answer in self.assets:
+            if answer.asset == asset:
+                return answer
+        return self
 
     @property
     def score(self) -> float:

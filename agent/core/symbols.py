@@ -2,81 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby, pairwise
 from typing import Final, NamedTuple
 
+from agent.core.coin_names import MAJOR_COINS, OTHER_COINS
 from agent.core.settings import InstrumentConfig
-
-_COINS: Final[dict[str, str]] = {
-    "BTC": "btc|xbt|bitcoin|bitcoins|₿",
-    "ETH": "eth|ether|ethereum",
-    "XRP": "xrp|Ripple?",
-    "SOL": "SOL|solana",
-    "BNB": "bnb|binance coin|binancecoin",
-    "DOGE": "dogecoin|DOGE?|Doge?",
-    "ADA": "ADA|cardano",
-    "TRX": "trx|Tron?|TRON?",
-    "TON": "TON|toncoin|the open network",
-    "AVAX": "avax|Avalanche?",
-    "SHIB": "shib|shiba inu",
-    "DOT": "DOT|polkadot",
-    "LINK": "LINK|chainlink",
-    "BCH": "bch|bitcoin cash",
-    "LTC": "ltc|litecoin",
-    "POL": "POL|matic|Polygon?",
-    "NEAR": "NEAR|near protocol",
-    "UNI": "UNI|uniswap",
-    "APT": "APT|Aptos",
-    "SUI": "SUI|Sui?",
-    "ICP": "ICP|Internet Computer?",
-    "ETC": "ETC?|ethereum classic",
-    "XLM": "xlm|stellar lumens|Stellar?",
-    "XMR": "xmr|monero",
-    "HBAR": "hbar|hedera",
-    "ATOM": "ATOM|Cosmos?",
-    "FIL": "FIL|filecoin",
-    "ARB": "ARB|arbitrum",
-    "OP": "OP?",
-    "INJ": "INJ|Injective?",
-    "AAVE": "aave",
-    "MKR": "mkr|makerdao|Maker?",
-    "LDO": "ldo|Lido?|LIDO?",
-    "ALGO": "ALGO|algorand",
-    "VET": "VET|vechain",
-    "XTZ": "xtz|tezos",
-    "EOS": "EOS",
-    "PEPE": "PEPE|Pepe?|pepecoin",
-    "BONK": "BONK|Bonk?",
-    "FLOKI": "FLOKI|Floki?|floki inu",
-    "WIF": "WIF|dogwifhat",
-    "KAS": "KAS|kaspa",
-    "TIA": "TIA|celestia",
-    "SEI": "SEI",
-    "TAO": "TAO|bittensor",
-    "WLD": "wld|worldcoin",
-    "ONDO": "ONDO|Ondo",
-    "ENA": "ENA|ethena",
-    "JUP": "JUP",
-    "HYPE": "HYPE|hyperliquid",
-    "RUNE": "RUNE|thorchain",
-    "STX": "STX?",
-    "SAND": "SAND|The Sandbox?",
-    "MANA": "MANA|decentraland",
-    "AXS": "axs|axie infinity",
-    "GALA": "GALA|Gala Games",
-    "ONE": "ONE?",
-    "GAS": "GAS?",
-    "ZEC": "zec|zcash",
-    "BSV": "bsv|bitcoin sv",
-}
-"""Aliases of the major coins.
-
-An alias in lower case matches in any case. One with capitals matches only as written, because it is otherwise
-an everyday word (link, near) or too short. One with a question mark is an everyday word even as written
-(Avalanche, Lido, DOGE): it needs evidence (see `_is_coin`) and never hides a macro keyword.
-"""
 
 _TERMS: Final = (
     r"crypto\w*|blockchains?|on-?chain|(?:stable|alt|meme)?coins?|tokens?|tokeni[sz]\w+|de-?fi|nfts?|web3|"
@@ -151,6 +84,10 @@ Korean, whose particles follow a word directly. A word of another script ends at
 _ANY_UNSPACED: Final = re.compile(f"[{_UNSPACED}]")
 _LETTER: Final = rf"[^\W{_UNSPACED}]"
 _WORD: Final = re.compile(rf"(?<!{_LETTER})[A-Z0-9][A-Z0-9_/-]*(?!{_LETTER})")
+_RULES: Final = 1
+"""Version of the rules by which names are found; part of a digest."""
+
+_CASHTAG: Final = re.compile(r"(?<![\w$])\$([A-Z][A-Z0-9]{1,9})(?![\w])")
 _FULL_WIDTH: Final = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {ord("İ"): "I"}
 """Maps to letters of equal length in both cases, so that positions in a title and its lower case agree."""
 
@@ -162,10 +99,20 @@ class _Meaning(NamedTuple):
     macro: bool
 
 
-class _Mention(NamedTuple):
+class Mention(NamedTuple):
+    """A name at title[start:end], and what it stands for."""
+
     start: int
     end: int
     symbols: tuple[str, ...]
+
+
+class Reading(NamedTuple):
+    """What a headline mentions. `named`: a coin, traded or not, beyond doubt. `macro`: a macro keyword."""
+
+    mentions: tuple[Mention, ...]
+    named: bool
+    macro: bool
 
 
 def base_of(symbol: str) -> str:
@@ -177,7 +124,97 @@ def base_of(symbol: str) -> str:
 
 def coin_names() -> tuple[str, ...]:
     """Return the names and tickers of the major coins; those with capitals match only as written."""
-    return tuple(alias for aliases in _COINS.values() for alias in aliases.split("|"))
+    return tuple(alias for aliases in MAJOR_COINS.values() for alias in aliases.split("|"))
+
+
+class NameMatcher:
+    """Finds names of coins and macro keywords in headlines; a name stands for symbols or tickers."""
+
+    def __init__(self) -> None:
+        self._meanings: dict[str, _Meaning] = {}
+        self._bases: dict[str, tuple[str, ...]] = {}
+        self._find: Callable[[str], Iterator[re.Match[str]]] | None = None
+
+    def add_base(self, base: str, symbols: tuple[str, ...]) -> None:
+        """Let pairs and multiples of the coin `base` (`ETHBTC`, `1000PEPE`) stand for `symbols`."""
+        self._bases[base] = symbols
+
+    def add(self, alias: str, symbols: tuple[str, ...], *, macro: bool = False) -> None:
+        """Let `alias` stand for `symbols`; a later meaning replaces an earlier one.
+
+        A question mark at the end marks an everyday word, which needs evidence.
+        """
+        text = alias.strip()
+        needs_context = len(text) > 1 and text.endswith("?")
+        text = text.removesuffix("?") if needs_context else text
+        key = text.lower()
+        if not key:
+            return
+        known = self._meanings.get(key)
+        # True if this is another spelling of the same name
+        same = known is not None and known.symbols == symbols and known.macro == macro
+        spellings = known.spellings if known is not None and same else ()
+        everyday = known.everyday if known is not None and same else ()
+        self._meanings[key] = _Meaning(
+            symbols,
+            () if text == key else (*spellings, text),
+            (*everyday, text) if needs_context else everyday,
+            macro,
+        )
+        self._find = None
+
+    @property
+    def digest(self) -> str:
+        """Hash of the rules, the names and what they stand for."""
+        content = repr((_RULES, sorted(self._meanings.items()), sorted(self._bases.items())))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def read(self, title: str) -> Reading:
+        """Return the names that `title` mentions; positions are those of `title`."""
+        title = title.translate(_FULL_WIDTH)
+        if self._find is None:
+            self._find = _pattern((*self._meanings, *_NOT_COINS)).finditer
+        everyday: list[Mention] = []
+        mentions: list[Mention] = []
+        macro = False
+        # In a script without spaces the Latin letters of a headline are tickers
+        shouted = title.isupper() and _ANY_UNSPACED.search(title) is None
+        for match in self._find(title.lower()):
+            meaning = self._meanings.get(match.group())
+            if meaning is None:
+                continue
+            spelling = title[match.start() : match.end()]
+            if meaning.spellings and (spelling not in meaning.spellings or shouted):
+                continue
+            if meaning.macro:
+                macro = True
+                continue
+            mention = Mention(match.start(), match.end(), meaning.symbols)
+            mentions.append(mention)
+            if spelling in meaning.everyday:
+                everyday.append(mention)
+        pairs = list(self._pairs(title))
+        named = len(mentions) > len(everyday) or bool(pairs)
+        if everyday:
+            listed = _listed(title, mentions)
+            titled = _is_title_case(title)
+            doubtful = {
+                mention
+                for mention in everyday
+                if mention not in listed and not _is_coin(title, mention, titled=titled, named=named)
+            }
+            mentions = [mention for mention in mentions if mention not in doubtful]
+        return Reading(tuple(sorted({*mentions, *pairs})), named, macro)
+
+    def _pairs(self, title: str) -> Iterator[Mention]:
+        """Yield pairs and multiples in capitals: `ETHBTC`, `1000PEPE`, `SHIB1000`."""
+        for word in _WORD.finditer(title):
+            match = _PAIR_IN_TEXT.fullmatch(word.group())
+            if match is None or match[1] == word.group():
+                continue
+            base = _SAME_COIN.get(match[1], match[1])
+            if base in self._bases:
+                yield Mention(word.start(), word.end(), self._bases[base])
 
 
 class SymbolMapper:
@@ -205,64 +242,34 @@ class SymbolMapper:
             base = base_of(symbol)
             self._by_base[base] = (*self._by_base.get(base, ()), symbol)
         self._order = {symbol: number for number, symbol in enumerate(self.symbols)}
-        self._meanings: dict[str, _Meaning] = {}
+        self._names = NameMatcher()
         for keyword in macro_keywords:
-            self._add_alias(keyword, self.symbols, macro=True)
+            self._names.add(keyword, self.symbols, macro=True)
         for symbol in self.symbols:
-            self._add_alias(_ticker(symbol), (symbol,))
+            self._names.add(_ticker(symbol), (symbol,))
+        for base in MAJOR_COINS.keys() | self._by_base.keys():
+            self._names.add_base(base, self._by_base.get(base, ()))
         # Without traded coins their names are ignored: "Bitcoin slips as Fed holds rates" is then news about
         # the Fed
-        coins = _COINS if self._by_base.keys() & _COINS else {}
+        coins = MAJOR_COINS if self._by_base.keys() & MAJOR_COINS else {}
         for base in coins.keys() | self._by_base.keys():
             traded = self._by_base.get(base, ())
-            self._add_alias("$" + base.lower(), traded)
+            self._names.add("$" + base.lower(), traded)
             for alias in coins.get(base, _ticker(base)).split("|"):
-                self._add_alias(alias, traded)
+                self._names.add(alias, traded)
         configured: dict[str, tuple[str, ...]] = {}
         for symbol in self.symbols:
             for alias in instruments[symbol].aliases if symbol in instruments else ():
                 configured[alias] = (*configured.get(alias, ()), symbol)
         for alias, named in configured.items():
-            self._add_alias(alias, named)
-        self._find = _pattern((*self._meanings, *_NOT_COINS)).finditer
+            self._names.add(alias, named)
 
     def map(self, title: str, currencies: Iterable[str] = ()) -> tuple[str, ...]:
         """Return the headline's symbols in traded order; `currencies` are tickers that the source gives."""
-        title = title.translate(_FULL_WIDTH)
-        found: set[str] = set()
-        everyday: list[_Mention] = []
-        mentions: list[_Mention] = []
-        macro = False
-        # In a script without spaces the Latin letters of a headline are tickers
-        shouted = title.isupper() and _ANY_UNSPACED.search(title) is None
-        for match in self._find(title.lower()):
-            meaning = self._meanings.get(match.group())
-            if meaning is None:
-                continue
-            spelling = title[match.start() : match.end()]
-            if meaning.spellings and (spelling not in meaning.spellings or shouted):
-                continue
-            if meaning.macro:
-                macro = True
-                continue
-            mention = _Mention(match.start(), match.end(), meaning.symbols)
-            mentions.append(mention)
-            if spelling in meaning.everyday:
-                everyday.append(mention)
-            else:
-                found.update(meaning.symbols)
-        named = len(mentions) > len(everyday)
-        for symbols in self._pairs(title):
-            named = True
-            found.update(symbols)
-        if everyday:
-            listed = _listed(title, mentions)
-            titled = _is_title_case(title)
-            for mention in everyday:
-                if mention in listed or _is_coin(title, mention, titled=titled, named=named):
-                    found.update(mention.symbols)
-        if macro and not named:
+        reading = self._names.read(title)
+        if reading.macro and not reading.named:
             return self.symbols
+        found = {symbol for mention in reading.mentions for symbol in mention.symbols}
         for ticker in currencies:
             found.update(self._by_base.get(self._base_of_ticker(ticker.upper()), ()))
         return tuple(sorted(found, key=self._order.__getitem__))
@@ -270,46 +277,64 @@ class SymbolMapper:
     def knows(self, ticker: str) -> bool:
         """Return whether a source's ticker is a coin of the table or is traded."""
         base = self._base_of_ticker(ticker.upper())
-        return base in _COINS or base in self._by_base
+        return base in MAJOR_COINS or base in self._by_base
 
     def _base_of_ticker(self, ticker: str) -> str:
         """Return the coin of a ticker or pair: BTC of `XBT`, `BTCUSD` and `BTC_USDT`; PEPE of `1000PEPE`."""
-        if ticker in self._by_base or ticker in _COINS:
+        if ticker in self._by_base or ticker in MAJOR_COINS:
             return ticker
         base = base_of(ticker)
         return base if len(base) > 1 or not ticker.isalnum() else ticker  # WBTC is not a pair of W
 
-    def _pairs(self, title: str) -> Iterator[tuple[str, ...]]:
-        """Yield the symbols of pairs and multiples in capitals: `ETHBTC`, `1000PEPE`, `SHIB1000`."""
-        for word in _WORD.findall(title):
-            match = _PAIR_IN_TEXT.fullmatch(word)
-            if match is None or match[1] == word:
-                continue
-            base = _SAME_COIN.get(match[1], match[1])
-            if base in self._by_base or base in _COINS:
-                yield self._by_base.get(base, ())
 
-    def _add_alias(self, alias: str, symbols: tuple[str, ...], *, macro: bool = False) -> None:
-        text = alias.strip()
-        needs_context = len(text) > 1 and text.endswith("?")
-        text = text.removesuffix("?") if needs_context else text
-        key = text.lower()
-        if not key:
-            return
-        known = self._meanings.get(key)
-        # True if this is another spelling of the same name
-        same = known is not None and known.symbols == symbols and known.macro == macro
-        spellings = known.spellings if known is not None and same else ()
-        everyday = known.everyday if known is not None and same else ()
-        self._meanings[key] = _Meaning(
-            symbols,
-            () if text == key else (*spellings, text),
-            (*everyday, text) if needs_context else everyday,
-            macro,
-        )
+class AssetFinder:
+    """Finds the coins and shares that a headline names, traded or not, and where.
+
+    It knows the names of `MAJOR_COINS` and `OTHER_COINS`, the traded `symbols`, and the configured aliases of
+    their instruments; any other `$TICKER` is an asset, too.
+    """
+
+    def __init__(
+        self, symbols: Iterable[str] = (), instruments: Mapping[str, InstrumentConfig] | None = None
+    ) -> None:
+        self._names = NameMatcher()
+        coins = OTHER_COINS | MAJOR_COINS
+        traded = {symbol: base_of(symbol) for symbol in symbols}
+        for base in dict.fromkeys((*coins, *traded.values())):
+            self._names.add_base(base, (base,))
+            self._names.add("$" + base.lower(), (base,))
+            for alias in coins.get(base, _ticker(base)).split("|"):
+                self._names.add(alias, (base,))
+        configured: dict[str, dict[str, None]] = {}
+        for symbol, base in traded.items():
+            self._names.add(_ticker(symbol), (base,))
+            for alias in instruments[symbol].aliases if instruments and symbol in instruments else ():
+                configured.setdefault(alias, {})[base] = None
+        for alias, bases in configured.items():
+            self._names.add(alias, tuple(bases))
+
+    @property
+    def digest(self) -> str:
+        """Hash of all names: two finders with the same digest find the same assets."""
+        return self._names.digest
+
+    def find(self, title: str) -> dict[str, tuple[tuple[int, int], ...]]:
+        """Return for each asset the (start, end) of its names in `title`, in the order of first mention."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        mentions = self._names.read(title).mentions
+        places = [(mention.start, mention.end, asset) for mention in mentions for asset in mention.symbols]
+        taken = {mention.start for mention in mentions}
+        places += [
+            (match.start(), match.end(), match[1])
+            for match in _CASHTAG.finditer(title)
+            if not taken & {match.start(), match.start(1)}
+        ]
+        for start, end, ticker in sorted(places):
+            found.setdefault(ticker, []).append((start, end))
+        return {ticker: tuple(spans) for ticker, spans in found.items()}
 
 
-def _is_coin(title: str, mention: _Mention, *, titled: bool, named: bool) -> bool:
+def _is_coin(title: str, mention: Mention, *, titled: bool, named: bool) -> bool:
     """Return whether an everyday word written like a coin's name means the coin.
 
     `titled` is True for a headline in Title Case, `named` if it names another coin. A term of `_TERMS` next
@@ -338,7 +363,7 @@ def _is_title_case(title: str) -> bool:
     return all(_SMALL_WORD.fullmatch(word) for word in _LOWER_CASE.findall(title))
 
 
-def _listed(title: str, mentions: list[_Mention]) -> set[_Mention]:
+def _listed(title: str, mentions: list[Mention]) -> set[Mention]:
     """Return the mentions next to another coin's name in a list, which confirm each other."""
     return {
         one

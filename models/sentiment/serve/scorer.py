@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,6 +26,8 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from agent.core.errors import ModelError, UsageError
+from agent.core.events import NEWS_KINDS
+from agent.core.symbols import AssetFinder
 from agent.system.atomic import settled
 from agent.system.latency_histogram import LatencyHistogram
 from models.calibration import softmax
@@ -37,6 +39,12 @@ MODEL_NAME: Final = "model.onnx"
 TOKENIZER_NAME: Final = "tokenizer.json"
 INPUTS: Final = ("input_ids", "attention_mask")
 OUTPUTS: Final = ("logits", "pooled")
+READER_INPUTS: Final = (*INPUTS, "spans")
+READER_OUTPUTS: Final = (*OUTPUTS, "kind_logits", "asset_logits", "asset_pooled")
+"""Inputs and outputs of a model that also reads single assets and the kind of news.
+
+`spans` (texts, assets, tokens) holds for each asset the weights, which sum to 1, of the tokens that name it.
+"""
 PRECISION: Final = "precision"
 """Key of `Card.notes` with the value "int8" or "fp32"."""
 
@@ -58,6 +66,15 @@ _WARM_UP: Final = (
 Floats = npt.NDArray[np.float32]
 
 
+class AssetScore(msgspec.Struct, frozen=True):
+    """Calibrated probabilities for one asset that a text names, which sum to 1."""
+
+    asset: str
+    bearish: float
+    neutral: float
+    bullish: float
+
+
 class HeadlineScore(msgspec.Struct, frozen=True):
     """Calibrated probabilities of one text, which sum to 1. They are equal and meaningless if the model
     abstained.
@@ -68,6 +85,12 @@ class HeadlineScore(msgspec.Struct, frozen=True):
     bullish: float
     abstained: bool = False
     reason: str = ""
+    assets: tuple[AssetScore, ...] = ()
+    """Answers for the assets that the text names, in the order of first mention."""
+    kind: str = ""
+    """Likeliest of `NEWS_KINDS`; empty if the model doesn't tell."""
+    kind_confidence: float = 0.0
+    """Calibrated probability of `kind`."""
 
     @property
     def probabilities(self) -> tuple[float, float, float]:
@@ -108,6 +131,8 @@ def fingerprint(folder: Path, card: Card) -> str:
     """
     files = [folder / MODEL_NAME, folder / TOKENIZER_NAME]
     salt = f"temperature={card.temperature!r} length={card.max_length} text={VERSION}"
+    if card.kinds:
+        salt += f" assets={card.asset_temperature!r} kinds={card.kind_temperature!r} {' '.join(card.kinds)}"
     return sha256_files(files, salt=salt)
 
 
@@ -145,27 +170,58 @@ def _checked_card(folder: Path) -> Card:
     return card
 
 
+class _Answer(NamedTuple):
+    """What the model returns for one text."""
+
+    logits: Floats  # (3,)
+    pooled: Floats  # (dimensions,)
+    kinds: Floats  # (9,), or (0,) if the model doesn't tell
+    asset_logits: Floats  # (assets, 3)
+    asset_pooled: Floats  # (assets, dimensions)
+
+
+class _Tokens(NamedTuple):
+    """Token ids of one text, and for each asset the positions of the tokens that name it."""
+
+    ids: list[int]
+    assets: dict[str, list[int]]
+
+
 class Scorer:
     """A loaded model. Thread-safe; deterministic on one machine."""
 
-    def __init__(self, card: Card, session: Any, tokenizer: Any, threads: int) -> None:
+    def __init__(
+        self, card: Card, session: Any, tokenizer: Any, threads: int, finder: AssetFinder | None = None
+    ) -> None:
         self.card = card
         self.fingerprint = card.fingerprint
         self.latency = LatencyHistogram()
         """Model time of each text since `load`, ms."""
+        self.reads_assets = len(session.get_inputs()) == len(READER_INPUTS)
+        """True if the model answers for single assets, and for the kind of news."""
+        self.finder = finder or AssetFinder()
         self._session = session
         self._tokenizer = tokenizer
+        self._outputs = list(READER_OUTPUTS if self.reads_assets else OUTPUTS)
         self._rows = 1 if card.notes.get(PRECISION) == "int8" else ROWS_PER_RUN
         self._pool = ThreadPoolExecutor(threads, "scorer") if threads > 1 else None
         self.dimensions = int(session.get_outputs()[1].shape[-1])
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int | None = None, providers: Sequence[str] = CPU) -> Scorer:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] = CPU,
+        finder: AssetFinder | None = None,
+    ) -> Scorer:
         """Open an exported folder and score two texts with it.
 
         `threads` is the number of texts scored at once on the CPU; default: all cores that this process may
-        use. `providers` are onnxruntime's, in order of preference (`CUDA` for a GPU). Raises ModelError if
-        the folder is incomplete, damaged or not an export, or if the model's output is not finite or has a
+        use. `providers` are onnxruntime's, in order of preference (`CUDA` for a GPU). `finder` finds the
+        assets that a text names; by default it knows the coins of `agent.core.coin_names`. Raises ModelError
+        if the folder is incomplete, damaged or not an export, or if the model's output is not finite or has a
         wrong shape; UsageError if a provider is not installed.
         """
         card, folder = _checked_card(folder), settled(folder)
@@ -187,23 +243,29 @@ class Scorer:
             tokenizer.no_padding()
             tokenizer.enable_truncation(card.max_length)
         names = tuple(x.name for x in session.get_inputs()), tuple(x.name for x in session.get_outputs())
-        if names != (INPUTS, OUTPUTS):
+        if names not in ((INPUTS, OUTPUTS), (READER_INPUTS, READER_OUTPUTS)):
             what = f"{folder / MODEL_NAME} maps {names[0]} to {names[1]}"
             raise ModelError(what, hint=f"expected {INPUTS} to {OUTPUTS}")
+        if (names[0] == READER_INPUTS) != bool(card.kinds) or not set(card.kinds) <= set(NEWS_KINDS):
+            what = f"{folder / MODEL_NAME} and its card don't agree on the kinds of news"
+            raise ModelError(what, hint="export it again")
         on_cpu = session.get_providers()[0] == CPU[0]
         with _as_model_error(f"{folder} can't score a text", "export it again"):
-            scorer = cls(card, session, tokenizer, (threads or cores()) if on_cpu else 1)
+            scorer = cls(card, session, tokenizer, (threads or cores()) if on_cpu else 1, finder)
             scorer._check_output(folder)
         scorer.latency = LatencyHistogram()
         return scorer
+
+    @property
+    def names(self) -> str:
+        """Hash of the names of assets, on which the answers for assets depend; empty if there are none."""
+        return self.finder.digest if self.reads_assets else ""
 
     def _check_output(self, folder: Path) -> None:
         """Raise ModelError unless the model returns three probabilities that sum to 1 and a finite
         embedding.
         """
-        logits, pooled = self._run(_WARM_UP)
-        probabilities = softmax(logits.astype(np.float64), self.card.temperature)
-        if not _valid_rows(probabilities, pooled).all():
+        if not all(map(self._is_valid, self._run(_WARM_UP))):
             what = f"{folder}: the model's output is not finite numbers"
             raise ModelError(what, hint="train it again, at a lower learning rate")
 
@@ -215,87 +277,160 @@ class Scorer:
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """Return pooled hidden states, float32 (texts, dimensions), with zeros for abstentions."""
-        return self.score_and_embed(texts)[1]
+        return np.stack([rows[0] for rows in self.score_and_embed(texts)[1]])
 
-    def score_and_embed(self, texts: Sequence[str]) -> tuple[list[HeadlineScore], Floats]:
-        """Return the results of `score` and `embed` in one pass."""
+    def score_and_embed(self, texts: Sequence[str]) -> tuple[list[HeadlineScore], list[Floats]]:
+        """Return scores, and for each text the hidden states float32 (1 + assets, dimensions).
+
+        The first row is the mean over the text, zeros if the model abstained; the others are those of the
+        assets, in the order of `HeadlineScore.assets`.
+        """
         cleaned = [clean(text) for text in texts]
         reasons = {text: abstention_reason(text) for text in cleaned}
         readable = [text for text, reason in reasons.items() if not reason]
-        logits, pooled = self._run_tolerant(readable, reasons)
-        probabilities = softmax(logits.astype(np.float64), self.card.temperature)
+        tokens = self._tokenise(readable)
         judged: dict[str, tuple[HeadlineScore, Floats]] = {}
-        valid = _valid_rows(probabilities, pooled)
-        for text, is_valid, row, state in zip(readable, valid, probabilities.tolist(), pooled, strict=True):
-            if is_valid:
-                judged[text] = HeadlineScore(*row), state
+        for text, one, answer in zip(
+            readable, tokens, self._run_tolerant(readable, tokens, reasons), strict=True
+        ):
+            if answer is not None and self._is_valid(answer):
+                judged[text] = (
+                    self._score(answer, tuple(one.assets)),
+                    np.vstack((answer.pooled, answer.asset_pooled)),
+                )
             else:
                 reasons[text] = reasons[text] or NOT_FINITE
-        embeddings = np.zeros((len(cleaned), self.dimensions), np.float32)
-        scores = []
-        for number, text in enumerate(cleaned):
-            score, embeddings[number] = judged.get(text) or (abstention(reasons[text]), 0.0)
-            scores.append(score)
-        return scores, embeddings
+        nothing = np.zeros((1, self.dimensions), np.float32)
+        found = [judged.get(text) or (abstention(reasons[text]), nothing) for text in cleaned]
+        return [score for score, _ in found], [states for _, states in found]
 
-    def _run_tolerant(self, texts: Sequence[str], reasons: dict[str, str]) -> tuple[Floats, Floats]:
-        """Call `_run`. A text on which the model fails gets a row of NaN and an entry in `reasons`.
+    def _score(self, answer: _Answer, assets: Sequence[str]) -> HeadlineScore:
+        bearish, neutral, bullish = self._probabilities(answer.logits, self.card.temperature).tolist()
+        if not self.card.kinds:
+            return HeadlineScore(bearish, neutral, bullish)
+        own = softmax(answer.asset_logits.astype(np.float64), self.card.asset_temperature).tolist()
+        kinds = self._probabilities(answer.kinds, self.card.kind_temperature)
+        best = int(kinds.argmax())
+        return HeadlineScore(
+            bearish,
+            neutral,
+            bullish,
+            assets=tuple(AssetScore(asset, *three) for asset, three in zip(assets, own, strict=True)),
+            kind=self.card.kinds[best],
+            kind_confidence=float(kinds[best]),
+        )
+
+    @staticmethod
+    def _probabilities(logits: Floats, temperature: float) -> npt.NDArray[np.float64]:
+        return softmax(logits.astype(np.float64)[None], temperature)[0]
+
+    def _run_tolerant(
+        self, texts: Sequence[str], tokens: Sequence[_Tokens], reasons: dict[str, str]
+    ) -> Sequence[_Answer | None]:
+        """Call `_run_tokens`. A text on which the model fails gets None and an entry in `reasons`.
 
         Raises ModelError if the model fails on every text.
         """
         with suppress(ModelError), _as_model_error("the model fails", ""):
-            return self._run(texts)
+            return self._run_tokens(tokens)
         with _as_model_error("the model fails", "use another one: tapewire model use"):
             self._run(_WARM_UP)  # raises if the model itself is broken
-        logits = np.full((len(texts), len(LABELS)), np.nan, np.float32)
-        pooled = np.full((len(texts), self.dimensions), np.nan, np.float32)
-        for row, text in enumerate(texts):
+        answers: list[_Answer | None] = []
+        for text, one in zip(texts, tokens, strict=True):
             try:
                 with _as_model_error(NOT_READABLE, ""):
-                    logits[row : row + 1], pooled[row : row + 1] = self._run([text])
+                    answers += self._run_tokens([one])
             except ModelError:
+                answers.append(None)
                 reasons[text] = NOT_READABLE
-        return logits, pooled
+        return answers
 
-    def _run(self, texts: Sequence[str]) -> tuple[Floats, Floats]:
-        """Return logits (texts, 3) and pooled states (texts, dimensions) of distinct clean texts."""
-        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
+    def _run(self, texts: Sequence[str]) -> list[_Answer]:
+        return self._run_tokens(self._tokenise(texts))
+
+    def _tokenise(self, texts: Sequence[str]) -> list[_Tokens]:
+        """Tokenise clean texts. An asset that is only named after `max_length` tokens is left out."""
+        if not self.reads_assets:
+            return [_Tokens(encoding.ids, {}) for encoding in self._tokenizer.encode_batch_fast(texts)]
+        tokens = []
+        for text, encoding in zip(texts, self._tokenizer.encode_batch(texts), strict=True):
+            named = {
+                asset: tokens_of(spans, encoding.offsets) for asset, spans in self.finder.find(text).items()
+            }
+            tokens.append(_Tokens(encoding.ids, {asset: rows for asset, rows in named.items() if rows}))
+        return tokens
+
+    def _run_tokens(self, tokens: Sequence[_Tokens]) -> list[_Answer]:
+        """Return the answers to distinct clean texts, in the same order."""
         runs = list(_runs(tokens, self._rows))
         side_by_side = self._pool.map if self._pool and len(runs) > 1 else map
-        results: Iterable[tuple[float, list[Floats]]] = side_by_side(self._time, runs)
-        logits = np.empty((len(texts), len(LABELS)), np.float32)
-        pooled = np.empty((len(texts), self.dimensions), np.float32)
-        for (rows, _), (milliseconds, outputs) in zip(runs, results, strict=True):
+        results: Iterable[tuple[float, list[Floats]]] = side_by_side(
+            self._time, [[tokens[row] for row in rows] for rows in runs]
+        )
+        answers: dict[int, _Answer] = {}
+        for rows, (milliseconds, outputs) in zip(runs, results, strict=True):
             expected = (len(rows), len(LABELS)), (len(rows), self.dimensions)
             if (outputs[0].shape, outputs[1].shape) != expected:
                 shapes = f"{outputs[0].shape} and {outputs[1].shape}"
                 raise ModelError(f"the model returns shapes {shapes}", hint=f"expected {expected}")
-            logits[rows], pooled[rows] = outputs
-            for _ in rows:
+            kinds = outputs[2] if self.reads_assets else np.zeros((len(rows), 0), np.float32)
+            for number, row in enumerate(rows):
+                count = len(tokens[row].assets)
+                answers[row] = _Answer(
+                    outputs[0][number],
+                    outputs[1][number],
+                    kinds[number],
+                    outputs[3][number, :count] if count else _NO_LOGITS,
+                    outputs[4][number, :count] if count else np.zeros((0, self.dimensions), np.float32),
+                )
                 self.latency.add(milliseconds / len(rows))
-        return logits, pooled
+        return [answers[row] for row in range(len(tokens))]
 
-    def _time(self, run: tuple[list[int], npt.NDArray[np.int64]]) -> tuple[float, list[Floats]]:
+    def _time(self, run: Sequence[_Tokens]) -> tuple[float, list[Floats]]:
         began = time.perf_counter()
-        ids = run[1]
-        outputs = self._session.run(list(OUTPUTS), {INPUTS[0]: ids, INPUTS[1]: np.ones_like(ids)})
+        ids = np.array([one.ids for one in run], np.int64)
+        given: dict[str, Any] = {INPUTS[0]: ids, INPUTS[1]: np.ones_like(ids)}
+        if self.reads_assets:
+            given[READER_INPUTS[2]] = _spans(run)
+        outputs = self._session.run(self._outputs, given)
         return (time.perf_counter() - began) * 1e3, outputs
 
+    def _is_valid(self, answer: _Answer) -> bool:
+        """True if the answer holds probabilities, and embeddings that half precision can represent."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            states = (answer.pooled.astype(np.float16), answer.asset_pooled.astype(np.float16))
+            return all(np.isfinite(part).all() for part in (*states, *answer[2:4])) and bool(
+                abs(self._probabilities(answer.logits, self.card.temperature).sum() - 1.0) < 1e-6
+            )
 
-def _valid_rows(probabilities: npt.NDArray[np.float64], pooled: Floats) -> npt.NDArray[np.bool_]:
-    """Return for each row whether it holds probabilities, and an embedding that half precision can
-    represent.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = np.isfinite(pooled.astype(np.float16)).all(axis=1)
-    return np.asarray(finite & (np.abs(probabilities.sum(axis=1) - 1.0) < 1e-6))
+
+_NO_LOGITS: Final = np.zeros((0, len(LABELS)), np.float32)
 
 
-def _runs(tokens: Sequence[Sequence[int]], rows: int) -> Iterable[tuple[list[int], npt.NDArray[np.int64]]]:
-    """Yield row numbers and ids (≤ rows, length) of texts with equally many tokens, longest first."""
-    by_length = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
-    for _, equal in groupby(by_length, key=lambda row: len(tokens[row])):
+def tokens_of(spans: Iterable[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the positions of the tokens, at `offsets` of the text, that overlap one of the `spans`."""
+    places = tuple(spans)
+    return [
+        position
+        for position, (start, end) in enumerate(offsets)
+        if end > start and any(start < stop and end > begin for begin, stop in places)
+    ]
+
+
+def _spans(run: Sequence[_Tokens]) -> Floats:
+    """Return the weights (texts, assets ≥ 1, tokens) of the tokens that name each asset."""
+    most = max(1, *(len(one.assets) for one in run))
+    weights = np.zeros((len(run), most, len(run[0].ids)), np.float32)
+    for number, one in enumerate(run):
+        for row, positions in enumerate(one.assets.values()):
+            weights[number, row, positions] = 1.0 / len(positions)
+    return weights
+
+
+def _runs(tokens: Sequence[_Tokens], rows: int) -> Iterator[list[int]]:
+    """Yield the row numbers of texts with equally many tokens, at most `rows` of them, longest first."""
+    by_length = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row].ids), row))
+    for _, equal in groupby(by_length, key=lambda row: len(tokens[row].ids)):
         bucket = list(equal)
         for start in range(0, len(bucket), rows):
-            part = bucket[start : start + rows]
-            yield part, np.array([tokens[row] for row in part], np.int64)
+            yield bucket[start : start + rows]
