@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from agent.core.errors import ModelError, UsageError
 from agent.core.events import NEWS_KINDS
@@ -91,6 +91,8 @@ class HeadlineScore(msgspec.Struct, frozen=True):
     """Likeliest of `NEWS_KINDS`; empty if the model doesn't tell."""
     kind_confidence: float = 0.0
     """Calibrated probability of `kind`."""
+    unknown: float = 0.0
+    """Share of the text's tokens that the model's vocabulary lacks."""
 
     @property
     def probabilities(self) -> tuple[float, float, float]:
@@ -170,21 +172,23 @@ def _checked_card(folder: Path) -> Card:
     return card
 
 
-class _Answer(NamedTuple):
-    """What the model returns for one text."""
-
-    logits: Floats  # (3,)
-    pooled: Floats  # (dimensions,)
-    kinds: Floats  # (9,), or (0,) if the model doesn't tell
-    asset_logits: Floats  # (assets, 3)
-    asset_pooled: Floats  # (assets, dimensions)
-
-
 class _Tokens(NamedTuple):
     """Token ids of one text, and for each asset the positions of the tokens that name it."""
 
     ids: list[int]
     assets: dict[str, list[int]]
+    unknown: float  # share of the tokens that the vocabulary lacks
+
+
+class _Answer(NamedTuple):
+    """What the model returns for one text."""
+
+    tokens: _Tokens
+    logits: Floats  # (3,)
+    pooled: Floats  # (dimensions,)
+    kinds: Floats  # (9,), or (0,) if the model doesn't tell
+    asset_logits: Floats  # (assets, 3)
+    asset_pooled: Floats  # (assets, dimensions)
 
 
 class Scorer:
@@ -202,6 +206,9 @@ class Scorer:
         self.finder = finder or AssetFinder()
         self._session = session
         self._tokenizer = tokenizer
+        self._added = tokenizer.num_special_tokens_to_add(is_pair=False)
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        self._unknown = tokenizer.token_to_id(unknown) if unknown else -1
         self._outputs = list(READER_OUTPUTS if self.reads_assets else OUTPUTS)
         self._rows = 1 if card.notes.get(PRECISION) == "int8" else ROWS_PER_RUN
         self._pool = ThreadPoolExecutor(threads, "scorer") if threads > 1 else None
@@ -277,7 +284,8 @@ class Scorer:
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """Return pooled hidden states, float32 (texts, dimensions), with zeros for abstentions."""
-        return np.stack([rows[0] for rows in self.score_and_embed(texts)[1]])
+        rows = [states[0] for states in self.score_and_embed(texts)[1]]
+        return np.array(rows, np.float32).reshape(-1, self.dimensions)
 
     def score_and_embed(self, texts: Sequence[str]) -> tuple[list[HeadlineScore], list[Floats]]:
         """Return scores, and for each text the hidden states float32 (1 + assets, dimensions).
@@ -288,26 +296,20 @@ class Scorer:
         cleaned = [clean(text) for text in texts]
         reasons = {text: abstention_reason(text) for text in cleaned}
         readable = [text for text, reason in reasons.items() if not reason]
-        tokens = self._tokenise(readable)
         judged: dict[str, tuple[HeadlineScore, Floats]] = {}
-        for text, one, answer in zip(
-            readable, tokens, self._run_tolerant(readable, tokens, reasons), strict=True
-        ):
+        for text, answer in zip(readable, self._run_tolerant(readable, reasons), strict=True):
             if answer is not None and self._is_valid(answer):
-                judged[text] = (
-                    self._score(answer, tuple(one.assets)),
-                    np.vstack((answer.pooled, answer.asset_pooled)),
-                )
+                judged[text] = self._score(answer), np.vstack((answer.pooled, answer.asset_pooled))
             else:
                 reasons[text] = reasons[text] or NOT_FINITE
         nothing = np.zeros((1, self.dimensions), np.float32)
         found = [judged.get(text) or (abstention(reasons[text]), nothing) for text in cleaned]
         return [score for score, _ in found], [states for _, states in found]
 
-    def _score(self, answer: _Answer, assets: Sequence[str]) -> HeadlineScore:
+    def _score(self, answer: _Answer) -> HeadlineScore:
         bearish, neutral, bullish = self._probabilities(answer.logits, self.card.temperature).tolist()
         if not self.card.kinds:
-            return HeadlineScore(bearish, neutral, bullish)
+            return HeadlineScore(bearish, neutral, bullish, unknown=answer.tokens.unknown)
         own = softmax(answer.asset_logits.astype(np.float64), self.card.asset_temperature).tolist()
         kinds = self._probabilities(answer.kinds, self.card.kind_temperature)
         best = int(kinds.argmax())
@@ -315,53 +317,54 @@ class Scorer:
             bearish,
             neutral,
             bullish,
-            assets=tuple(AssetScore(asset, *three) for asset, three in zip(assets, own, strict=True)),
+            assets=tuple(map(AssetScore, answer.tokens.assets, *zip(*own, strict=True))) if own else (),
             kind=self.card.kinds[best],
             kind_confidence=float(kinds[best]),
+            unknown=answer.tokens.unknown,
         )
 
     @staticmethod
     def _probabilities(logits: Floats, temperature: float) -> npt.NDArray[np.float64]:
         return softmax(logits.astype(np.float64)[None], temperature)[0]
 
-    def _run_tolerant(
-        self, texts: Sequence[str], tokens: Sequence[_Tokens], reasons: dict[str, str]
-    ) -> Sequence[_Answer | None]:
-        """Call `_run_tokens`. A text on which the model fails gets None and an entry in `reasons`.
+    def _run_tolerant(self, texts: Sequence[str], reasons: dict[str, str]) -> Sequence[_Answer | None]:
+        """Call `_run`. A text on which the model fails gets None and an entry in `reasons`.
 
         Raises ModelError if the model fails on every text.
         """
         with suppress(ModelError), _as_model_error("the model fails", ""):
-            return self._run_tokens(tokens)
+            return self._run(texts)
         with _as_model_error("the model fails", "use another one: tapewire model use"):
             self._run(_WARM_UP)  # raises if the model itself is broken
         answers: list[_Answer | None] = []
-        for text, one in zip(texts, tokens, strict=True):
+        for text in texts:
             try:
                 with _as_model_error(NOT_READABLE, ""):
-                    answers += self._run_tokens([one])
+                    answers += self._run([text])
             except ModelError:
                 answers.append(None)
                 reasons[text] = NOT_READABLE
         return answers
 
-    def _run(self, texts: Sequence[str]) -> list[_Answer]:
-        return self._run_tokens(self._tokenise(texts))
-
     def _tokenise(self, texts: Sequence[str]) -> list[_Tokens]:
         """Tokenise clean texts. An asset that is only named after `max_length` tokens is left out."""
         if not self.reads_assets:
-            return [_Tokens(encoding.ids, {}) for encoding in self._tokenizer.encode_batch_fast(texts)]
+            return [self._tokens(encoding) for encoding in self._tokenizer.encode_batch_fast(texts)]
         tokens = []
         for text, encoding in zip(texts, self._tokenizer.encode_batch(texts), strict=True):
             named = {
                 asset: tokens_of(spans, encoding.offsets) for asset, spans in self.finder.find(text).items()
             }
-            tokens.append(_Tokens(encoding.ids, {asset: rows for asset, rows in named.items() if rows}))
+            tokens.append(self._tokens(encoding, {asset: rows for asset, rows in named.items() if rows}))
         return tokens
 
-    def _run_tokens(self, tokens: Sequence[_Tokens]) -> list[_Answer]:
+    def _tokens(self, encoding: Encoding, assets: dict[str, list[int]] | None = None) -> _Tokens:
+        words = len(encoding.ids) - self._added
+        return _Tokens(encoding.ids, assets or {}, encoding.ids.count(self._unknown) / max(words, 1))
+
+    def _run(self, texts: Sequence[str]) -> list[_Answer]:
         """Return the answers to distinct clean texts, in the same order."""
+        tokens = self._tokenise(texts)
         runs = list(_runs(tokens, self._rows))
         side_by_side = self._pool.map if self._pool and len(runs) > 1 else map
         results: Iterable[tuple[float, list[Floats]]] = side_by_side(
@@ -377,6 +380,7 @@ class Scorer:
             for number, row in enumerate(rows):
                 count = len(tokens[row].assets)
                 answers[row] = _Answer(
+                    tokens[row],
                     outputs[0][number],
                     outputs[1][number],
                     kinds[number],
@@ -399,9 +403,9 @@ class Scorer:
         """True if the answer holds probabilities, and embeddings that half precision can represent."""
         with np.errstate(over="ignore", invalid="ignore"):
             states = (answer.pooled.astype(np.float16), answer.asset_pooled.astype(np.float16))
-            return all(np.isfinite(part).all() for part in (*states, *answer[2:4])) and bool(
-                abs(self._probabilities(answer.logits, self.card.temperature).sum() - 1.0) < 1e-6
-            )
+            return all(
+                np.isfinite(part).all() for part in (*states, answer.kinds, answer.asset_logits)
+            ) and bool(abs(self._probabilities(answer.logits, self.card.temperature).sum() - 1.0) < 1e-6)
 
 
 _NO_LOGITS: Final = np.zeros((0, len(LABELS)), np.float32)

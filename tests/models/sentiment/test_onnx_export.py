@@ -36,7 +36,7 @@ def tuned(method: str, split: Split, base: Path, folder: Path) -> Path:
 
 def served(folder: Path, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     scores, pooled = Scorer.load(folder).score_and_embed(texts)
-    return np.array([score.probabilities for score in scores]), pooled
+    return np.array([score.probabilities for score in scores]), np.concatenate(pooled)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_text_with_output_that_is_not_finite_is_abstained_on_and_the_others_ar
     assert scores[1].reason == NOT_FINITE
     assert sum(scores[1].probabilities) == pytest.approx(1)
     assert scores[0] == sound.score([UP])[0]
-    assert np.isfinite(embeddings).all()
+    assert all(np.isfinite(states).all() for states in embeddings)
     with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
         cached = CachedScorer(scorer, SqlScoreCache(database))
         assert cached.score([UP, DOWN]) == cached.score([UP, DOWN]) == scores[:2]
