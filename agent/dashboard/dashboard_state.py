@@ -59,6 +59,7 @@ from agent.dashboard.page_rows import (
     headline_row,
     order_row,
     sentiment_row,
+    signal_row,
 )
 
 HEADLINES: Final = 80
@@ -226,18 +227,16 @@ class DashboardState:
             self._accept_next_account = False
 
     def _on_signal(self, signal: Signal) -> None:
-        self._signals[signal.symbol] = SignalRow(
-            at=signal.ts,
-            direction=signal.direction.value,
-            confidence=signal.confidence,
-            bearish=signal.bearish,
-            neutral=signal.neutral,
-            bullish=signal.bullish,
-            actionable=signal.actionable,
-        )
+        kind = self._kind_of(signal)
+        self._signals[signal.symbol] = signal_row(signal, kind)
         self._symbol_changed(signal.symbol)
         if signal.actionable or signal.direction is Direction.HOLD:
-            self._add_activity(signal.ts, signal)
+            self._add_activity(signal.ts, signal, kind)
+
+    def _kind_of(self, signal: Signal) -> str:
+        """Return the kind of the last headline that voted; empty if it or its headline isn't known."""
+        headline = self._headlines.get(signal.sources[-1]) if signal.sources else None
+        return headline.opinion.kind if headline and headline.opinion else ""
 
     def _on_amend(self, amend: Amend) -> None:
         order = self._orders.get(amend.order_id)
@@ -288,9 +287,9 @@ class DashboardState:
     def _symbol_changed(self, symbol: str) -> None:
         self._symbol_versions[symbol] = self.version
 
-    def _add_activity(self, at: int, message: Event | Decision) -> None:
+    def _add_activity(self, at: int, message: Event | Decision, kind: str = "") -> None:
         key = f"{self.seq}.{self.version}"
-        self._activities.put(key, activity_row(key, at, message), self.version)
+        self._activities.put(key, activity_row(key, at, message, kind), self.version)
 
     # -- output ----------------------------------------------------------------------------------------------
 
