@@ -227,16 +227,10 @@ class DashboardState:
             self._accept_next_account = False
 
     def _on_signal(self, signal: Signal) -> None:
-        kind = self._kind_of(signal)
-        self._signals[signal.symbol] = signal_row(signal, kind)
+        self._signals[signal.symbol] = signal_row(signal)
         self._symbol_changed(signal.symbol)
         if signal.actionable or signal.direction is Direction.HOLD:
-            self._add_activity(signal.ts, signal, kind)
-
-    def _kind_of(self, signal: Signal) -> str:
-        """Return the kind of the last headline that voted; empty if it or its headline isn't known."""
-        headline = self._headlines.get(signal.sources[-1]) if signal.sources else None
-        return headline.opinion.kind if headline and headline.opinion else ""
+            self._add_activity(signal.ts, signal)
 
     def _on_amend(self, amend: Amend) -> None:
         order = self._orders.get(amend.order_id)
@@ -287,9 +281,9 @@ class DashboardState:
     def _symbol_changed(self, symbol: str) -> None:
         self._symbol_versions[symbol] = self.version
 
-    def _add_activity(self, at: int, message: Event | Decision, kind: str = "") -> None:
+    def _add_activity(self, at: int, message: Event | Decision) -> None:
         key = f"{self.seq}.{self.version}"
-        self._activities.put(key, activity_row(key, at, message, kind), self.version)
+        self._activities.put(key, activity_row(key, at, message), self.version)
 
     # -- output ----------------------------------------------------------------------------------------------
 

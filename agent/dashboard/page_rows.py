@@ -194,7 +194,7 @@ class ActivityRow(msgspec.Struct, frozen=True):
 
 
 class SignalRow(msgspec.Struct, frozen=True):
-    """The latest signal of a symbol. `kind` is that of the last headline that voted, if it is known."""
+    """The latest signal of a symbol. `kind` is that of the last headline that voted, if the model tells."""
 
     at: int
     direction: str
@@ -296,8 +296,8 @@ def sentiment_row(sentiment: Sentiment) -> SentimentRow:
     )
 
 
-def signal_row(signal: Signal, kind: str) -> SignalRow:
-    """Return the row of a signal whose last headline is of this kind of news."""
+def signal_row(signal: Signal) -> SignalRow:
+    """Return the row of a signal."""
     return SignalRow(
         at=signal.ts,
         direction=signal.direction.value,
@@ -306,7 +306,7 @@ def signal_row(signal: Signal, kind: str) -> SignalRow:
         neutral=signal.neutral,
         bullish=signal.bullish,
         actionable=signal.actionable,
-        kind=kind,
+        kind=one_line(signal.kind, _KIND_LENGTH),
     )
 
 
@@ -342,17 +342,14 @@ def order_row(order: Order) -> OrderRow:
     )
 
 
-def activity_row(key: str, at: int, message: Event | Decision, kind: str = "") -> ActivityRow:
-    """Return a line of the activity list, which is shorter than the log's line.
-
-    `kind` is the kind of news behind a signal, if it is known.
-    """
+def activity_row(key: str, at: int, message: Event | Decision) -> ActivityRow:
+    """Return a line of the activity list, which is shorter than the log's line."""
     fields: dict[str, Any] = describe(message)
     what, symbol = fields.pop("what"), fields.pop("symbol", "")
     match message:
         case Signal():
             suffix = "" if message.actionable else ", not actionable"
-            news = f", {kind} news" if kind else ""
+            news = f", {message.kind} news" if message.kind else ""
             text = f"{message.direction.value} {message.confidence:.2f}{suffix}{news}"
         case Order():
             order_type = message.type.value.replace("_", " ").lower()

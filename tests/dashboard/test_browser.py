@@ -172,8 +172,9 @@ async def test_the_kind_and_the_answer_for_each_asset_are_shown_as_text(
     for number, (assets, kind) in enumerate(answers):
         news = headline(number, f"headline {number}")
         agent.feed(news, scored(news, *assets, kind=kind))
-    voted = (f"{0:032x}",)
-    agent.state.decision(1, Signal("BTCUSDT", bar(3).start, Direction.SELL, 0.8, 0.8, 0.1, 0.1, True, voted))
+    at = bar(3).start
+    voted = Signal("BTCUSDT", at, Direction.SELL, 0.8, 0.8, 0.1, 0.1, True, ("n1",), "price")
+    agent.state.decision(1, voted)
     async with served(database, agent) as served_page:
         await page.open(served_page.login_url(), screen=screen, dark=dark)
         await page.until("document.querySelectorAll('#headlines [data-id]').length === 4")

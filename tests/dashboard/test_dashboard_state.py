@@ -126,17 +126,16 @@ def test_texts_of_a_workers_answer_are_clipped_to_one_line() -> None:
         assert text.isprintable()
 
 
-def test_a_signal_has_the_kind_of_the_last_headline_that_voted() -> None:
+@pytest.mark.parametrize("kind", ["access", ""])
+def test_a_signal_has_the_kind_of_the_last_headline_that_voted(kind: str) -> None:
     agent = FakeAgent()
-    told, untold = headline(1, "ether is listed"), headline(2, "ether is told nothing")
-    agent.feed(told, scored(told, kind="access"), untold, scored(untold))
-    at = untold.available_at
-    for sources, kind in (((untold.id, told.id), "access"), ((told.id, untold.id), ""), (("gone",), "")):
-        agent.state.decision(4, Signal("ETHUSDT", at, Direction.BUY, 0.7, 0.1, 0.2, 0.7, True, sources))
-        page = agent.state.changes()
-        (row,) = (row for row in page["market"] if row.symbol == "ETHUSDT")
-        assert row.signal.kind == kind
-        assert page["acts"][-1].text == f"BUY 0.70{', access news' if kind else ''}"
+    agent.feed(bar(1))
+    voted = Signal("ETHUSDT", bar(1).start, Direction.BUY, 0.7, 0.1, 0.2, 0.7, True, ("n1",), kind)
+    agent.state.decision(1, voted)
+    page = agent.state.changes()
+    (row,) = (row for row in page["market"] if row.symbol == "ETHUSDT")
+    assert row.signal.kind == kind
+    assert page["acts"][-1].text == f"BUY 0.70{', access news' if kind else ''}"
 
 
 def assert_equals_engine(state: DashboardState, daemon: Daemon) -> None:
