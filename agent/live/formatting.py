@@ -76,7 +76,8 @@ def describe(message: Event | Decision) -> dict[str, Any]:
             return {"what": "command", "action": message.action, **message.args, "by": message.by}
         case Signal():
             confidence = {"confidence": round(message.confidence, 3), "actionable": message.actionable}
-            return _pick("signal", message, "symbol", "direction") | confidence
+            kind = {"news_kind": message.kind} if message.kind else {}
+            return _pick("signal", message, "symbol", "direction") | confidence | kind
         case Order():
             return {"what": "order", "id": message.id} | _pick(
                 "order", message, "symbol", "side", "type", "qty", "reason"

@@ -99,6 +99,7 @@ class TerminalView:
         match decision:
             case Signal(actionable=True) | Signal(direction=Direction.HOLD):
                 signal = f"{decision.direction.value:<4} {decision.symbol} {decision.confidence:.2f}"
+                signal = f"{signal} {one_line(decision.kind, _WORD)}".rstrip()
                 text = Text(f"signal {signal}", _STYLES[decision.direction])
             case Fill():
                 self.fills += 1
@@ -200,7 +201,7 @@ class LineView:
         match decision:
             case Signal(actionable=True):
                 signal = f"{decision.direction.value} {decision.symbol} {decision.confidence:.2f}"
-                self._print(decision.ts, f"signal {signal}")
+                self._print(decision.ts, f"signal {signal} {one_line(decision.kind, _WORD)}".rstrip())
             case Fill():
                 self.fills += 1
                 fill = f"{decision.side.value} {decision.symbol} {decision.qty} @ {decision.price}"

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from agent.core.engine import Engine
-from agent.core.events import HOUR_MS, AssetSentiment, Command, Event, News, Sentiment
+from agent.core.events import HOUR_MS, AssetSentiment, Command, Direction, Event, News, Sentiment, Signal
 from agent.core.sinks import NullSink
 from agent.live.formatting import describe
 from agent.live.interfaces.observer import Observer
@@ -124,6 +124,22 @@ def test_the_log_describes_the_kind_and_the_score_of_each_asset() -> None:
     told = describe(answer(1, BOTH_WAYS, "price"))
     assert (told["news_kind"], told["assets"]) == ("price", "BTC -0.74 ETH +0.72")
     assert describe(answer(2)).keys() == {"what", "news", "score", "confidence", "latency_ms"}
+
+
+def test_a_signal_states_the_kind_of_news_behind_it() -> None:
+    console = Console(file=io.StringIO(), width=80, record=True)
+    line, chart = LineView(console, lambda: None), TerminalView("demo", lambda: None)
+    for kind in ("failure", ""):
+        signal = Signal(SYMBOL, T0, Direction.SELL, 0.9, 0.9, 0.05, 0.05, True, ("n1",), kind)
+        assert describe(signal).get("news_kind", "") == kind
+        line.decision(1, signal)
+        chart.decision(1, signal)
+    assert console.export_text(clear=False).splitlines() == [
+        f"00:00  signal SELL {SYMBOL} 0.90 failure",
+        f"00:00  signal SELL {SYMBOL} 0.90",
+    ]
+    console.print(chart)
+    assert f"signal SELL {SYMBOL} 0.90 failure" in console.export_text()
 
 
 def test_recent_activity_keeps_the_last_entries_without_bars() -> None:
