@@ -1,12 +1,12 @@
-"""Average price moves around headlines of each kind of news, in the direction of the model's answer.
+"""Average price moves around headlines of each kind of news, in the predicted direction.
 
-The move of a headline over k bars is the abnormal log return of `event_study`, times 1 for a bullish answer
-and -1 for a bearish one:
+The move of a headline over k bars is the abnormal log return of `event_study`, times 1 if it is predicted
+to be bullish and -1 if bearish:
 
     M[k] = direction * (ln(C[i+k] / C[i]) - k * m)        C[i]: last close known with the headline
 
-A positive mean says that the price followed the answer. A move before the headline is that from C[i-k] to
-C[i]: positive if the price had already moved when the headline became known. Neutral answers have no
+If the mean is positive, the price followed the prediction. A move before the headline is that from C[i-k] to
+C[i]: positive if the price had already moved when the headline became known. Neutral headlines have no
 direction and take part in no move. Intervals are from the bootstrap over days (`day_bootstrap`).
 """
 
@@ -33,10 +33,10 @@ They are counted in bars, so hours in which the market is closed don't count.
 
 
 class KindMove(msgspec.Struct, frozen=True):
-    """The mean move over `horizon` ms in the direction of the answers, as a fraction, with its interval.
+    """The mean move over `horizon` ms in the predicted direction, as a fraction, with its interval.
 
-    `events` answers have a direction and bars that reach so far, on `days` days. `mean` is None if there is
-    none of them.
+    `events` headlines have a direction and bars that reach so far, on `days` days; without any, `mean` is
+    None.
     """
 
     horizon: int
@@ -61,7 +61,7 @@ class KindStudy(msgspec.Struct, frozen=True):
     """Moves by kind of news, in the order of `NEWS_KINDS`; the key is empty for headlines without a kind.
 
     All numbers count a headline once for each traded symbol that it is about. For `own` of the `headlines`
-    the model has an answer for the symbol itself; for the others that for the headline as a whole is used.
+    the model scored the symbol's asset itself; the others have the score of the headline as a whole.
     """
 
     headlines: int
@@ -79,8 +79,8 @@ def kind_study(
 ) -> KindStudy | None:
     """Average the moves of each of `kinds`, which has the kind of each headline, over each horizon.
 
-    `own` is the number of headlines with an answer for the symbol itself; `interval` is the bar length in ms.
-    Kinds other than `voting` may not vote. Returns None if no headline has a kind.
+    `own` is the number of headlines that are scored for the symbol's asset itself. Bars are `interval` ms
+    long. Kinds other than `voting` may not vote. Returns None if no headline has a kind.
     """
     if not (kinds != "").any():
         return None

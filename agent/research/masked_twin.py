@@ -2,9 +2,9 @@
 
 A model that reads the sentence loses little by it. A model that memorised which names went up loses its edge.
 
-A masked headline names no asset, so a model has no answer for a single asset in it. Both replays therefore
-use the answers for headlines as a whole; otherwise the check would blame the masking for what the model loses
-by not knowing which asset is meant.
+A masked headline names no asset, so no single asset of it can be scored. Both replays therefore use the
+scores of headlines as a whole; otherwise the check would blame the masking for what the model loses by not
+knowing which asset is meant.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class MaskedCheck(msgspec.Struct, frozen=True):
     - `masked`: headlines with a name; `relabelled`: those of them whose likeliest class changed; `reversed`:
       those that changed from bullish to bearish or back; `shift`: mean absolute change of bullish minus
       bearish.
-    - `own_answers`: headlines with answers for single assets, which both replays leave out.
+    - `own_answers`: headlines with scores of single assets, which both replays leave out.
     - `difference`: masked minus real, paired bootstrap of daily returns; None if neither moved for long
       enough.
     """
@@ -165,7 +165,7 @@ def check_masked(
 
 
 def whole_answers(events: Iterable[Event]) -> list[Event]:
-    """Return the events, with sentiments that answer only for headlines as a whole."""
+    """Return the events, with only the scores of headlines as a whole."""
     return [
         msgspec.structs.replace(event, assets=()) if isinstance(event, Sentiment) and event.assets else event
         for event in events

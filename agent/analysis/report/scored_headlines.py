@@ -45,7 +45,7 @@ def read_news(database: Database, run_id: str) -> dict[str, RecordedHeadline]:
 class ScoredHeadline(NamedTuple):
     """The score of a headline for one traded symbol that it is about.
 
-    `answer` is the model's for the symbol's asset, or for the headline as a whole if it has none for it;
+    `answer` has the probabilities of the symbol's asset, or without any those of the headline as a whole;
     `predicted` is its likeliest class.
     """
 
@@ -56,12 +56,12 @@ class ScoredHeadline(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        """True if the answer is for the symbol's asset itself."""
+        """True if the symbol's asset itself is scored."""
         return self.answer is not self.sentiment
 
     @property
     def confidence(self) -> float:
-        """The largest probability of the answer."""
+        """The largest probability."""
         return max(self.answer.bearish, self.answer.neutral, self.answer.bullish)
 
 
