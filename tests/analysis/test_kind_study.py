@@ -138,7 +138,8 @@ def test_the_evidence_tells_a_kind_that_pays_from_noise(days: int, jump: float, 
     share, conclusion = descriptions_of(evidence)["kinds"]
     assert evidence.kinds is not None
     assert evidence.kinds.kinds["failure"].votes
-    assert share.startswith(f"For {count // 4} of {count} headlines (25")
+    assert share.startswith(f"Of {count} scores, one for each headline and traded symbol")
+    assert f" {count // 4} (25" in share
     assert said in conclusion
     assert "kinds" not in descriptions_of(evidence_of(given))
     assert evidence_of(given).kinds is None
@@ -152,5 +153,5 @@ def test_headlines_of_a_kind_that_may_not_vote_are_stated() -> None:
     assert evidence.kinds is not None
     voting = {kind: path.votes for kind, path in evidence.kinds.kinds.items()}
     assert voting == {"failure": True, "price": False, "opinion": False, "": True}
-    said = "2 headlines did not vote, because signals.kinds leaves out price, opinion."
+    said = "2 scores did not vote, because signals.kinds leaves out price, opinion."
     assert descriptions_of(evidence)["kinds"][1] == said

@@ -60,7 +60,7 @@ def test_the_page_shows_a_table_by_kind_of_news(tmp_path: Path) -> None:
     assert [mark.kind for mark in data.marks["BTCUSDT"][:4]] == ["price", "failure", HOSTILE, ""]
     page = Page(render(data))
     text = " ".join(page.text.split())
-    assert "Price moves by kind of news For 200 of 200 headlines (100" in text
+    assert "Price moves by kind of news Of 200 scores" in text
     for words in ("With direction", "1h before", "1h after", "4h after", "1d after", "not told"):
         assert words in text
     assert HOSTILE in text

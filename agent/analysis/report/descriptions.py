@@ -84,16 +84,16 @@ def describe_event_study(study: EventStudy) -> list[str]:
 
 
 def describe_kinds(study: KindStudy) -> list[str]:
-    """State how many headlines have an answer of their own, and after which kinds the price moved."""
+    """State how many scores are of the symbols' own assets, and after which kinds the price moved."""
     share = formats.percent(study.own / study.headlines, 0)
     sentences = [
-        f"For {study.own:,} of {study.headlines:,} headlines ({share}) the model has an answer for the "
-        "symbol itself; for the others the answer for the headline as a whole is used."
+        f"Of {study.headlines:,} scores, one for each headline and traded symbol that it is about, "
+        f"{study.own:,} ({share}) are of the symbol's own asset; the others are of the headline as a whole."
     ]
     barred = {kind: path.headlines for kind, path in study.kinds.items() if not path.votes}
     if barred:
         sentences.append(
-            f"{sum(barred.values()):,} headlines did not vote, because signals.kinds leaves out "
+            f"{sum(barred.values()):,} scores did not vote, because signals.kinds leaves out "
             f"{', '.join(barred)}."
         )
     judged = [
