@@ -133,7 +133,8 @@ export function headlines(rows, empty) {
     const kind = kindLabel(row.opinion?.kind, row.opinion?.kind_confidence);
     const meta = [time(row.at), source, element("span", { text: symbols }), kind, stale];
     return element("li", { "data-id": row.id }, element("p", { class: "title" }, title),
-      element("p", { class: "meta" }, ...meta), sentiment(row.opinion), assetChips(row.opinion?.assets));
+      element("p", { class: "meta" }, ...meta),
+      element("div", { class: "answers" }, sentiment(row.opinion), assetChips(row.opinion?.assets)));
   }));
 }
 
