@@ -306,8 +306,12 @@ class Command(Message, frozen=True):
 # -- decisions ------------------------------------------------------------------------------------------
 
 
-class Signal(Message, frozen=True):
-    """The vote of recent headlines on one symbol."""
+class Signal(Message, frozen=True, omit_defaults=True):
+    """The vote of recent headlines on one symbol.
+
+    An empty `kind` is not encoded, so that signals of runs without kinds keep their digests. The engine's
+    signals always have `sources`.
+    """
 
     symbol: str
     ts: int
@@ -318,6 +322,7 @@ class Signal(Message, frozen=True):
     bullish: float
     actionable: bool
     sources: tuple[str, ...] = ()  # ids of the headlines that voted
+    kind: str = ""  # kind of news of the latest source, one of `NEWS_KINDS`; empty if the model has none
 
     @property
     def score(self) -> float:

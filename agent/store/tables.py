@@ -8,16 +8,18 @@ rows also have the number of the event that the decision was made on and its dig
 
 Values are stored in the same way on SQLite and PostgreSQL: times as BIGINT UTC milliseconds, enums and
 decimals as text (exact, including a decimal's exponent), NaN as NULL, tuples and mappings as JSON. SQLite
-loses the sign of a zero; the digest covers it.
+loses the sign of a zero; the digest covers it. Columns that a later version added have an empty value in the
+rows of earlier ones.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
-from math import isnan, nan
+from math import isfinite, isnan, nan
 from types import NoneType
 from typing import Any, Final, get_args, get_type_hints
 
@@ -36,12 +38,14 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     insert,
+    text,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
 from agent.core.events import (
     Amend,
+    AssetSentiment,
     Cancel,
     CashAdjustment,
     Decision,
@@ -146,6 +150,29 @@ class TypedJson(TypeDecorator[Any]):
         return msgspec.convert(value, self.hint)
 
 
+class AssetAnswers(TypeDecorator[tuple[AssetSentiment, ...]]):
+    """A sentiment's answers for single assets: a JSON list of [asset, bearish, neutral, bullish, embedding].
+
+    An embedding is in base64, and left out if it is empty. Numbers that JSON lacks are texts such as "nan",
+    and an empty tuple is NULL.
+    """
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[AssetSentiment, ...] | None, _: Dialect) -> Any:
+        return [_asset_row(answer) for answer in value or ()] or None
+
+    def process_result_value(self, value: Any, _: Dialect) -> tuple[AssetSentiment, ...]:
+        return msgspec.convert(value or (), tuple[AssetSentiment, ...], strict=False)
+
+
+def _asset_row(answer: AssetSentiment) -> list[str | float]:
+    numbers = (answer.bearish, answer.neutral, answer.bullish)
+    row = [answer.asset, *(number if isfinite(number) else str(number) for number in numbers)]
+    return [*row, b64encode(answer.embedding).decode()] if answer.embedding else row
+
+
 _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     str: Text(),
     int: BigInteger(),
@@ -153,13 +180,17 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     float: FloatOrNull(),
     Decimal: DecimalText(),
     bytes: BytesOrNull(),
+    tuple[AssetSentiment, ...]: AssetAnswers(),
 }
+_NULLABLE: Final = (float, bytes, tuple[AssetSentiment, ...])
+_SERVER_DEFAULTS: Final = {"kind": text("''"), "kind_confidence": text("0")}
+"""Values of plain columns in the rows of versions that lacked them."""
 
 
 def _columns(
-    struct: type[msgspec.Struct], text: type[TypeEngine[str]] = Text, key: str = ""
+    struct: type[msgspec.Struct], of_text: type[TypeEngine[str]] = Text, key: str = ""
 ) -> Iterator[Column[Any]]:
-    """Yield a column for each field of `struct`; strings have the type `text`, and `key` is a primary key."""
+    """Yield a column for each field of `struct`; strings have the type `of_text`, `key` is a primary key."""
     for name, hint in get_type_hints(struct).items():
         if name not in struct.__struct_fields__:
             continue
@@ -168,14 +199,20 @@ def _columns(
             (hint,) = (part for part in get_args(hint) if part is not NoneType)
         kind: TypeEngine[Any]
         if hint is str:
-            kind = text()
+            kind = of_text()
         elif hint in _PLAIN_TYPES:
             kind = _PLAIN_TYPES[hint]
         elif isinstance(hint, type) and issubclass(hint, Enum):
             kind = EnumText(hint)
         else:
             kind = TypedJson(hint)
-        yield Column(name, kind, nullable=optional or hint in (float, bytes), primary_key=name == key)
+        yield Column(
+            name,
+            kind,
+            nullable=optional or hint in _NULLABLE,
+            primary_key=name == key,
+            server_default=_SERVER_DEFAULTS.get(name) if hint in _PLAIN_TYPES else None,
+        )
 
 
 metadata = MetaData()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.models.tiny_model import write_reader as write_reader_model
 from tests.models.tiny_model import write_tiny
 
 
@@ -14,3 +15,9 @@ from tests.models.tiny_model import write_tiny
 def write_model() -> Callable[..., Path]:
     """Return the function that writes a tiny model to a folder."""
     return write_tiny
+
+
+@pytest.fixture(scope="session")
+def write_reader() -> Callable[..., Path]:
+    """Return the function that writes a tiny model which reads single assets and the kind of news."""
+    return write_reader_model

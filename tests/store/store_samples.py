@@ -116,9 +116,14 @@ def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{name: _values(hints[name]) for name in kind.__struct_fields__})
 
 
-def same(one: msgspec.Struct, other: msgspec.Struct) -> bool:
-    """Compare field by field: NaN equals NaN, and decimals must have the same digits."""
-    pairs = zip(msgspec.structs.astuple(one), msgspec.structs.astuple(other), strict=True)
-    return type(one) is type(other) and all(
-        str(a) == str(b) if isinstance(a, Decimal) else a == b or (a != a and b != b) for a, b in pairs
-    )
+def same(one: Any, other: Any) -> bool:
+    """Compare structs and tuples item by item: NaN equals NaN, and decimals must have the same digits."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, msgspec.Struct):
+        return same(msgspec.structs.astuple(one), msgspec.structs.astuple(other))
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, Decimal):
+        return str(one) == str(other)
+    return bool(one == other or (one != one and other != other))

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert, text
 
 from agent.core.errors import StoreError, UsageError
-from agent.core.events import Fill, Order
+from agent.core.events import Fill, Order, Sentiment
 from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_decisions, read_frame, read_rows
 from agent.store.recorder import Recorder
@@ -97,6 +97,19 @@ def test_a_damaged_row_is_a_store_error(recorded: Database, column: str, value: 
     for reading in (read_decisions(recorded, "run-1"), read_rows(recorded, "run-1", Order)):
         with pytest.raises(StoreError, match="a row of orders"):
             list(reading)
+
+
+@pytest.mark.parametrize(
+    "value", ["5", '[["BTC", 0.1]]', '[["BTC", null, 0.5, 0.5]]', '[["BTC", 0, 1, 0, "###"]]']
+)
+def test_damaged_answers_for_single_assets_are_a_store_error(database: Database, value: str) -> None:
+    with Recorder(database, a_run()) as recorder:
+        recorder.sentiment(Sentiment("n1", T0, T0, 0.1, 0.2, 0.7))
+        recorder.flush()
+        with database.write() as connection:
+            connection.exec_driver_sql(f"UPDATE sentiments SET assets = '{value}'")
+        with pytest.raises(StoreError, match="a row of sentiments"):
+            list(read_rows(database, "run-1", Sentiment))
 
 
 def test_an_open_read_does_not_block_a_writer(recorded: Database, tmp_path: Path) -> None:

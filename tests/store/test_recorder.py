@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from agent.core.errors import DataError, StoreError
-from agent.core.events import News, RiskEvent, RiskState, Sentiment
+from agent.core.events import AssetSentiment, News, RiskEvent, RiskState, Sentiment
 from agent.core.sinks import DecisionSink
 from agent.store import tables
 from agent.store.chain import DecisionChain
@@ -127,6 +128,31 @@ def test_headlines_sentiments_and_equity_are_recorded_with_their_event(database:
     news = read_frame(database, "run-1", "news")
     assert (news.event_seq[0], news.symbols[0], news.story[0]) == (3, ("BTCUSDT", "ETHUSDT"), "story-1")
     assert read_frame(database, "run-1", "equity").equity.tolist() == [10_000.0, 10_001.0]
+
+
+@given(sentiment=structs(Sentiment))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+def test_answers_for_single_assets_come_back_exactly(database: Database, sentiment: Sentiment) -> None:
+    with Recorder(database, a_run(uuid4().hex)) as recorder:
+        recorder.sentiment(msgspec.structs.replace(sentiment, symbols=()))
+        finish(recorder)
+    (recorded,) = read_rows(database, recorder.run.id, Sentiment)
+    assert same(recorded.assets, sentiment.assets)
+    assert same((recorded.kind, recorded.kind_confidence), (sentiment.kind, sentiment.kind_confidence))
+
+
+def test_sql_can_read_the_answers_for_single_assets(sqlite_database: Database) -> None:
+    """Each answer is [asset, bearish, neutral, bullish], then its embedding in base64 if it has one."""
+    assets = (AssetSentiment("BTC", 0.1, 0.2, 0.7, b"\x00<"), AssetSentiment("ETH", 0.8, 0.2, 0.0))
+    with Recorder(sqlite_database, a_run()) as recorder:
+        recorder.sentiment(Sentiment("n1", T0, T0, 0.4, 0.2, 0.4, assets=assets, kind="price"))
+        recorder.sentiment(Sentiment("n2", T0, T0, 0.4, 0.2, 0.4))
+        finish(recorder)
+    with sqlite_database.read() as connection:
+        rows = connection.execute(text("SELECT assets, kind FROM sentiments ORDER BY seq")).all()
+    assert json.loads(rows[0].assets) == [["BTC", 0.1, 0.2, 0.7, "ADw="], ["ETH", 0.8, 0.2, 0.0]]
+    assert [tuple(row)[1] for row in rows] == ["price", ""]
+    assert rows[1].assets is None
 
 
 def test_nul_and_lone_surrogates_in_a_headline_are_replaced(database: Database) -> None:

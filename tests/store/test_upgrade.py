@@ -11,6 +11,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -21,15 +22,18 @@ from typer.testing import CliRunner
 
 from agent.cli.main import build
 from agent.core.errors import StoreError
+from agent.core.events import Sentiment, Signal
 from agent.store import schema_revision
 from agent.store.database import Database, open_database, upgrade
-from agent.store.queries import find_run
+from agent.store.queries import find_run, read_rows
 from agent.store.recorder import Recorder
 from agent.store.tables import metadata
 from agent.system.resources import resource
 from models.sentiment.serve.score_cache import METADATA as SCORES_METADATA
+from models.sentiment.serve.score_cache import CachedScore, SqlScoreCache
+from models.sentiment.serve.scorer import HeadlineScore
 from tests.conftest import ROOT
-from tests.store.store_samples import a_run
+from tests.store.store_samples import ONE_OF_EACH, T0, a_run
 
 TABLES = {**metadata.tables, **SCORES_METADATA.tables}
 HEAD = str(ScriptDirectory.from_config(schema_revision.alembic_config()).get_current_head())
@@ -157,6 +161,30 @@ def test_all_migrations_can_be_reverted(database: Database) -> None:
         config = schema_revision.alembic_config(connection)
         command.downgrade(config, "base")
     assert tables_of(database) == {"alembic_version"}
+
+
+def test_rows_of_0008_have_empty_answers_for_assets_and_no_kind(
+    database: Database, database_url: str
+) -> None:
+    signal = next(one for one in ONE_OF_EACH if isinstance(one, Signal))
+    sentiment = Sentiment("n1", T0, T0, 0.1, 0.2, 0.7, "m1", embedding=b"\x00<")
+    with Recorder(database, a_run()) as recorder:
+        recorder.decision(signal)
+        recorder.sentiment(sentiment)
+        recorder.flush()
+        score = HeadlineScore(0.1, 0.2, 0.7)
+        SqlScoreCache(database).put("m1", {b"1" * 16: CachedScore(score, np.ones((1, 2), np.float32))})
+        with database.write() as connection:
+            command.downgrade(schema_revision.alembic_config(connection), "0008")
+            names = {c["name"] for c in inspect(connection).get_columns("sentiments")}
+        assert not names & {"assets", "kind", "kind_confidence"}
+        assert (upgrade(database_url).before, upgrade(database_url).before) == ("0008", HEAD)
+        assert list(read_rows(database, "run-1", Signal)) == [signal]
+        assert list(read_rows(database, "run-1", Sentiment)) == [sentiment]
+        (entry,) = SqlScoreCache(database).get("m1", [b"1" * 16]).values()
+    assert (entry.score, entry.score.assets, entry.score.kind) == (score, (), "")
+    assert entry.embeddings is not None
+    assert entry.embeddings.tolist() == [[1.0, 1.0]]
 
 
 def test_the_command_upgrades_the_configured_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Cache of scores in the store, so that a second backtest scores nothing.
 
-The key is the model's fingerprint (weights, tokenizer, temperature, cleaning) and the text's hash. Scores of
-another model have other keys, so the cache needs no invalidation.
+The key is the model's fingerprint (weights, tokenizer, temperature, cleaning) and the text's hash. If the
+model reads single assets, the hash also covers the names by which it finds them. Scores of another model or
+with other names have other keys, so the cache needs no invalidation.
 """
 
 from __future__ import annotations
@@ -9,14 +10,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
-from sqlalchemy import Boolean, Column, Float, LargeBinary, MetaData, String, Table, delete, insert, select
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+    Text,
+    delete,
+    insert,
+    select,
+    text,
+)
 
 from agent.store.database import Database
-from models.sentiment.serve.scorer import Floats, HeadlineScore, Scorer
+from models.sentiment.serve.scorer import AssetScore, Floats, HeadlineScore, Scorer
 
 METADATA: Final = MetaData()
 SCORES: Final = Table(
@@ -29,7 +45,12 @@ SCORES: Final = Table(
     Column("bullish", Float, nullable=False),
     Column("abstained", Boolean, nullable=False),
     Column("reason", String(64), nullable=False),
-    Column("embedding", LargeBinary),  # float16, little-endian; NULL if only the score was requested
+    # float16, little-endian: the text's, then those of its assets; NULL if only the score was requested
+    Column("embedding", LargeBinary),
+    Column("assets", JSON(none_as_null=True)),  # [[asset, bearish, neutral, bullish], ...]; NULL if empty
+    Column("kind", Text, nullable=False, server_default=text("''")),
+    Column("kind_confidence", Float, nullable=False, server_default=text("0")),
+    Column("unknown", Float, nullable=False, server_default=text("0")),  # 0 also in rows of earlier versions
 )
 """Scores of texts by model. The store's migrations create the table."""
 
@@ -41,10 +62,13 @@ Progress = Callable[[int, int], None]
 
 
 class CachedScore(msgspec.Struct, frozen=True):
-    """Cached score of a text. `embedding` is None if only the score was requested."""
+    """Cached score of a text, and its hidden states (1 + assets, dimensions).
+
+    `embeddings` is None if only the score was requested.
+    """
 
     score: HeadlineScore
-    embedding: Floats | None = None
+    embeddings: Floats | None = None
 
 
 class ScoreCache(Protocol):
@@ -59,9 +83,13 @@ class ScoreCache(Protocol):
         ...
 
 
-def text_hash(text: str) -> bytes:
-    """Return 16 bytes of BLAKE2b over the raw text, in which lone surrogates are allowed."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def text_hash(text: str, names: str = "") -> bytes:
+    """Return 16 bytes of BLAKE2b over the raw text, in which lone surrogates are allowed.
+
+    `names` is the hash of the names of assets (`Scorer.names`) on which the score depends.
+    """
+    key = bytes.fromhex(names)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=key).digest()
 
 
 class SqlScoreCache:
@@ -76,22 +104,13 @@ class SqlScoreCache:
             for part in _parts(dict.fromkeys(hashes)):
                 query = select(SCORES).where(SCORES.c.model == model, SCORES.c.text_hash.in_(part))
                 for row in connection.execute(query):
-                    score = HeadlineScore(row.bearish, row.neutral, row.bullish, row.abstained, row.reason)
-                    found[bytes(row.text_hash)] = CachedScore(score, _unpack(row.embedding))
+                    found[bytes(row.text_hash)] = _from_row(row)
         return found
 
     def put(self, model: str, entries: Mapping[bytes, CachedScore]) -> None:
         if not entries:
             return
-        rows = [
-            {
-                "model": model,
-                "text_hash": key,
-                **msgspec.structs.asdict(entry.score),
-                "embedding": None if entry.embedding is None else entry.embedding.astype("<f2").tobytes(),
-            }
-            for key, entry in entries.items()
-        ]
+        rows = [{"model": model, "text_hash": key, **_to_row(entry)} for key, entry in entries.items()]
         with self._database.write() as connection:
             for part in _parts(entries):
                 connection.execute(
@@ -120,30 +139,33 @@ class CachedScorer:
         """Return one score for each text, in the same order."""
         return [entry.score for entry in self._lookup(texts, embedded=False)]
 
-    def score_and_embed(self, texts: Sequence[str]) -> tuple[list[HeadlineScore], Floats]:
-        """Return scores, and pooled hidden states (texts, dimensions)."""
+    @property
+    def names(self) -> str:
+        """As `Scorer.names`."""
+        return self.scorer.names
+
+    def score_and_embed(self, texts: Sequence[str]) -> tuple[list[HeadlineScore], list[Floats]]:
+        """Return scores and hidden states, as `Scorer.score_and_embed` does."""
         entries = self._lookup(texts, embedded=True)
-        embeddings = np.zeros((len(entries), self.scorer.dimensions), np.float32)
-        for number, entry in enumerate(entries):
-            embeddings[number] = entry.embedding
-        return [entry.score for entry in entries], embeddings
+        states = [entry.embeddings for entry in entries if entry.embeddings is not None]
+        return [entry.score for entry in entries], states
 
     def _lookup(self, texts: Sequence[str], *, embedded: bool) -> list[CachedScore]:
-        by_hash = {text_hash(text): text for text in texts}
+        hashes = [text_hash(text, self.names) for text in texts]
+        by_hash = dict(zip(hashes, texts, strict=True))
         known = dict(self.cache.get(self.fingerprint, by_hash))
-        missing = [key for key in by_hash if key not in known or (embedded and known[key].embedding is None)]
+        missing = [key for key in by_hash if key not in known or (embedded and known[key].embeddings is None)]
         if missing:
-            scores, embeddings = self.scorer.score_and_embed([by_hash[key] for key in missing])
-            rounded = embeddings.astype(np.float16).astype(np.float32)  # as a later hit returns them
-            kept = [rounded[number] if embedded else None for number in range(len(missing))]
+            scores, states = self.scorer.score_and_embed([by_hash[key] for key in missing])
             new = {
-                key: CachedScore(score, row) for key, score, row in zip(missing, scores, kept, strict=True)
+                key: CachedScore(score, _rounded(rows) if embedded else None)
+                for key, score, rows in zip(missing, scores, states, strict=True)
             }
             self.cache.put(self.fingerprint, new)
             known |= new
         self.misses += len(missing)
         self.hits += len(by_hash) - len(missing)
-        return [known[text_hash(text)] for text in texts]
+        return [known[key] for key in hashes]
 
 
 def fill_cache(
@@ -164,8 +186,37 @@ def fill_cache(
     return scorer.misses - before
 
 
-def _unpack(stored: bytes | None) -> Floats | None:
-    return None if stored is None else np.frombuffer(stored, "<f2").astype(np.float32)
+def _to_row(entry: CachedScore) -> dict[str, Any]:
+    """Return the columns of `SCORES` without the key."""
+    states = entry.embeddings
+    return {
+        **msgspec.structs.asdict(entry.score),
+        "assets": [msgspec.structs.astuple(answer) for answer in entry.score.assets] or None,
+        "embedding": None if states is None else states.astype("<f2").tobytes(),
+    }
+
+
+def _from_row(row: Row[Any]) -> CachedScore:
+    score = HeadlineScore(
+        row.bearish,
+        row.neutral,
+        row.bullish,
+        row.abstained,
+        row.reason,
+        tuple(AssetScore(*answer) for answer in row.assets or ()),
+        row.kind,
+        row.kind_confidence,
+        row.unknown,
+    )
+    if row.embedding is None:
+        return CachedScore(score)
+    states = np.frombuffer(row.embedding, "<f2").astype(np.float32)
+    return CachedScore(score, states.reshape(1 + len(score.assets), -1))
+
+
+def _rounded(states: Floats) -> Floats:
+    """Return the states at the precision in which a later hit returns them."""
+    return states.astype(np.float16).astype(np.float32)
 
 
 def _parts(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
