@@ -165,7 +165,8 @@ def run_walk_forward(name: str, args: argparse.Namespace, files: dict[str, str])
         judged = run_study(args, files)["kinds"]
         kinds = [kind for kind in NEWS_KINDS if judged and not judged[kind]["fails_first"]]
         if not kinds or len(kinds) == len(NEWS_KINDS):
-            print(f"{name}: nothing to judge, the rule bars no kind", file=sys.stderr)
+            bars = "every kind" if judged and not kinds else "no kind"
+            print(f"{name} is not computed: the rule bars {bars} of news", file=sys.stderr)
             return None
     config = args.folder / f"{name}.toml"
     write_bytes(config, settings(args.folder, kinds).encode())
