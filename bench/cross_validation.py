@@ -1,4 +1,4 @@
-"""Cross-validates each fine-tuning method on Financial PhraseBank, with the recipe that `compare` chose for it.
+"""Cross-validates each fine-tuning method on Financial PhraseBank, by the recipe that `compare` chose.
 
     python -m bench.cross_validation [--methods lora,full] [--folds 10] [--minutes 60]
 

@@ -15,7 +15,6 @@ in `--work`; an interrupted build continues where it stopped.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,23 +27,20 @@ import torch
 import typer
 
 from agent.cli.console import err, out
-from agent.core.events import NEWS_KINDS
 from agent.core.symbols import AssetFinder
 from agent.system.atomic import replaced_file
-from models.calibration import fit_temperature, softmax
-from models.cards import Card, DatasetRecord, Estimate, latest_of, sha256_files, write_card
-from models.classification_metrics import coverage, estimates
-from models.labels import LABELS
+from models.cards import Card, DatasetRecord, latest_of, sha256_files
 from models.sentiment import starter_dir
 from models.sentiment.serve.headline_text import clean
-from models.sentiment.serve.scorer import HeadlineScore, Scorer
 from models.sentiment.train.bases import EMBEDDED, load_base
 from models.sentiment.train.datasets import Example, Options, load, record_of
 from models.sentiment.train.datasets.asset_labels import AssetExample, AssetTarget, load_assets
 from models.sentiment.train.onnx_export import CORPUS, reference_texts
 from models.sentiment.train.reader.reader_batches import TokenisedHeadline, tokenise
+from models.sentiment.train.reader.reader_build import MAX_LENGTH, base_card
 from models.sentiment.train.reader.reader_export import export_reader
 from models.sentiment.train.reader.reader_folder import WEIGHTS, load_reader, save_reader
+from models.sentiment.train.reader.reader_measure import calibrate, measure_export
 from models.sentiment.train.reader.reader_network import HeadlineReader
 from models.sentiment.train.reader.reader_training import (
     ReaderAnswers,
@@ -66,7 +62,6 @@ KNOWN_UNTIL: Final = datetime(2023, 11, 1, tzinfo=UTC)
 measure.
 """
 STARTER_FOLDER: Final = starter_dir()
-MAX_LENGTH: Final = 96
 SPLIT_SEED: Final = 7
 FRACTIONS: Final = Fractions(validation=0.02, calibration=0.1, test=0.1)
 TEACHER: Final = ReaderRecipe(epochs=3, learning_rate=5e-5, frozen_layers=2)
@@ -124,9 +119,12 @@ def build(
         notes={"teachers": teachers, "teacher_base": teacher_base if teachers else ""},
     )
     calibrating = _rows(material.calibrating, tokenizer)
-    _calibrate(card, answers_of(model, calibrating, pad=tokenizer.pad_token_id), calibrating)
+    calibrate(card, answers_of(model, calibrating, pad=tokenizer.pad_token_id), calibrating)
     export_reader(model, tokenizer, card, output, reference=reference_texts())
-    measure(card, output, {"wire": material.measuring, **material.held_out})
+    measure_export(card, output, {"wire": material.measuring, **material.held_out})
+    for name, found in card.metrics.items():
+        values = (f"{metric} {found[metric].value:.3f}" for metric in METRICS & found.keys())
+        out.print(f"{name}: {', '.join(sorted(values))}")
 
 
 def read_material(data: Path) -> Material:
@@ -264,16 +262,7 @@ def _student(
     """Return the student, its tokenizer and a card of its base; train it if `folder` doesn't hold it."""
     torch.manual_seed(STUDENT.seed)
     base = load_base(EMBEDDED)
-    card = Card(
-        base=base.name,
-        base_sha256=base.sha256,
-        base_weights_sha256=base.weights_sha256,
-        base_released=base.released,
-        method="distilled" if taught else "full",
-        max_length=MAX_LENGTH,
-        hyper=msgspec.to_builtins(STUDENT),
-        kinds=NEWS_KINDS,
-    )
+    card = base_card(base, STUDENT, "distilled" if taught else "full")
     if not (folder / WEIGHTS).is_file():
         sets = [
             ReaderSet(_rows(examples, base.tokenizer), SHARES[name], (taught or {}).get(name))
@@ -282,64 +271,6 @@ def _student(
         ]
         _fit(HeadlineReader(base.encoder), base.tokenizer, sets, STUDENT, folder)
     return *load_reader(folder), card
-
-
-def _calibrate(card: Card, answers: ReaderAnswers, rows: Sequence[TokenisedHeadline]) -> None:
-    """Fit the three temperatures and the table of coverage."""
-    assets = np.concatenate(answers.asset_logits)
-    truth = np.array([row.label for row in rows])
-    kinds = np.array([row.kind for row in rows])
-    own = np.array([label for row in rows for label in row.asset_labels])
-    card.temperature = fit_temperature(answers.logits, truth)
-    card.kind_temperature = fit_temperature(answers.kind_logits, kinds)
-    card.asset_temperature = fit_temperature(assets, own)
-    overall = softmax(answers.logits, card.temperature)
-    card.coverage = coverage(overall, truth)
-    card.metrics["calibration"] = estimates(overall, truth)
-    card.metrics["calibration_assets"] = estimates(softmax(assets, card.asset_temperature), own)
-
-
-def measure(card: Card, folder: Path, sets: dict[str, list[AssetExample]]) -> None:
-    """Measure the export on sets that nothing was fitted on, and write the figures to its card.
-
-    An asset that the scorer doesn't find gets the headline's own answer, as in the agent.
-    """
-    scorer = Scorer.load(folder)
-    for name, examples in sets.items():
-        scores = scorer.score([example.text for example in examples])
-        truth = np.array([LABELS.index(example.label or "") for example in examples])
-        found = np.array([(np.nan,) * 3 if score.abstained else score.probabilities for score in scores])
-        card.metrics[name] = estimates(found, truth)
-        own = [
-            (example.mixed, LABELS.index(target.label), answer_for(score, target.asset))
-            for example, score in zip(examples, scores, strict=True)
-            for target in example.targets
-        ]
-        if own:
-            mixed, labels, answers = (np.array(column) for column in zip(*own, strict=True))
-            card.metrics[f"{name}_assets"] = estimates(answers, labels)
-            card.metrics[f"{name}_mixed_assets"] = estimates(answers[mixed], labels[mixed])
-            right = [score.kind == example.kind for example, score in zip(examples, scores, strict=True)]
-            card.metrics[f"{name}_kinds"] = {"accuracy": _share(right)}
-    for name, found_metrics in card.metrics.items():
-        values = (f"{metric} {found_metrics[metric].value:.3f}" for metric in METRICS & found_metrics.keys())
-        out.print(f"{name}: {', '.join(sorted(values))}")
-    write_card(card, folder)
-
-
-def answer_for(score: HeadlineScore, asset: str) -> tuple[float, float, float]:
-    """Return a score's probabilities for an asset."""
-    for answer in score.assets:
-        if answer.asset == asset:
-            return answer.bearish, answer.neutral, answer.bullish
-    return score.probabilities
-
-
-def _share(right: Sequence[bool]) -> Estimate:
-    """Return a share with its 95 % interval (Wilson 1927)."""
-    n, share, z = len(right), float(np.mean(right)), 1.96
-    centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Estimate(share, (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n))
 
 
 def _print_progress(name: str) -> Callable[[int, int, float], None]:
