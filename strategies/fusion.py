@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from agent.core.durations import Duration
-from agent.core.strategy import Kline, Market, Prediction, Strategy, StrategyParams
+from agent.core.strategy import Kline, Market, Prediction, Strategy, StrategyParams, TimeInForce
+from strategies.sentiment import resting_price
 
 
 class FusionParams(StrategyParams):
@@ -20,6 +21,7 @@ class FusionParams(StrategyParams):
     stop: float | None = Field(None, gt=0)  # distance, as a fraction of the expected move
     take_profit: float | None = Field(None, gt=0)  # likewise
     allow_short: bool = True
+    limit_offset: float | None = Field(None, gt=0, lt=0.1)  # enter by post-only limit, this fraction away
 
 
 class FusionStrategy(Strategy[FusionParams]):
@@ -28,7 +30,8 @@ class FusionStrategy(Strategy[FusionParams]):
 
     The size is inverse to the expected move, so that an average move against the position costs `risk` of
     equity. It exits if the model expects a move against the position, or after `hold` without another
-    prediction that exceeds the costs. After an exit it does not enter for `cool_down`.
+    prediction that exceeds the costs. After an exit it does not enter for `cool_down`. With `limit_offset`,
+    an entry rests in the book as a post-only limit order and may stay unfilled; exits are market orders.
     """
 
     def __init__(self, params: FusionParams | None = None) -> None:
@@ -53,14 +56,17 @@ class FusionStrategy(Strategy[FusionParams]):
         self.target(
             symbol,
             weight=side * min(params.risk / move, params.max_weight),
+            limit=resting_price(market.price(symbol), side, params.limit_offset),
             stop=-side * min(params.stop * move, 0.99) if params.stop else None,
             take_profit=side * min(params.take_profit * move, 0.99) if params.take_profit else None,
+            tif=TimeInForce.POST_ONLY if params.limit_offset else TimeInForce.GTC,
             reason=f"expects {edge:+.2%}",
         )
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         overdue = market.now >= self._hold_until.get(kline.symbol, market.now + 1)
-        if overdue and market.position(kline.symbol):
+        # An entry that rests in the book is withdrawn, although no position is open yet
+        if overdue and (market.position(kline.symbol) or self.params.limit_offset):
             self._exit(kline.symbol, market, "held long enough")
 
     def _exit(self, symbol: str, market: Market, reason: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from agent.core.durations import Duration
-from agent.core.strategy import BUY, Kline, Market, Signal, Strategy, StrategyParams
+from agent.core.strategy import BUY, Kline, Market, Signal, Strategy, StrategyParams, TimeInForce
 
 
 class SentimentParams(StrategyParams):
@@ -18,13 +18,15 @@ class SentimentParams(StrategyParams):
     hold: Duration | None = Field(None, gt=0)  # exit after this time without a signal for the held side
     allow_short: bool = False
     exit_on_fade: bool = True  # exit when the signal expires
+    limit_offset: float | None = Field(None, gt=0, lt=0.1)  # enter by post-only limit, this fraction away
 
 
 class SentimentStrategy(Strategy[SentimentParams]):
     """Enters on a BUY of sufficient confidence; exits on a SELL, when the signal expires, or after `hold`.
 
     With `allow_short`, a SELL opens a short position. A signal for the side that is already held restarts
-    `hold`.
+    `hold`. With `limit_offset`, an entry rests in the book as a post-only limit order below the last price
+    (above it for a short), and stays unfilled if the price doesn't come back; exits are market orders.
     """
 
     def __init__(self, params: SentimentParams | None = None) -> None:
@@ -46,8 +48,10 @@ class SentimentStrategy(Strategy[SentimentParams]):
         self.target(
             symbol,
             weight=side * params.position_size,
+            limit=resting_price(market.price(symbol), side, params.limit_offset),
             stop=-side * params.stop if params.stop else None,
             take_profit=side * params.take_profit if params.take_profit else None,
+            tif=TimeInForce.POST_ONLY if params.limit_offset else TimeInForce.GTC,
             reason="bullish signal" if side > 0 else "bearish signal",
         )
 
@@ -62,3 +66,11 @@ class SentimentStrategy(Strategy[SentimentParams]):
     def _exit(self, symbol: str, reason: str) -> None:
         self._hold_until.pop(symbol, None)
         self.target(symbol, weight=0.0, reason=reason)
+
+
+def resting_price(price: float, side: int, offset: float | None) -> float | None:
+    """Return the limit of an entry on `side` (1 buys, -1 sells), the fraction `offset` away from `price`.
+
+    Returns None, for a market order, without an offset, and before the first price (NaN).
+    """
+    return price * (1 - side * offset) if offset and price > 0 else None

@@ -64,6 +64,10 @@ SCENARIOS = [
         [UP, (0.32, 0.4, 0.28), EVEN, UP],
         [(1, "BUY"), (2, "SELL"), (4, "BUY"), (9, "SELL")],
     ),
+    # Decided at 100; the lows after it are 99.99, 100 and 99.98, which trades through 99.99 but not 99.9;
+    # a fill inside a bar has the time of its close
+    Scenario("a limit entry that isn't filled is withdrawn", [UP], [], {"limit_offset": 0.001}),
+    Scenario("a limit entry waits for its price", [UP], [(4, "BUY"), (6, "SELL")], {"limit_offset": 0.0001}),
 ]
 
 

@@ -22,6 +22,7 @@ class Scenario(NamedTuple):
     trades: list[tuple[int, str]]
     params: dict[str, Any] = {}
     prices: dict[int, float] = {}  # from a minute on; 100 before
+    qty: float = 20.0  # a fifth of 10,000, at 100
 
 
 # Half-life 10 minutes and fading below 0.45: a vote of 0.9 fades after 10 minutes, at the first bar that
@@ -60,6 +61,29 @@ SCENARIOS = [
         {"stop": 0.02, "allow_short": True},
         {6: 103.0},
     ),
+    # 1 % below 100: a price of 98.5 trades through the limit of 99
+    Scenario(
+        "a limit entry waits for its price, and the exit doesn't",
+        [(2, BULL)],
+        [(6, "BUY"), (13, "SELL")],
+        {"limit_offset": 0.01},
+        {6: 98.5},
+        20.202,  # a fifth of 10,000, at 99, in lots of 0.001
+    ),
+    Scenario(
+        "a limit entry that isn't filled is withdrawn", [(2, BULL)], [], {"limit_offset": 0.01}, {20: 98.5}
+    ),
+    Scenario(
+        "a short's limit lies above",
+        [(2, BEAR)],
+        [(6, "SELL"), (13, "BUY")],
+        {"limit_offset": 0.01, "allow_short": True},
+        {6: 101.5},
+        19.801,  # a fifth of 10,000, at 101
+    ),
+    Scenario(
+        "a limit entry never takes liquidity", [(2, BULL)], [], {"limit_offset": 0.01}, {2: 98.0, 6: 97.0}
+    ),
 ]
 
 
@@ -80,6 +104,9 @@ def test_headlines_lead_to_trades(scenario: Scenario) -> None:
     )
     fills = [fill for fill in sink.decisions if isinstance(fill, Fill)]
     assert [((fill.ts - T0) // MINUTE_MS, fill.side.value) for fill in fills] == scenario.trades
-    assert all(float(fill.qty) == 20.0 for fill in fills), "a fifth of 10,000 at 100"
+    assert all(float(fill.qty) == scenario.qty for fill in fills)
+    assert [fill.maker for fill in fills] == [
+        "limit_offset" in scenario.params and number == 0 for number in range(len(fills))
+    ]
     if len(fills) % 2 == 0:
         assert engine.market.position(SYMBOL) == 0.0
