@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.config import Config, ModelConfig
+from agent.config import Config
 from agent.config.services import MqttConfig
 from agent.core.errors import ConfigError, ModelError
 from agent.core.events import News, Sentiment
@@ -196,7 +196,7 @@ async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_runs
 
 
 def test_the_agents_model_is_identified_by_its_card_and_loaded_on_first_use(database: Database) -> None:
-    scorer = model_loader(ModelConfig(), database, lazy=True)("starter")
+    scorer = model_loader(Config(), database, lazy=True)("starter")
     assert isinstance(scorer, LazyScorer)
     assert scorer.fingerprint == Scorer.load(model_dir("starter"), threads=1).fingerprint
     assert not scorer.loaded
