@@ -12,8 +12,8 @@ import numpy as np
 import structlog
 
 from agent.config.live import LiveConfig
-from agent.core.events import NEWS_KINDS, News, Sentiment
-from agent.data.sentiment import NamedScorer, ScoredText, names_of, score_texts
+from agent.core.events import NEWS_KINDS, AssetSentiment, News, Sentiment
+from agent.data.sentiment import NamedScorer, Score, ScoredText, names_of, score_texts
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.replay.fusion_model import check_scorer
 from agent.system.clock import Clock
@@ -37,7 +37,8 @@ def defect_of(scored: ScoredText) -> str:
     if score.abstained:
         reason = str(getattr(score, "reason", ""))
         return reason if reason in UNSOUND else ""
-    if not all(_are_probabilities(one.bearish, one.neutral, one.bullish) for one in (score, *scored.assets)):
+    answers: tuple[Score | AssetSentiment, ...] = (score, *scored.assets)
+    if not all(_are_probabilities(one.bearish, one.neutral, one.bullish) for one in answers):
         return NOT_FINITE
     embeddings = (scored.embedding, *(one.embedding for one in scored.assets))
     if not all(np.isfinite(np.frombuffer(embedding, "<f2")).all() for embedding in embeddings):
