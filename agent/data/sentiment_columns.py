@@ -69,7 +69,7 @@ class AnswerColumns:
             self._confidence = None
 
     def read(self, index: int, row: dict[str, Any], *, abstained: bool) -> RowAnswers:
-        """Return the answers of the row number `index`, counted from 0; an abstention has none.
+        """Return the assets and the kind of row number `index`, counted from 0; an abstention has none.
 
         Raises DataError for an unknown kind, a confidence outside [0, 1], probabilities that don't sum to 1
         (± 0.01), an asset without a name or with two answers, and for assets of an abstention.

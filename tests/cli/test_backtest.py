@@ -23,6 +23,9 @@ from agent.store.queries import list_runs, read_rows
 from agent.store.runs import RunStatus
 from tests.cli.conftest import Outcome
 from tests.conftest import ROOT
+from tests.models.conftest import write_reader
+
+__all__ = ["write_reader"]
 
 Tapewire = Callable[..., Outcome]
 SAMPLE = ROOT / "tests/sample_data"
@@ -117,6 +120,30 @@ def test_scores_of_assets_and_kinds_in_a_file_are_recorded_and_verified(
     assert [(one.kind, one.kind_confidence) for one in found] == [("access", 0.75), ("price", 1.0)]
     assert found[0].assets == (AssetSentiment("DOGE", 0.5, 0.25, 0.25),)
     assert tapewire("verify", result["run"]).code == 0
+
+
+def test_a_model_reads_the_assets_of_headlines_by_their_configured_names(
+    tapewire: Tapewire, tmp_path: Path, write_reader: Callable[..., Path]
+) -> None:
+    """The alias `orange coin` is bitcoin, which soars; ether crashes. The second run scores nothing."""
+    model = write_reader(tmp_path / "reader")
+    (tmp_path / "config.toml").write_text(
+        f"[model]\npath = '{model}'\n[instruments.BTCUSDT]\naliases = ['orange coin']\n"
+    )
+    (tmp_path / "news.csv").write_text(
+        "published_at,title\n2025-03-03T11:00:00Z,Ether crashes after the orange coin soars\n"
+    )
+    given = ("--klines", BTC, "--klines", ETH, "--news", tmp_path / "news.csv", "--strategy", "sentiment")
+    runs = [run_json(tapewire, *given)["run"] for _ in range(2)]
+    with closing(open_database(f"sqlite:///{tmp_path / 'var' / 'tapewire.db'}")) as database:
+        first, second = ([*read_rows(database, run, Sentiment)] for run in runs)
+    (read,) = first
+    assert [one.asset for one in read.assets] == ["ETH", "BTC"]
+    assert read.assets[0].bearish > 0.9
+    assert read.assets[1].bullish > 0.7  # the mean over `orange` (0) and `coin` (+3)
+    assert read.kind == "price"
+    assert first == second
+    assert tapewire("verify", runs[0]).code == 0
 
 
 def test_a_note_names_headlines_whose_times_may_be_midnights_of_another_zone(
