@@ -63,8 +63,6 @@ class NewsStats:
     delayed: int = 0  # yielded ones that are known by their publication and a delay
     abstained: int = 0  # in a file of scores: without probabilities
     shared_ids: int = 0  # with the id or address of an earlier headline of another title
-    certain: int = 0  # in a file of scores: with a kind of news, but without its confidence
-    unread: str = ""  # why columns of a file of scores are not read
 
     def count(self, ts: int, *, seen: bool) -> None:
         """Count a headline published at `ts`; `seen`: the file states when it was first seen."""
@@ -85,7 +83,6 @@ class NewsStats:
             "first seen before their publication: known at publication": self.early,
             "without probabilities: no score": self.abstained,
             "share their id or address with another headline: distinguished by their titles": self.shared_ids,
-            "with a kind of news but no kind_confidence: taken as certain": self.certain,
         }
         notes = [f"{count:,} headlines {what}" for what, count in counts.items() if count]
         if self.seen:
@@ -93,8 +90,6 @@ class NewsStats:
             share = f"{self.seen:,} of {total:,} headlines are known from when they were first seen"
             rest = ", the others by publication and history.feed_delay" if self.delayed else ""
             notes.append(share + rest)
-        if self.unread:
-            notes.append(self.unread)
         if self.doubtful:
             advice = "if these are dates of another zone, they are known a day too early; state its timezone"
             notes.append(f"{self.doubtful}: {advice}")

@@ -102,9 +102,13 @@ class Rows:
         return found
 
     def _text(self, values: pa.Array, column: str) -> pa.Array:
+        name = self.names[column]
         if column in OBJECTS and pa.types.is_nested(values.type):
-            values = pa.array(as_json(_objects(values)), pa.large_string())
-        kind, name = values.type, self.names[column]
+            try:
+                values = pa.array(as_json(_objects(values)), pa.large_string())
+            except (ValueError, OverflowError, TypeError) as error:  # such as a time beyond Python's range
+                raise DataError(f"{self.path}: column {name} can't be read: {error}") from None
+        kind = values.type
         try:
             if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and column in _LISTS:
                 if pa.types.is_struct(kind.value_type):

@@ -229,6 +229,11 @@ class SentimentFile:
         self.assets: Counter[str] = Counter()
         """Asset -> number of scores with probabilities of their own for it."""
         self._timezone = timezone
+        self._answers: AnswerColumns | None = None
+
+    def notes(self) -> list[str]:
+        """Return the counts of the latest pass, and columns that were not read, as sentences."""
+        return [*self.stats.notes(), *(self._answers.notes() if self._answers else ())]
 
     def __iter__(self) -> Iterator[Event]:
         self.stats = stats = NewsStats()
@@ -254,8 +259,7 @@ class SentimentFile:
         order = in_window(published, available, self.start, self.end)
         stats.outside = stats.rows - stats.untrusted - len(order)
         chances, abstained = self._probabilities(rows)
-        answers = AnswerColumns(rows)
-        stats.unread = "; ".join(answers.unread)
+        self._answers = answers = AnswerColumns(rows)
         news: dict[str, News] = {}
         titles: dict[str, str] = {}
         scores: dict[tuple[str, tuple[str, ...]], Sentiment] = {}
@@ -299,7 +303,6 @@ class SentimentFile:
                 self.symbols.update(symbols)
                 self.assets.update(answer.asset for answer in score.assets)
                 stats.abstained += score.abstained
-        stats.certain = answers.certain
         return merge([sorted(news.values(), key=attrgetter("available_at")), scores.values()])
 
     def _probabilities(self, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -82,6 +82,13 @@ class AnswerColumns:
             return RowAnswers()
         return RowAnswers(assets, *self._kind(index, row.get("kind")))
 
+    def notes(self) -> list[str]:
+        """Return notes on columns that are not read, and on what the rows read so far lack."""
+        if not self.certain:
+            return self.unread
+        lack = "with a kind of news but no kind_confidence: taken as certain"
+        return [*self.unread, f"{self.certain:,} headlines {lack}"]
+
     def _kind(self, index: int, text: str | None) -> tuple[str, float]:
         kind = _folded(text or "") if self._has_kind else ""
         confidence = float("nan") if self._confidence is None else float(self._confidence[index])

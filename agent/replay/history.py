@@ -164,7 +164,7 @@ class History:
         """Return notes on omitted rows and untraded symbols of the replayed file of scores."""
         if self._scores is None:
             return []
-        notes, traded = self._scores.stats.notes(), self.config.market.symbols
+        notes, traded = self._scores.notes(), self.config.market.symbols
         untraded = Counter({symbol: n for symbol, n in self._scores.symbols.items() if symbol not in traded})
         if untraded:
             notes.append(

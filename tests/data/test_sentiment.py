@@ -251,7 +251,7 @@ def test_scores_may_state_assets_and_the_kind_of_news(tmp_path: Path, assets: An
     assert found.assets == EXPECTED
     assert (found.kind, found.kind_confidence) == ("price", 0.8)
     assert source.assets == {"ETH": 1, "BTC": 1}
-    assert not source.stats.notes()
+    assert not source.notes()
 
 
 THREE = pa.struct([(name, pa.float32()) for name in PROBABILITIES])
@@ -288,7 +288,7 @@ def test_rows_without_assets_or_kind_have_none(tmp_path: Path) -> None:
         ("", 0.0, 0),
         ("", 0.0, 0),
     ]
-    assert "1 headlines with a kind of news but no kind_confidence: taken as certain" in source.stats.notes()
+    assert "1 headlines with a kind of news but no kind_confidence: taken as certain" in source.notes()
 
 
 def test_columns_of_a_news_export_with_the_same_names_are_not_read_and_noted(tmp_path: Path) -> None:
@@ -298,11 +298,11 @@ def test_columns_of_a_news_export_with_the_same_names_are_not_read_and_noted(tmp
     ]
     source = SentimentFile(written(tmp_path, rows))
     assert [(one.kind, one.assets) for one in source if isinstance(one, Sentiment)] == [("", ()), ("", ())]
-    assert source.stats.notes()[0] == (
-        "column kind holds no kind of news (media, news): it is not read; "
-        "column assets holds no probabilities of assets (BTC, ETH, SOL): it is not read; "
-        "column kind_confidence is not read, since there are no kinds of news"
-    )
+    assert source.notes() == [
+        "column kind holds no kind of news (media, news): it is not read",
+        "column assets holds no probabilities of assets (BTC, ETH, SOL): it is not read",
+        "column kind_confidence is not read, since there are no kinds of news",
+    ]
 
 
 @pytest.mark.parametrize(
