@@ -1,93 +1,78 @@
-"""Build the starter model from public data: train, distil, calibrate, export, measure (`make starter`).
+"""Build the starter model from public data (`make starter`).
 
-1. Teachers: LoRA on the embedded base, one teacher per seed. The training data are tweets (TFNS), posts
-   (FiQA), the project's own headlines and generated statements. The adapter of the first teacher is shipped
-   as well.
-2. Student: by default a copy of the teacher with all six layers and a trimmed vocabulary, without further
-   training. With fewer layers (`--layers 0,2,3,5 --epochs 2`) the student learns the mean probabilities of
-   the teachers on the same texts, on variations of them, on more statements and on real crypto headlines
-   without labels. That student has two thirds of the size and 1.5 times the speed, but loses 2.7 points of
-   macro-F1 on PhraseBank, so it is not shipped.
-3. Calibration: the temperature is fitted on later crypto headlines, which the project has labelled.
-   `wire_labels.csv` contains their hashes and labels, but not their text. The export is measured on data
-   that no step has used.
+1. Teachers: full fine-tuning of a larger base (all-mpnet-base-v2), one teacher per seed, on the labelled wire
+   (headline, named assets, kind of news) and on entities of SEntFiN.
+2. Student: the embedded base (22.7 M weights). It learns the labels of all sets, and the mean answers of the
+   teachers to the wire and to crypto headlines without labels.
+3. Calibration: one temperature each for headline, assets and kind, fitted on labelled headlines of a later
+   month than any that was learned from, and measured on the month after.
 
-PhraseBank and CryptoLin are used for measurement only; their terms forbid more.
+Nothing after `KNOWN_UNTIL` is read, so later headlines can judge. Sets whose terms forbid training
+(PhraseBank, CryptoLin) are not read at all; `bench/reader.py` measures on them. Each step leaves its result
+in `--work`; an interrupted build continues where it stopped.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import random
-import re
-import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
 import pandas as pd
+import torch
 import typer
-from safetensors.torch import load_file, save_file
 
 from agent.cli.console import err, out
-from agent.core.errors import DataError
-from models.calibration import fit_temperature, softmax
-from models.cards import (
-    Card,
-    DatasetRecord,
-    fingerprint,
-    latest_of,
-    read_card,
-    sha256_files,
-    write_card,
-    write_card_with_hashes,
-)
-from models.classification_metrics import coverage, estimates
+from agent.core.symbols import AssetFinder
+from agent.system.atomic import replaced_file
+from models.cards import Card, DatasetRecord, latest_of, sha256_files
 from models.sentiment import starter_dir
 from models.sentiment.serve.headline_text import clean
-from models.sentiment.serve.scorer import HeadlineScore, Scorer
-from models.sentiment.train.datasets import Example, Options, load
-from models.sentiment.train.distillation import Student, distil
-from models.sentiment.train.evaluation import class_indices
-from models.sentiment.train.methods.recipe import Recipe
-from models.sentiment.train.onnx_export import CORPUS, export_model, reference_texts
-from models.sentiment.train.splits import Fractions, Split, make_split, story_key
-from models.sentiment.train.trained_model import TrainedClassifier, load_trained
-from models.sentiment.train.training import train
+from models.sentiment.train.bases import EMBEDDED, load_base
+from models.sentiment.train.datasets import Example, Options, load, record_of
+from models.sentiment.train.datasets.asset_labels import AssetExample, AssetTarget, load_assets
+from models.sentiment.train.onnx_export import CORPUS, reference_texts
+from models.sentiment.train.reader.reader_batches import TokenisedHeadline, tokenise
+from models.sentiment.train.reader.reader_build import MAX_LENGTH, base_card
+from models.sentiment.train.reader.reader_export import export_reader
+from models.sentiment.train.reader.reader_folder import WEIGHTS, load_reader, save_reader
+from models.sentiment.train.reader.reader_measure import calibrate, measure_export
+from models.sentiment.train.reader.reader_network import HeadlineReader
+from models.sentiment.train.reader.reader_training import (
+    ReaderAnswers,
+    ReaderRecipe,
+    ReaderSet,
+    answers_of,
+    fit_reader,
+    mean_answers,
+)
+from models.sentiment.train.splits import Fractions, make_split, story_key
 from tools import synthetic_headlines as grammar
+from tools.mpnet_base import mpnet_base
 from tools.synthetic_headlines import statements
 
-CALIBRATED_FROM: Final = datetime(2023, 12, 10, tzinfo=UTC)
-CALIBRATED_UNTIL: Final = datetime(2024, 1, 1, tzinfo=UTC)
-"""Headlines before `CALIBRATED_FROM` are training text without labels. Labelled headlines from then until
-`CALIBRATED_UNTIL` calibrate the student. Later headlines are not used.
+LEARNED_UNTIL: Final = datetime(2023, 9, 1, tzinfo=UTC)
+CALIBRATED_UNTIL: Final = datetime(2023, 10, 1, tzinfo=UTC)
+KNOWN_UNTIL: Final = datetime(2023, 11, 1, tzinfo=UTC)
+"""Headlines before the first are learned from, those until the second calibrate, and those until the third
+measure.
 """
-HEADLINE_LABELS: Final = CORPUS.with_name("wire_labels.csv")
+STARTER_FOLDER: Final = starter_dir()
 SPLIT_SEED: Final = 7
 FRACTIONS: Final = Fractions(validation=0.02, calibration=0.1, test=0.1)
-TEACHER: Final = Recipe(
-    method="lora",
-    rank=16,
-    targets="all",
-    learning_rate=1e-3,
-    epochs=2,
-    dropout=0.1,
-    smoothing=0.05,
-    patience=0,
-)
-LABELLED: Final = {
-    "tfns": ("sentiment/tfns/sent_train.csv", "tfns", 1),
-    "fiqa": ("sentiment/fiqa/task1_post_ABSA_train.json", "fiqa", 2),
-}
-"""Name → path below the data folder, format, repetitions of each text per epoch."""
-STARTER_FOLDER: Final = starter_dir()
-CORPUS_REPEATS: Final = 2
+TEACHER: Final = ReaderRecipe(epochs=3, learning_rate=5e-5, frozen_layers=2)
+TEACHER_ENTITIES: Final = 0.3
+"""Share of SEntFiN that a teacher reads in an epoch."""
+STUDENT: Final = ReaderRecipe(epochs=4, learning_rate=2.5e-4)
+METRICS: Final = frozenset(("accuracy", "macro_f1", "ece"))
+"""Metrics that a build prints."""
+SHARES: Final = {"wire": 1.0, "headlines": 1.0, "sentfin": 0.4, "tfns": 0.6, "fiqa": 1.0, "corpus": 1.0}
+"""Share of each set that the student reads in an epoch."""
 STATEMENTS: Final = 1_800
-DISTILLED_STATEMENTS: Final = 5_400
 COMPOSED: Final = DatasetRecord(
     name="statements",
     format="grammar",
@@ -95,197 +80,197 @@ COMPOSED: Final = DatasetRecord(
     rows=STATEMENTS,
     basis="eventless (by chance)",
 )
-MEASURED_ONLY: Final = {
-    "phrasebank": ("sentiment/phrasebank/Sentences_50Agree.txt", "phrasebank"),
-    "cryptolin": ("sentiment/cryptolin-train.csv", "cryptolin"),
-}
-_COINS: Final = (
-    "bitcoin",
-    "ether",
-    "solana",
-    "cardano",
-    "dogecoin",
-    "litecoin",
-    "xrp",
-    "tron",
-    "polkadot",
-    "avalanche",
-    "chainlink",
-    "toncoin",
-)
-_COIN: Final = re.compile(rf"\b({'|'.join(_COINS)})\b", re.IGNORECASE)
+
+
+class Material(msgspec.Struct, frozen=True):
+    """What the build reads. `learned` are sets by name; `records` are those of the card."""
+
+    learned: dict[str, list[AssetExample]]
+    calibrating: list[AssetExample]
+    measuring: list[AssetExample]
+    held_out: dict[str, list[AssetExample]]
+    records: tuple[DatasetRecord, ...]
 
 
 def build(
     data: Annotated[Path, typer.Option(help="Folder of the public datasets.")] = Path("../shared/data"),
     output: Annotated[Path, typer.Option(help="Folder of the finished model.")] = STARTER_FOLDER,
-    work: Annotated[
-        Path, typer.Option(help="Folder of teachers and student; a teacher that exists is not trained again.")
-    ] = Path("var/starter"),
-    teachers: Annotated[
-        int, typer.Option(min=1, help="Number of teachers, whose probabilities are averaged.")
-    ] = 1,
-    layers: Annotated[
-        str, typer.Option(help="Layers that the student copies from the teacher.")
-    ] = "0,1,2,3,4,5",
-    epochs: Annotated[int, typer.Option(min=0, help="Training epochs of the student.")] = 0,
+    work: Annotated[Path, typer.Option(help="Folder of the steps' results.")] = Path("var/starter"),
+    teachers: Annotated[int, typer.Option(min=0, help="Number of teachers; their answers are averaged.")] = 1,
+    teacher_base: Annotated[str, typer.Option(help="Base of the teachers: mpnet, embedded or a folder.")] = (
+        "mpnet"
+    ),
 ) -> None:
-    """Train the teachers, distil a student, calibrate it, export it and measure it."""
-    student = Student(layers=tuple(int(layer) for layer in layers.split(",")), epochs=epochs)
-    sets = {name: load(data / path, format) for name, (path, format, _) in LABELLED.items()}
-    sets["corpus"] = load(CORPUS, "csv", Options(eventless=True))
-    splits = {
-        name: make_split(found.examples, FRACTIONS, seed=SPLIT_SEED, stratified=True)
-        for name, found in sets.items()
+    """Train the teachers and the student, calibrate, export and measure."""
+    material = read_material(data)
+    taught = None
+    if teachers:
+        base = str(mpnet_base(work / "mpnet")) if teacher_base == "mpnet" else teacher_base
+        folders = [
+            _teacher(work / f"teacher-{seed}", base, material, seed)
+            for seed in range(TEACHER.seed, TEACHER.seed + teachers)
+        ]
+        taught = {name: _answers(folders, material, name, work) for name in ("wire", "headlines")}
+    model, tokenizer, base_card = _student(work / "student", material, taught)
+    card = msgspec.structs.replace(
+        base_card,
+        datasets=material.records,
+        trained_until=latest_of(material.records),
+        notes={"teachers": teachers, "teacher_base": teacher_base if teachers else ""},
+    )
+    calibrating = _rows(material.calibrating, tokenizer)
+    calibrate(card, answers_of(model, calibrating, pad=tokenizer.pad_token_id), calibrating)
+    export_reader(model, tokenizer, card, output, reference=reference_texts())
+    measure_export(card, output, {"wire": material.measuring, **material.held_out})
+    for name, found in card.metrics.items():
+        values = (f"{metric} {found[metric].value:.3f}" for metric in METRICS & found.keys())
+        out.print(f"{name}: {', '.join(sorted(values))}")
+
+
+def read_material(data: Path) -> Material:
+    """Read all sets and separate what is learned, what calibrates and what measures."""
+    path = data / "sentiment/wire/labelled.parquet"
+    known = [row for row in load_assets(path, "wire").examples if (row.ts or 0) < ms(KNOWN_UNTIL)]
+    entities = load_assets(data / "sentiment/sentfin.csv", "sentfin")
+    unlabelled, record = _headlines(data / "news/crypto-headlines-2018-2023.parquet", known)
+    learned = {
+        "wire": [row for row in known if (row.ts or 0) < ms(LEARNED_UNTIL)],
+        "sentfin": list(entities.examples),
+        "headlines": unlabelled,
     }
-    records = [*(found.record for found in sets.values()), COMPOSED]
-    composed = statements(STATEMENTS, SPLIT_SEED)
-    mixed = mix(splits, composed)
-    trained = [
-        _teacher(work / f"teacher-{seed}", mixed, records, seed)
-        for seed in range(TEACHER.seed, TEACHER.seed + teachers)
-    ]
-    headlines, labelled, record = load_headlines(data / "news/crypto-headlines.parquet")
-    own = [example.text for name in ("fiqa", "corpus") for example in splits[name].train]
-    more = [example.text for example in statements(DISTILLED_STATEMENTS, SPLIT_SEED)]
-    texts = (
-        [example.text for example in splits["tfns"].train]
-        + headlines
-        + more
-        + own
-        + varied(own, seed=SPLIT_SEED)
-    )
-    with err.status(f"distilling on {len(texts)} texts"):
-        distil(trained, texts, work / "student", student, progress=_print_progress("student"))
-    _calibrate(work / "student", labelled, [*records, record])
-    card = export_model(work / "student", output, reference=reference_texts(), overwrite=True)
-    held_out: dict[str, Sequence[Example]] = {name: split.test for name, split in splits.items()}
-    held_out |= {name: load(data / path, format).examples for name, (path, format) in MEASURED_ONLY.items()}
-    measure(card, output, held_out, trained[0])
-    ship_adapter(work / f"teacher-{TEACHER.seed}", output / "adapter")
-
-
-def mix(splits: dict[str, Split], composed: Sequence[Example] = ()) -> Split:
-    """Merge the splits; repeat small sets in the training part and add `composed` to it."""
-    repeats = {name: times for name, (_, _, times) in LABELLED.items()} | {"corpus": CORPUS_REPEATS}
-    shown = tuple(
-        example for name, split in splits.items() for _ in range(repeats[name]) for example in split.train
-    )
-    return Split(
-        train=(*shown, *composed),
-        validation=tuple(example for split in splits.values() for example in split.validation),
-        calibration=tuple(example for split in splits.values() for example in split.calibration),
-        test=tuple(example for split in splits.values() for example in split.test),
-        by_time=False,
+    later = [row for row in known if (row.ts or 0) >= ms(LEARNED_UNTIL)]
+    held_out: dict[str, list[AssetExample]] = {}
+    records = [record_of(path, "wire", None, known), entities.record, record]
+    for name, (path, format, options) in {
+        "tfns": (data / "sentiment/tfns/sent_train.csv", "tfns", Options()),
+        "fiqa": (data / "sentiment/fiqa/task1_post_ABSA_train.json", "fiqa", Options()),
+        "corpus": (CORPUS, "csv", Options(eventless=True)),
+    }.items():
+        found = load(path, format, options)
+        split = make_split(found.examples, FRACTIONS, seed=SPLIT_SEED, stratified=True)
+        learned[name] = as_assets(split.train)
+        held_out[name] = as_assets(split.test)
+        records.append(found.record)
+    learned["corpus"] += as_assets(statements(STATEMENTS, SPLIT_SEED))
+    return Material(
+        learned,
+        [row for row in later if (row.ts or 0) < ms(CALIBRATED_UNTIL)],
+        [row for row in later if (row.ts or 0) >= ms(CALIBRATED_UNTIL)],
+        held_out,
+        (*records, COMPOSED),
     )
 
 
-def load_headlines(path: Path) -> tuple[list[str], list[Example], DatasetRecord]:
-    """Return unlabelled headlines before `CALIBRATED_FROM`, labelled ones after it, and their common record.
+def as_assets(examples: Sequence[Example]) -> list[AssetExample]:
+    """Return examples of a set without labels of assets."""
+    return [AssetExample(example.text, example.label, ts=example.ts) for example in examples]
 
-    All headlines are cleaned and distinct. An unlabelled headline is left out if it is of the same story as a
-    labelled one. Raises DataError if the file lacks a headline that `wire_labels.csv` labels.
+
+def ms(moment: datetime) -> int:
+    """Return UTC ms."""
+    return int(moment.timestamp() * 1000)
+
+
+def _headlines(path: Path, labelled: Sequence[AssetExample]) -> tuple[list[AssetExample], DatasetRecord]:
+    """Return distinct headlines without labels that were published before `LEARNED_UNTIL`.
+
+    Those of the same story as a labelled headline are left out.
     """
     frame = pd.read_parquet(path, columns=["published_at", "title"])
-    frame = frame[frame["published_at"] < CALIBRATED_UNTIL]
-    frame = frame.assign(text=frame["title"].map(clean)).drop_duplicates("text")
-    with HEADLINE_LABELS.open(encoding="utf-8", newline="") as stream:
-        labels = {row["sha256"]: row["label"] for row in csv.DictReader(stream)}
-    texts = frame["text"].tolist()
-    labelled = [Example(text, labels[key]) for text in texts if (key := headline_key(text)) in labels]
-    if len(labelled) < len(labels):
-        raise DataError(
-            f"{path} lacks {len(labels) - len(labelled)} of the headlines that {HEADLINE_LABELS.name} labels"
-        )
+    frame = frame[frame["published_at"] < LEARNED_UNTIL]
+    texts = dict.fromkeys(frame["title"].map(clean))
     stories = {story_key(example.text) for example in labelled}
-    earlier = frame.loc[frame["published_at"] < CALIBRATED_FROM, "text"]
+    finder = AssetFinder()
+    examples = [
+        AssetExample(
+            text,
+            None,
+            targets=tuple(AssetTarget(asset, spans, "") for asset, spans in finder.find(text).items()),
+        )
+        for text in texts
+        if text and story_key(text) not in stories
+    ]
     record = DatasetRecord(
         name=path.name,
-        format="headlines, mostly unlabelled",
-        sha256=hashlib.sha256("\n".join(texts).encode()).hexdigest(),
-        rows=len(texts),
-        latest=int(CALIBRATED_UNTIL.timestamp() * 1000),
+        format="headlines without labels",
+        sha256=hashlib.sha256("\n".join(example.text for example in examples).encode()).hexdigest(),
+        rows=len(examples),
+        latest=ms(LEARNED_UNTIL),
         basis="dated rows",
     )
-    return [text for text in earlier if text and story_key(text) not in stories], labelled, record
+    return examples, record
 
 
-def headline_key(text: str) -> str:
-    """Return the key of a cleaned headline in `wire_labels.csv`.
-
-    The key is the first 16 hexadecimal digits of the SHA-256 of the text.
-    """
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _rows(examples: Sequence[AssetExample], tokenizer: Any) -> list[TokenisedHeadline]:
+    return tokenise(examples, tokenizer, MAX_LENGTH)
 
 
-def varied(texts: Sequence[str], seed: int) -> list[str]:
-    """Return a variation of each text: other coins, a tenth of the tokens dropped, sometimes an excerpt."""
-    rng = random.Random(seed)
-    return [_variation(text, rng) for text in texts]
+def _teacher(folder: Path, base: str, material: Material, seed: int) -> Path:
+    if not (folder / WEIGHTS).is_file():
+        torch.manual_seed(seed)
+        loaded = load_base(base)
+        model = HeadlineReader(loaded.encoder)
+        sets = [
+            ReaderSet(_rows(material.learned["wire"], loaded.tokenizer)),
+            ReaderSet(_rows(material.learned["sentfin"], loaded.tokenizer), TEACHER_ENTITIES),
+        ]
+        recipe = msgspec.structs.replace(TEACHER, seed=seed)
+        _fit(model, loaded.tokenizer, sets, recipe, folder)
+    return folder
 
 
-def _variation(text: str, rng: random.Random) -> str:
-    words = _COIN.sub(lambda _: rng.choice(_COINS), text).split()
-    kept = [word for word in words if rng.random() > 0.1] or words
-    if len(kept) > 6 and rng.random() < 0.3:
-        length = rng.randint(len(kept) // 2, len(kept))
-        start = rng.randint(0, len(kept) - length)
-        kept = kept[start : start + length]
-    return " ".join(kept)
-
-
-def _teacher(folder: Path, split: Split, records: Sequence[DatasetRecord], seed: int) -> TrainedClassifier:
-    if not (folder / "card.json").is_file():
-        with err.status(f"training {folder.name} on {len(split.train)} texts"):
-            recipe = msgspec.structs.replace(TEACHER, seed=seed)
-            train(recipe, split, records, folder, progress=_print_progress(folder.name))
-    return load_trained(folder)
-
-
-def _calibrate(folder: Path, examples: Sequence[Example], records: Sequence[DatasetRecord]) -> None:
-    """Fit the temperature of the student and complete its card."""
-    student = load_trained(folder)
-    logits, truth = student.logits([example.text for example in examples])[0], class_indices(examples)
-    card = student.card
-    card.temperature = fit_temperature(logits, truth)
-    calibrated = softmax(logits, card.temperature)
-    card.coverage = coverage(calibrated, truth)
-    card.metrics["calibration"] = estimates(calibrated, truth)
-    card.datasets = tuple(records)
-    card.trained_until = latest_of(records)
-    write_card(card, folder)
-
-
-def measure(
-    card: Card, folder: Path, held_out: dict[str, Sequence[Example]], teacher: TrainedClassifier
+def _fit(
+    model: HeadlineReader, tokenizer: Any, sets: Sequence[ReaderSet], recipe: ReaderRecipe, folder: Path
 ) -> None:
-    """Measure the export and its fp32 teacher on each held-out set, and write the figures to the card."""
-    scorer = Scorer.load(folder)
-    for name, examples in held_out.items():
-        texts, truth = [example.text for example in examples], class_indices(examples)
-        found = np.array([_row(score) for score in scorer.score(texts)])
-        card.metrics[name] = estimates(found, truth)
-        card.metrics[f"{name}_teacher"] = estimates(teacher.probabilities(texts, batch_size=64), truth)
-        f1, error = card.metrics[name]["macro_f1"].value, card.metrics[name]["ece"].value
-        out.print(
-            f"{name}: macro-F1 {f1:.3f}, teacher {card.metrics[f'{name}_teacher']['macro_f1'].value:.3f}, "
-            f"ECE {error:.3f}"
-        )
-    write_card(card, folder)
+    """Train a model that continues from a checkpoint beside `folder`, and save it there."""
+    checkpoint = folder.with_name(folder.name + ".checkpoint")
+    pad = tokenizer.pad_token_id
+    fit_reader(model, sets, recipe, checkpoint, pad=pad, progress=_print_progress(folder.name))
+    save_reader(model, tokenizer, folder)
+    checkpoint.unlink(missing_ok=True)
 
 
-def ship_adapter(source: Path, target: Path) -> None:
-    """Copy an adapter at half precision, which halves the download and changes no prediction."""
-    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.png"))
-    weights = target / "adapter_model.safetensors"
-    save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)
-    card = read_card(target)
-    card.fingerprint = fingerprint([weights, target / "tokenizer.json"], card.temperature)
-    write_card_with_hashes(card, target, card.files)
+def _answers(teachers: Sequence[Path], material: Material, name: str, work: Path) -> ReaderAnswers:
+    """Return the mean answers of the teachers to one set, from the file of an earlier call if it is there."""
+    examples = material.learned[name]
+    texts = hashlib.sha256("\n".join(example.text for example in examples).encode()).hexdigest()
+    found = []
+    for folder in teachers:
+        path = work / f"{folder.name}-{name}-{texts[:8]}.npz"
+        if not path.is_file():
+            model, tokenizer = load_reader(folder)
+            err.print(f"{folder.name} answers {len(examples):,} texts of {name}")
+            answers = answers_of(model, _rows(examples, tokenizer), pad=tokenizer.pad_token_id)
+            counts = [len(own) for own in answers.asset_logits]
+            with replaced_file(path) as file:
+                np.savez(
+                    file,
+                    logits=answers.logits,
+                    kinds=answers.kind_logits,
+                    assets=np.concatenate(answers.asset_logits),
+                    counts=counts,
+                )
+        with np.load(path) as stored:
+            parts = np.split(stored["assets"], np.cumsum(stored["counts"])[:-1])
+            found.append(ReaderAnswers(stored["logits"], stored["kinds"], tuple(parts)))
+    return mean_answers(found)
 
 
-def _row(score: HeadlineScore) -> tuple[float, float, float]:
-    return (np.nan, np.nan, np.nan) if score.abstained else score.probabilities
+def _student(
+    folder: Path, material: Material, taught: dict[str, ReaderAnswers] | None
+) -> tuple[HeadlineReader, Any, Card]:
+    """Return the student, its tokenizer and a card of its base; train it if `folder` doesn't hold it."""
+    torch.manual_seed(STUDENT.seed)
+    base = load_base(EMBEDDED)
+    card = base_card(base, STUDENT, "distilled" if taught else "full")
+    if not (folder / WEIGHTS).is_file():
+        sets = [
+            ReaderSet(_rows(examples, base.tokenizer), SHARES[name], (taught or {}).get(name))
+            for name, examples in material.learned.items()
+            if taught or name != "headlines"
+        ]
+        _fit(HeadlineReader(base.encoder), base.tokenizer, sets, STUDENT, folder)
+    return *load_reader(folder), card
 
 
 def _print_progress(name: str) -> Callable[[int, int, float], None]:

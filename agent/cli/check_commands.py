@@ -277,6 +277,12 @@ def _show_masked(found: MaskedCheck) -> None:
         f"scores moved by {found.shift:.3f} on average",
         soft_wrap=True,
     )
+    if found.own_answers:
+        out.print(
+            f"{found.own_answers:,} headlines have answers for single assets; both replays use those for the "
+            "headline as a whole, because a masked headline names no asset",
+            soft_wrap=True,
+        )
     if found.difference is not None:
         ahead = found.difference.total_return
         out.print(

@@ -28,9 +28,10 @@ from agent.cli.typer_setup import PlainGroup, option
 from agent.data.text import MAX_TITLE, one_line
 
 if TYPE_CHECKING:
-    from models.sentiment.serve.generator import SentimentSignal
+    from models.sentiment.serve.generator import AssetSignal, SentimentSignal
 
 _BATCH: Final = 256  # texts per call of the model
+_WIDE: Final = 80  # columns of a terminal that has room for the full names of the columns
 _STYLES: Final = {"BUY": "green", "SELL": "red", "HOLD": "dim"}
 
 BaseOfAdapter = Annotated[
@@ -219,7 +220,10 @@ def score(
     device: Annotated[str, option("--device", "cpu or cuda.", "NAME")] = "cpu",
     json: Annotated[bool, option("--json", "Print one JSON object per text.")] = False,
 ) -> None:
-    """Score headlines: calibrated probabilities of bearish, neutral and bullish."""
+    """Score headlines: calibrated probabilities of bearish, neutral and bullish.
+
+    A model that reads single assets also scores each coin that a headline names, and names the kind of news.
+    """
     from models.sentiment.serve.generator import SentimentSignalGenerator
     from models.sentiment.serve.scorer import providers_of
 
@@ -232,7 +236,7 @@ def score(
         signals = generator.batch_signals(chunk)
         if json:
             for text, signal in zip(chunk, signals, strict=True):
-                print_json({"text": text, **msgspec.structs.asdict(signal)})
+                print_json({"text": text, **_fields(signal)})
         else:
             _print_scores(chunk, signals)
 
@@ -248,8 +252,20 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
         yield chunk
 
 
+def _fields(signal: SentimentSignal) -> dict[str, Any]:
+    """Return the signal as JSON shows it: of an asset, only the probabilities."""
+    assets = {
+        asset: {label: getattr(own, label) for label in ("bearish", "neutral", "bullish")}
+        for asset, own in signal.assets.items()
+    }
+    return msgspec.structs.asdict(signal) | {"assets": assets}
+
+
 def _print_scores(texts: Sequence[str], signals: Sequence[SentimentSignal]) -> None:
-    table = Table("", "confidence", "bearish", "neutral", "bullish", "text", box=None, header_style="dim")
+    names = ("confidence", "bearish", "neutral", "bullish")
+    shown = (name[:4] for name in names) if out.width < _WIDE else names
+    table = Table("", *shown, "text", box=None, header_style="dim")
+    table.columns[0].no_wrap = True
     for column in table.columns[1:5]:
         column.justify = "right"
     for raw, signal in zip(texts, signals, strict=True):
@@ -259,13 +275,19 @@ def _print_scores(texts: Sequence[str], signals: Sequence[SentimentSignal]) -> N
                 Text("—", "dim"), "", "", "", "", Text(f"{text}  (abstained: {signal.reason})", "dim")
             )
             continue
-        style = _STYLES[signal.prediction]
-        verdict = Text(signal.prediction.value, f"bold {style}" if signal.actionable else style)
-        shares = (
-            f"{share:.2f}" for share in (signal.confidence, signal.bearish, signal.neutral, signal.bullish)
-        )
-        table.add_row(verdict, *shares, Text(text))
+        # Beside the text, not in a column of its own, which would leave too little of 80 columns for the text
+        kind = f"  ({signal.kind} {signal.kind_confidence:.2f})" if signal.kind else ""
+        table.add_row(*_score_cells(signal), Text.assemble(text, (kind, "dim")))
+        for asset, own in signal.assets.items():
+            table.add_row(*_score_cells(own, indent="  "), Text(f"  {asset}"))
     out.print(table)
+
+
+def _score_cells(signal: SentimentSignal | AssetSignal, *, indent: str = "") -> list[Text]:
+    style = _STYLES[signal.prediction]
+    verdict = Text(f"{indent}{signal.prediction.value}", f"bold {style}" if signal.actionable else style)
+    shares = signal.confidence, signal.bearish, signal.neutral, signal.bullish
+    return [verdict, *(Text(f"{share:.2f}") for share in shares)]
 
 
 def _print_evaluation(found: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from agent.core.errors import ConfigError, UsageError
 if TYPE_CHECKING:
     from models.sentiment.train.datasets import Dataset, Options
 
-FORMATS = "phrasebank, fiqa, semeval, tfns, cryptolin, csv, jsonl or parquet"
+FORMATS = "phrasebank, fiqa, semeval, tfns, cryptolin, wire, sentfin, csv, jsonl or parquet"
 
 BaseModel = Annotated[
     str, option("--base", "embedded, a hub id such as ProsusAI/finbert, or a folder.", "NAME")

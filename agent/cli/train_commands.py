@@ -14,6 +14,7 @@ from agent.cli.console import err, out, print_json, progress_bar
 from agent.cli.model_commands import coverage_table
 from agent.cli.model_options import BaseModel, TrainingDataOptions, needs_training_libraries
 from agent.cli.train_fusion_commands import fusion
+from agent.cli.train_reader_commands import reader
 from agent.cli.typer_setup import option
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the group `train` with the commands `sentiment` and `fusion`."""
-    group = typer.Typer(help="Train a sentiment model or a fusion model.", no_args_is_help=True)
+    """Add the group `train` with the commands `sentiment`, `reader` and `fusion`."""
+    group = typer.Typer(help="Train a sentiment model, a reader or a fusion model.", no_args_is_help=True)
     group.command("sentiment")(sentiment)
+    group.command("reader")(reader)
     group.command("fusion")(fusion)
     app.add_typer(group, name="train")
 

@@ -13,6 +13,7 @@ from agent.core.durations import format_duration
 from agent.core.errors import ConfigError
 from agent.core.events import Prediction, Sentiment
 from agent.core.features import Features, FeatureTracker
+from agent.core.symbols import base_of
 from agent.core.text_embedding import DecayedEmbedding, Vector
 
 
@@ -43,8 +44,11 @@ class Predictor(Protocol):
         """Time in which the weight of a headline halves (ms)."""
         ...
 
-    def vector(self, sentiment: Sentiment) -> Vector | None:
-        """Return the embedding of a headline; None if the model can't use it."""
+    def vector(self, sentiment: Sentiment, asset: str) -> Vector | None:
+        """Return the embedding of a headline for `asset`; None if the model can't use it.
+
+        If the sentiment has none for the asset, it is that of the whole headline.
+        """
         ...
 
     def read(self, mean: Vector) -> Any:
@@ -69,6 +73,7 @@ class FusionInputs:
     """
 
     __slots__ = (
+        "_asset",
         "_close",
         "_complete",
         "_high",
@@ -96,6 +101,7 @@ class FusionInputs:
         self.tracker = FeatureTracker()
         self.text = DecayedEmbedding(predictor.half_life)
         self._symbol = symbol
+        self._asset = base_of(symbol)
         self._step: int = interval
         self._interval: int = predictor.interval
         self._identical: bool = predictor.interval == interval
@@ -146,8 +152,11 @@ class FusionInputs:
         self._start_bar()
 
     def on_headline(self, sentiment: Sentiment, now: int) -> bool:
-        """Add a scored headline at `now` (UTC ms); return whether the model can use it."""
-        vector = self.predictor.vector(sentiment)
+        """Add a scored headline at `now` (UTC ms); return whether the model can use it.
+
+        The headline's embedding is that of the symbol's asset.
+        """
+        vector = self.predictor.vector(sentiment, self._asset)
         if vector is None:
             return False
         self.text.update(vector, now)

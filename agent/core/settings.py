@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agent.core.durations import Duration
+from agent.core.errors import did_you_mean
+from agent.core.events import NEWS_KINDS
 
 Category = Literal["linear", "spot", "equity"]
 
@@ -67,6 +69,17 @@ class SignalsConfig(Section):
     story_similarity: float = Field(0.6, gt=0, le=1)  # least Jaccard index of two headlines of one story
     story_window: Duration = Field(86_400_000, gt=0)
     macro_keywords: tuple[str, ...] = tuple(_MACRO_KEYWORDS.split(", "))
+    # kinds of news that may vote; a headline without a kind always may
+    kinds: tuple[str, ...] = Field(NEWS_KINDS, min_length=1)
+
+    @field_validator("kinds")
+    @classmethod
+    def _known_kinds(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in NEWS_KINDS:
+                hint = did_you_mean(name, NEWS_KINDS, f"the kinds are {', '.join(NEWS_KINDS)}")
+                raise ValueError(f"unknown kind of news {name}; {hint}")
+        return value
 
 
 class StrategyConfig(Section):

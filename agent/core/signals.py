@@ -11,6 +11,10 @@ direction is BUY or SELL, its confidence at least `threshold`, and the votes for
 `fade_below`. Decay alone never changes the means, because all votes decay at the same rate; it reduces the
 weight behind them until the signal expires.
 
+On a symbol whose asset has its own probabilities in the sentiment (BTC for BTCUSDT and BTCPERP), the headline
+votes with these, and with their confidence. On all other symbols it votes with those of the headline as a
+whole. A headline does not vote if its kind of news is not in `kinds`; without a kind it may vote.
+
 Only a new headline can lead to BUY or SELL: votes that leave the window end signals and create none.
 """
 
@@ -28,6 +32,14 @@ from agent.core.votes import NEVER, SymbolVote, leading
 MAX_WAITING: Final = 10_000
 """Most headlines that wait for their sentiment; beyond that the oldest is dropped and counted."""
 
+_OUTCOMES: Final = ("unmapped", "abstained", "unsure", "duplicate", "voted")
+"""Outcomes of a headline on one symbol, in order of precedence: the last one is counted."""
+_UNMAPPED: Final = 0
+_ABSTAINED: Final = 1
+_UNSURE: Final = 2
+_DUPLICATE: Final = 3
+_VOTED: Final = 4
+
 
 class MappedHeadline(NamedTuple):
     """The symbols and the story of a headline."""
@@ -38,13 +50,20 @@ class MappedHeadline(NamedTuple):
     actionable: bool  # True if it is recent enough to trade on
 
 
+def _are_probabilities(bearish: float, neutral: float, bullish: float) -> bool:
+    """Return False for NaN, for negative numbers, and if the sum is off by more than 0.01."""
+    return bearish >= 0.0 and neutral >= 0.0 and bullish >= 0.0 and 0.99 < bearish + neutral + bullish < 1.01
+
+
 class SignalEngine:
     """Turns headlines and their sentiment into signals; O(1) per vote.
 
     Events must come in the engine's order. `pop_expired` is due when the time reaches `next_expiry`. `counts`
-    has one count for each outcome of a sentiment: voted, abstained, unsure (below the threshold), stale (too
-    old to trade on), duplicate (the story has voted already), unmapped (about no traded symbol). It also
-    counts waiting headlines that were dropped.
+    has one count for each outcome of a sentiment: voted, abstained, barred (of a kind of news that may not
+    vote), unsure (below the threshold), stale (too old to trade on), duplicate (the story has voted already),
+    unmapped (about no traded symbol). If the outcome differs between symbols, voted takes precedence over
+    duplicate, duplicate over unsure, unsure over abstained. `counts` also has the waiting headlines that were
+    dropped, and the headlines with invalid probabilities for the asset of at least one of their symbols.
     """
 
     def __init__(self, config: SignalsConfig, mapper: SymbolMapper, *, abstain_window: int = 50) -> None:
@@ -52,10 +71,9 @@ class SignalEngine:
         """No signal can expire before this time (UTC ms)."""
         self.abstained = 0
         """Number of headlines on which the model abstained."""
-        self.counts = dict.fromkeys(
-            ("voted", "abstained", "unsure", "stale", "duplicate", "unmapped", "dropped"), 0
-        )
+        self.counts = dict.fromkeys((*reversed(_OUTCOMES), "barred", "stale", "dropped", "invalid"), 0)
         self._threshold = config.threshold
+        self._kinds = config.kinds
         self._mapper = mapper
         self._stories = HeadlineDeduplicator(config.story_similarity, config.story_window)
         self._waiting: OrderedDict[str, MappedHeadline] = OrderedDict()
@@ -76,7 +94,8 @@ class SignalEngine:
     def on_sentiment(self, sentiment: Sentiment) -> list[Signal]:
         """Add a headline's votes; return one signal per symbol that it voted on, in the order of its symbols.
 
-        Probabilities that are NaN or do not sum to 1 count as abstained.
+        Probabilities that are NaN or do not sum to 1 (± 0.01) count as abstained: those of the headline for
+        all symbols, those of an asset for its symbols.
         """
         headline = self._waiting.pop(sentiment.news_id, None)
         bearish, neutral, bullish = sentiment.bearish, sentiment.neutral, sentiment.bullish
@@ -86,10 +105,15 @@ class SignalEngine:
             self.abstained += 1
             self.counts["abstained"] += 1
             return []
+        kind = sentiment.kind
+        if kind and kind not in self._kinds:
+            self.counts["barred"] += 1
+            return []
         confidence = bearish if bearish > bullish else bullish
         if neutral > confidence:
             confidence = neutral
-        if confidence < self._threshold:
+        assets = sentiment.assets
+        if confidence < self._threshold and not assets:
             self.counts["unsure"] += 1
             return []
         if headline is None:
@@ -102,21 +126,39 @@ class SignalEngine:
         now = sentiment.available_at
         side = leading(bearish, neutral, bullish)
         signals = []
-        outcome = "unmapped"
+        reached = _UNMAPPED
+        invalid = False
         for symbol in symbols:
             vote = self._votes.get(symbol)
             if vote is None:
                 continue
+            if assets:
+                answer = sentiment.of(vote.asset)
+                bearish, neutral, bullish = answer.bearish, answer.neutral, answer.bullish
+                if not _are_probabilities(bearish, neutral, bullish):
+                    invalid = True
+                    reached = max(reached, _ABSTAINED)
+                    continue
+                confidence = max(bearish, neutral, bullish)
+                if confidence < self._threshold:
+                    reached = max(reached, _UNSURE)
+                    continue
+                side = leading(bearish, neutral, bullish)
             if not vote.register_story(story, now):
-                outcome = "duplicate"
+                reached = max(reached, _DUPLICATE)
                 continue
+            reached = _VOTED
             due = vote.check_at
-            signals.append(vote.add_vote(now, sentiment.news_id, confidence, bearish, neutral, bullish, side))
+            signals.append(
+                vote.add_vote(now, sentiment.news_id, confidence, bearish, neutral, bullish, side, kind)
+            )
             if vote.check_at < self.next_expiry:
                 self.next_expiry = vote.check_at
             elif due == self.next_expiry:
                 self.next_expiry = min(vote.check_at for vote in self._votes.values())
-        self.counts["voted" if signals else outcome] += 1
+        self.counts[_OUTCOMES[reached]] += 1
+        if invalid:
+            self.counts["invalid"] += 1
         return signals
 
     def affected_symbols(self, sentiment: Sentiment) -> tuple[str, ...]:

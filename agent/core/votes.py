@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 from agent.core.events import BUY, HOLD, SELL, Signal
 from agent.core.settings import SignalsConfig
+from agent.core.symbols import base_of
 
 NEVER: Final = 1 << 62
 """A time that is never reached (ms)."""
@@ -57,6 +58,7 @@ class SymbolVote:
         "_votes",
         "_window",
         "announced",
+        "asset",
         "check_at",
         "signal",
     )
@@ -65,6 +67,7 @@ class SymbolVote:
         self.signal: Signal | None = None
         self.check_at = NEVER  # UTC ms at which `expire` is due
         self.announced = False  # True between an actionable signal and the HOLD that ends it
+        self.asset = base_of(symbol)  # coin or share whose own probabilities vote
         self._symbol = symbol
         self._threshold = config.threshold
         self._half_life = config.half_life
@@ -100,8 +103,9 @@ class SymbolVote:
         neutral: float,
         bullish: float,
         side: int,
+        kind: str,
     ) -> Signal:
-        """Add a vote for class `side`, and return the new signal."""
+        """Add a vote for class `side`, and return the new signal; `kind` is the headline's kind of news."""
         votes = self._votes
         if votes and votes[0][0] <= now - self._window:
             self._drop_old(now)
@@ -117,7 +121,7 @@ class SymbolVote:
         actionable = side != 1 and confidence >= self._threshold and check_at > now
         direction, sources = _DIRECTIONS[side], tuple(self._ids)
         signal = self.signal = Signal(
-            self._symbol, now, direction, confidence, bearish, neutral, bullish, actionable, sources
+            self._symbol, now, direction, confidence, bearish, neutral, bullish, actionable, sources, kind
         )
         if actionable:
             self.announced = True
@@ -145,8 +149,10 @@ class SymbolVote:
         if not self.announced:
             return None
         self.announced = False
-        bearish, neutral, bullish = signal.bearish, signal.neutral, signal.bullish
-        return Signal(signal.symbol, now, HOLD, neutral, bearish, neutral, bullish, False, signal.sources)
+        bearish, neutral, bullish, sources = signal.bearish, signal.neutral, signal.bullish, signal.sources
+        return Signal(
+            signal.symbol, now, HOLD, neutral, bearish, neutral, bullish, False, sources, signal.kind
+        )
 
     def _next_check(self, side: int) -> int:
         """Return when the side weighs less than `fade_below` or, if earlier, the oldest vote gets too old."""

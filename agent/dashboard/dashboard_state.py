@@ -59,6 +59,7 @@ from agent.dashboard.page_rows import (
     headline_row,
     order_row,
     sentiment_row,
+    signal_row,
 )
 
 HEADLINES: Final = 80
@@ -226,15 +227,7 @@ class DashboardState:
             self._accept_next_account = False
 
     def _on_signal(self, signal: Signal) -> None:
-        self._signals[signal.symbol] = SignalRow(
-            at=signal.ts,
-            direction=signal.direction.value,
-            confidence=signal.confidence,
-            bearish=signal.bearish,
-            neutral=signal.neutral,
-            bullish=signal.bullish,
-            actionable=signal.actionable,
-        )
+        self._signals[signal.symbol] = signal_row(signal)
         self._symbol_changed(signal.symbol)
         if signal.actionable or signal.direction is Direction.HOLD:
             self._add_activity(signal.ts, signal)

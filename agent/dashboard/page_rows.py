@@ -34,6 +34,8 @@ TITLE_LENGTH: Final = 300
 """Characters of a headline that are shown."""
 
 _SOURCE_LENGTH: Final = 80
+_ASSET_LENGTH: Final = 20
+_KIND_LENGTH: Final = 20
 _REASON_LENGTH: Final = 300
 _URL_LENGTH: Final = 2_000
 
@@ -109,8 +111,20 @@ class CandleRow(NamedTuple):
     volume: float
 
 
+class AssetRow(NamedTuple):
+    """The model's probabilities for an asset that a headline names."""
+
+    asset: str
+    bearish: float
+    neutral: float
+    bullish: float
+
+
 class SentimentRow(msgspec.Struct, frozen=True):
-    """The model's probabilities for a headline."""
+    """The model's probabilities for a headline and for the assets that it names, and the kind of news.
+
+    `assets` and `kind` are empty if the model doesn't tell, or abstained.
+    """
 
     bearish: float
     neutral: float
@@ -118,6 +132,9 @@ class SentimentRow(msgspec.Struct, frozen=True):
     abstained: bool
     model: str
     latency_ms: float
+    assets: tuple[AssetRow, ...] = ()  # in the order of first mention
+    kind: str = ""
+    kind_confidence: float = 0.0
 
 
 class HeadlineRow(msgspec.Struct, frozen=True):
@@ -177,7 +194,7 @@ class ActivityRow(msgspec.Struct, frozen=True):
 
 
 class SignalRow(msgspec.Struct, frozen=True):
-    """The latest signal of a symbol."""
+    """The latest signal of a symbol. `kind` is that of the last headline that voted, if the model tells."""
 
     at: int
     direction: str
@@ -186,6 +203,7 @@ class SignalRow(msgspec.Struct, frozen=True):
     neutral: float
     bullish: float
     actionable: bool
+    kind: str
 
 
 class PredictionRow(msgspec.Struct, frozen=True):
@@ -259,10 +277,37 @@ def headline_row(news: News, symbols: tuple[str, ...]) -> HeadlineRow:
 
 
 def sentiment_row(sentiment: Sentiment) -> SentimentRow:
-    """Return the row of a headline's score."""
-    model = sentiment.model[:12]
-    probabilities = sentiment.bearish, sentiment.neutral, sentiment.bullish
-    return SentimentRow(*probabilities, sentiment.abstained, model, sentiment.latency_ms)
+    """Return the row of a headline's score. Texts that a worker sent are clipped to one line."""
+    told = not sentiment.abstained
+    return SentimentRow(
+        bearish=sentiment.bearish,
+        neutral=sentiment.neutral,
+        bullish=sentiment.bullish,
+        abstained=sentiment.abstained,
+        model=sentiment.model[:12],
+        latency_ms=sentiment.latency_ms,
+        assets=tuple(
+            AssetRow(one_line(own.asset, _ASSET_LENGTH), own.bearish, own.neutral, own.bullish)
+            for own in sentiment.assets
+            if told
+        ),
+        kind=one_line(sentiment.kind, _KIND_LENGTH) if told else "",
+        kind_confidence=sentiment.kind_confidence if told else 0.0,
+    )
+
+
+def signal_row(signal: Signal) -> SignalRow:
+    """Return the row of a signal."""
+    return SignalRow(
+        at=signal.ts,
+        direction=signal.direction.value,
+        confidence=signal.confidence,
+        bearish=signal.bearish,
+        neutral=signal.neutral,
+        bullish=signal.bullish,
+        actionable=signal.actionable,
+        kind=one_line(signal.kind, _KIND_LENGTH),
+    )
 
 
 def fill_row(fill: Fill, seq: int, profit: Decimal | None) -> FillRow:
@@ -304,11 +349,12 @@ def activity_row(key: str, at: int, message: Event | Decision) -> ActivityRow:
     match message:
         case Signal():
             suffix = "" if message.actionable else ", not actionable"
-            text = f"{message.direction.value} {message.confidence:.2f}{suffix}"
+            news = f", {message.kind} news" if message.kind else ""
+            text = f"{message.direction.value} {message.confidence:.2f}{suffix}{news}"
         case Order():
-            kind = message.type.value.replace("_", " ").lower()
+            order_type = message.type.value.replace("_", " ").lower()
             reduces = " to reduce" if message.reduce_only else ""
-            text = f"{kind} {message.side.value.lower()} {message.qty}{reduces}: {message.reason}"
+            text = f"{order_type} {message.side.value.lower()} {message.qty}{reduces}: {message.reason}"
         case OrderUpdate():
             symbol = message.symbol
             text = f"{message.status.value.replace('_', ' ').lower()}: {message.reason}"

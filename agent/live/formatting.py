@@ -51,12 +51,19 @@ def describe(message: Event | Decision) -> dict[str, Any]:
             return {"what": "sentiment", "news": message.news_id, "abstained": True}
         case Sentiment():
             values = {"score": round(message.score, 3), "confidence": round(message.confidence, 3)}
-            return {
+            fields = {
                 "what": "sentiment",
                 "news": message.news_id,
                 **values,
                 "latency_ms": round(message.latency_ms, 1),
             }
+            if message.kind:
+                fields["news_kind"] = message.kind
+            if message.assets:
+                fields["assets"] = " ".join(
+                    f"{own.asset} {own.bullish - own.bearish:+.2f}" for own in message.assets
+                )
+            return fields
         case Gap():
             return {
                 "what": "gap",
@@ -69,7 +76,8 @@ def describe(message: Event | Decision) -> dict[str, Any]:
             return {"what": "command", "action": message.action, **message.args, "by": message.by}
         case Signal():
             confidence = {"confidence": round(message.confidence, 3), "actionable": message.actionable}
-            return _pick("signal", message, "symbol", "direction") | confidence
+            kind = {"news_kind": message.kind} if message.kind else {}
+            return _pick("signal", message, "symbol", "direction") | confidence | kind
         case Order():
             return {"what": "order", "id": message.id} | _pick(
                 "order", message, "symbol", "side", "type", "qty", "reason"

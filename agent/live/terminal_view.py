@@ -18,6 +18,7 @@ from rich.text import Text
 from agent.core.engine import Engine
 from agent.core.events import (
     HOUR_MS,
+    AssetSentiment,
     Decision,
     Direction,
     Event,
@@ -32,6 +33,9 @@ from agent.core.events import (
 from agent.data.text import MAX_TITLE, one_line, printable
 
 _BARS: Final = 48  # closes in a sparkline
+_ASSETS: Final = 3  # answers for single assets on a line of the terminal
+_LOGGED_ASSETS: Final = 10  # the same in a log
+_WORD: Final = 12  # characters of a ticker and of a kind
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _STYLES: Final = {
     Direction.BUY: "green",
@@ -95,6 +99,7 @@ class TerminalView:
         match decision:
             case Signal(actionable=True) | Signal(direction=Direction.HOLD):
                 signal = f"{decision.direction.value:<4} {decision.symbol} {decision.confidence:.2f}"
+                signal = f"{signal} {one_line(decision.kind, _WORD)}".rstrip()
                 text = Text(f"signal {signal}", _STYLES[decision.direction])
             case Fill():
                 self.fills += 1
@@ -127,17 +132,21 @@ class TerminalView:
         return Panel(table, title=f"{self._title} · {day} UTC", title_align="left")
 
     def _headline_panel(self) -> Panel:
-        table = Table.grid(padding=(0, 1))
+        table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(min_width=5, no_wrap=True)
         table.add_column(min_width=12, no_wrap=True)
+        told = any(sentiment.kind for sentiment in self._sentiments.values())
+        if told:
+            table.add_column(min_width=10, no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         for news in self._headlines:
+            sentiment = self._sentiments.get(news.id)
+            cells = [Text(hour_minute(news.available_at), "dim"), _sentiment_text(sentiment)]
+            if told:
+                cells.append(Text(_kind(sentiment), "dim"))
             title = Text(one_line(news.title, MAX_TITLE))
-            table.add_row(
-                Text(hour_minute(news.available_at), "dim"),
-                _sentiment_text(self._sentiments.get(news.id)),
-                title,
-            )
+            assets = _asset_texts(sentiment, _ASSETS)
+            table.add_row(*cells, Text(" ").join([*assets, title]) if assets else title)
         return Panel(table, title="headlines", title_align="left")
 
     def _account_panel(self) -> Panel:
@@ -178,10 +187,9 @@ class LineView:
             case News():
                 self._titles[event.id] = one_line(event.title, MAX_TITLE)
             case Sentiment():
-                self._print(
-                    event.available_at,
-                    f"{_sentiment_text(event).plain} {self._titles.pop(event.news_id, '')}",
-                )
+                title = self._titles.pop(event.news_id, "")
+                line = f"{_sentiment_text(event).plain} {title}{_answers(event)}"
+                self._print(event.available_at, line)
             case Kline(confirm=True) if event.ts // HOUR_MS > self._hour:
                 first, self._hour = not self._hour, event.ts // HOUR_MS
                 engine = self._engine()
@@ -193,7 +201,7 @@ class LineView:
         match decision:
             case Signal(actionable=True):
                 signal = f"{decision.direction.value} {decision.symbol} {decision.confidence:.2f}"
-                self._print(decision.ts, f"signal {signal}")
+                self._print(decision.ts, f"signal {signal} {one_line(decision.kind, _WORD)}".rstrip())
             case Fill():
                 self.fills += 1
                 fill = f"{decision.side.value} {decision.symbol} {decision.qty} @ {decision.price}"
@@ -215,9 +223,39 @@ def _sentiment_text(sentiment: Sentiment | None) -> Text:
         return Text("…", "dim")
     if sentiment.abstained:
         return Text("abstained", "dim")
-    share, name, style = max(
-        (sentiment.bearish, "bearish", "red"),
-        (sentiment.neutral, "neutral", "dim"),
-        (sentiment.bullish, "bullish", "green"),
-    )
+    share, name, style, _ = _likeliest(sentiment)
     return Text(f"{name} {share:.2f}", style)
+
+
+def _likeliest(answer: Sentiment | AssetSentiment) -> tuple[float, str, str, str]:
+    """Return the largest probability, the name of its class, its style and its sign."""
+    return max(
+        (answer.bearish, "bearish", "red", "▼"),
+        (answer.neutral, "neutral", "dim", "■"),
+        (answer.bullish, "bullish", "green", "▲"),
+    )
+
+
+def _kind(sentiment: Sentiment | None) -> str:
+    """Return the kind of news; empty if it isn't known."""
+    return "" if sentiment is None or sentiment.abstained else one_line(sentiment.kind, _WORD)
+
+
+def _asset_texts(sentiment: Sentiment | None, most: int) -> list[Text]:
+    """Show the answer for each named asset, such as `BTC▼.82`, and how many are left out beyond `most`."""
+    if sentiment is None or sentiment.abstained:
+        return []
+    shown = []
+    for own in sentiment.assets[:most]:
+        share, _, style, sign = _likeliest(own)
+        number = f"{share:.2f}".removeprefix("0")
+        shown.append(Text(f"{one_line(own.asset, _WORD)}{sign}{number}", style))
+    rest = len(sentiment.assets) - len(shown)
+    return [*shown, Text(f"+{rest}", "dim")] if rest else shown
+
+
+def _answers(sentiment: Sentiment) -> str:
+    """Return the kind of news and the answers for single assets, in parentheses; empty without them."""
+    assets = " ".join(text.plain for text in _asset_texts(sentiment, _LOGGED_ASSETS))
+    parts = [part for part in (_kind(sentiment), assets) if part]
+    return f" ({'; '.join(parts)})" if parts else ""

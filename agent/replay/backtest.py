@@ -119,6 +119,8 @@ _HEADLINES: Final = {
     "abstained": "were left unscored by the model, which abstained",
     "stale": "were too old to trade on",
     "dropped": "were never scored: too many waited",
+    "barred": "were of a kind of news that may not vote (signals.kinds)",
+    "invalid": "had invalid probabilities for an asset, and did not vote on it",
 }
 """Name of a headline count in the signal engine -> its description."""
 

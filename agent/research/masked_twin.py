@@ -1,6 +1,10 @@
 """Masked-twin check: the same model reads the same headlines without the names of coins and companies.
 
 A model that reads the sentence loses little by it. A model that memorised which names went up loses its edge.
+
+A masked headline names no asset, so no single asset of it can be scored. Both replays therefore use the
+scores of headlines as a whole; otherwise the check would blame the masking for what the model loses by not
+knowing which asset is meant.
 """
 
 from __future__ import annotations
@@ -90,6 +94,7 @@ class MaskedCheck(msgspec.Struct, frozen=True):
     - `masked`: headlines with a name; `relabelled`: those of them whose likeliest class changed; `reversed`:
       those that changed from bullish to bearish or back; `shift`: mean absolute change of bullish minus
       bearish.
+    - `own_answers`: headlines with scores of single assets, which both replays leave out.
     - `difference`: masked minus real, paired bootstrap of daily returns; None if neither moved for long
       enough.
     """
@@ -107,6 +112,7 @@ class MaskedCheck(msgspec.Struct, frozen=True):
     masked_trades: int
     difference: Difference | None
     examples: list[tuple[str, str]]
+    own_answers: int = 0
 
 
 def check_masked(
@@ -128,13 +134,14 @@ def check_masked(
         raise UsageError(
             "there are no headlines to mask", hint="--news FILE: scores from a file can't be computed again"
         )
-    masked_events = list(merge(history.news_sources(scorer=scorer, text=masker.title)))
+    masked_events = whole_answers(merge(history.news_sources(scorer=scorer, text=masker.title)))
     step()
-    real = window.replay()
+    real_events = whole_answers(window.news_events)
+    real = window.replay(news_events=real_events)
     step()
     twin = window.replay(news_events=masked_events)
     step()
-    before, after = _scores(window.news_events), _scores(masked_events)
+    before, after = _scores(real_events), _scores(masked_events)
     changed = [news for news in history.news if masker.title(news) != news.title]
     pairs = [(before[news.id], after[news.id]) for news in changed if news.id in before and news.id in after]
     labels = [(_label(one), _label(other)) for one, other in pairs]
@@ -153,7 +160,16 @@ def check_masked(
         masked_trades=twin.metrics.trades.trades + twin.metrics.open_trades,
         difference=compared,
         examples=[(news.title, masker.title(news)) for news in changed[:3]],
+        own_answers=sum(bool(own.assets) for own in _scores(window.news_events).values()),
     )
+
+
+def whole_answers(events: Iterable[Event]) -> list[Event]:
+    """Return the events, with only the scores of headlines as a whole."""
+    return [
+        msgspec.structs.replace(event, assets=()) if isinstance(event, Sentiment) and event.assets else event
+        for event in events
+    ]
 
 
 def _scores(events: Iterable[Event]) -> dict[str, Sentiment]:

@@ -15,6 +15,7 @@ from agent.analysis.trades import TradeBook
 from agent.config import Config
 from agent.core.events import (
     HOUR_MS,
+    AssetSentiment,
     Direction,
     Fill,
     FundingPayment,
@@ -45,10 +46,14 @@ def record_run(
     stamps: tuple[str, ...] = (),
     paper: dict[str, Any] | None = None,
     headlines: int = 0,
+    answers: tuple[AssetSentiment, ...] = (),
+    kinds: tuple[str, ...] = ("",),
 ) -> Database:
     """Record run `run-1` in `folder`/store.db, with kline files beside it; prices are 100 + hour.
 
-    Adds as many scored `headlines` on BTCUSDT, two per story, spread over the run at half past an hour.
+    Adds as many scored `headlines` on BTCUSDT, two per story, spread over the run at half past an hour. With
+    `answers` for single assets, the headlines are about both symbols. `kinds` are those of successive
+    stories, by turns.
     """
     config = Config.model_validate({"market": {"interval": "1h"}, "paper": paper or {}})
     inputs = tuple(_kline_file(folder / f"{symbol}-1h.csv", symbol, hours) for symbol in SYMBOLS)
@@ -65,19 +70,22 @@ def record_run(
     database = open_database(f"sqlite:///{folder / 'store.db'}")
     with Recorder(database, run) as recorder:
         for number in range(headlines):
-            _score(recorder, number, START + (1 + number * (hours - 1) // headlines) * HOUR_MS + HOUR_MS // 2)
+            ts = START + (1 + number * (hours - 1) // headlines) * HOUR_MS + HOUR_MS // 2
+            _score(recorder, number, ts, answers, kinds[number // 2 % len(kinds)])
         _trade(recorder, hours, finish=finish)
     return database
 
 
-def _score(recorder: Recorder, number: int, ts: int) -> None:
+def _score(recorder: Recorder, number: int, ts: int, answers: tuple[AssetSentiment, ...], kind: str) -> None:
     """Record headline `number`: two bullish and two bearish by turns, with rising confidence."""
     sure = 0.5 + 0.4 * number / 1_000
     rest = (1 - sure) / 2
     bearish, bullish = (sure, rest) if number % 4 < 2 else (rest, sure)
     recorder.event_seq += 1
-    recorder.news(News(f"h{number}", ts, ts, f"Headline {number}"), ("BTCUSDT",), f"h{number - number % 2}")
-    recorder.sentiment(Sentiment(f"h{number}", ts, ts, bearish, rest, bullish, "model"))
+    symbols = SYMBOLS if answers else SYMBOLS[:1]
+    recorder.news(News(f"h{number}", ts, ts, f"Headline {number}"), symbols, f"h{number - number % 2}")
+    sentiment = Sentiment(f"h{number}", ts, ts, bearish, rest, bullish, "model", assets=answers, kind=kind)
+    recorder.sentiment(sentiment)
 
 
 def _trade(recorder: Recorder, hours: int, *, finish: bool) -> None:

@@ -68,6 +68,15 @@ def test_the_shipped_file_is_used_by_default(tmp_path: Path, monkeypatch: pytest
         ("[instruments.BTCUSDT]\ntik_size = 1\n", "did you mean instruments.BTCUSDT.tick_size?"),
         ("[signals]\nthreshold = 1.5\n", "signals.threshold: Input should be less than 1, got 1.5"),
         ("[signals]\nhalf_life = '5 parsecs'\n", "write a number with its unit, e.g. 250ms, 30s, 5m"),
+        (
+            "[signals]\nkinds = ['prices']\n",
+            "signals.kinds: unknown kind of news prices; did you mean price?",
+        ),
+        (
+            "[signals]\nkinds = ['hack']\n",
+            "unknown kind of news hack; the kinds are failure, regulation, macro",
+        ),
+        ("[signals]\nkinds = []\n", "signals.kinds: Tuple should have at least 1 item"),
         ("[paper]\nslippage = 'linear'\n", "Input should be 'none', 'fixed' or 'square_root'"),
         ("[market]\nsymbols = []\n", "market.symbols"),
         ("[risk\n", "is not valid TOML"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.errors import ConfigError
-from agent.core.events import MINUTE_MS, Sentiment
+from agent.core.events import MINUTE_MS, AssetSentiment, Sentiment
 from agent.core.features import Features, FeatureTracker
 from agent.core.fusion_inputs import Forecast, FusionInputs
 from agent.core.text_embedding import DecayedEmbedding
@@ -27,8 +27,8 @@ class Even:
     def __init__(self, interval: int) -> None:
         self.interval = interval
 
-    def vector(self, sentiment: Sentiment) -> np.ndarray | None:
-        return np.array((sentiment.bullish,))
+    def vector(self, sentiment: Sentiment, asset: str) -> np.ndarray | None:
+        return np.array((sentiment.of(asset).bullish,))
 
     def read(self, mean: Any) -> Any:
         return mean
@@ -78,6 +78,17 @@ def test_missing_bars_reset_the_features_but_keep_the_headlines() -> None:
     fusion_inputs.reset()
     assert not fusion_inputs.features.warm
     assert fusion_inputs.text.weight(60 * MINUTE_MS) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("symbol", "bullish"),
+    [("BTCUSDT", 0.1), ("BTCPERP", 0.1), ("1000PEPEUSDT", 0.8), ("ETHUSDT", 0.4)],
+)
+def test_a_symbol_takes_the_embedding_of_its_asset(symbol: str, bullish: float) -> None:
+    answers = (AssetSentiment("BTC", 0.8, 0.1, 0.1), AssetSentiment("PEPE", 0.1, 0.1, 0.8))
+    fusion_inputs = FusionInputs(symbol, Even(MINUTE_MS), MINUTE_MS)
+    fusion_inputs.on_headline(Sentiment("n", 0, 0, 0.3, 0.3, 0.4, assets=answers), MINUTE_MS)
+    assert fusion_inputs.text.mean.tolist() == [bullish]
 
 
 @pytest.mark.parametrize("interval", [MINUTE_MS // 2, MINUTE_MS + 1])

@@ -15,7 +15,7 @@ from aiohttp import ClientSession, CookieJar
 from agent.cli.dashboard_commands import serve_dashboard
 from agent.config import Config, parse
 from agent.config.services import DashboardConfig
-from agent.core.events import Kline, News
+from agent.core.events import AssetSentiment, Kline, News, Sentiment
 from agent.dashboard.dashboard_state import DashboardState
 from agent.dashboard.page_rows import run_header
 from agent.dashboard.server import Dashboard
@@ -63,6 +63,22 @@ def bar(number: int, close: float = 100.0, symbol: str = "BTCUSDT") -> Kline:
 def headline(number: int, title: str, url: str = "https://wire.example/1") -> News:
     at = BEGIN + 1_000 * number
     return News(f"{number:032x}", at, at, title, url=url, publisher="Harbour Wire", currencies=("BTC",))
+
+
+def scored(news: News, *assets: AssetSentiment, kind: str = "", abstained: bool = False) -> Sentiment:
+    """Return a bullish sentiment of a headline with answers for `assets`, and the kind of news if given."""
+    known = news.available_at + 250
+    three = (1 / 3, 1 / 3, 1 / 3) if abstained else (0.1, 0.2, 0.7)
+    return Sentiment(
+        news.id,
+        known,
+        known,
+        *three,
+        abstained=abstained,
+        assets=assets,
+        kind=kind,
+        kind_confidence=0.9 if kind else 0.0,
+    )
 
 
 @asynccontextmanager

@@ -7,17 +7,18 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
-from agent.core.events import Decision, Event, Fill, RiskState
+from agent.core.events import AssetSentiment, Decision, Direction, Event, Fill, RiskState, Signal
 from agent.core.risk import RESUME_FROM_KILL
 from agent.dashboard.page_rows import TITLE_LENGTH
 from agent.sandbox import Sandbox
 from agent.store.database import Database
-from tests.dashboard.browser_page import PHONE, BrowserPage
-from tests.dashboard.dashboard_harness import FakeAgent, agent_with_page, bar, headline, served
+from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
+from tests.dashboard.dashboard_harness import FakeAgent, agent_with_page, bar, headline, scored, served
 from tests.dashboard.reverse_proxy import proxy
 from tests.support.live import handled, options, until
 
@@ -145,6 +146,55 @@ async def test_markup_in_a_headline_is_shown_as_text(page: BrowserPage, database
         )
         assert links == [["https:", "noopener noreferrer nofollow", "_blank"]]
         assert await page.run("return document.documentElement.scrollWidth") <= PHONE["width"]
+        assert await page.console_errors() == []
+
+
+READ_CHIPS = """
+return [...document.querySelectorAll('#headlines [data-id]')].map((row) => [
+  row.querySelector('.kind')?.textContent ?? '',
+  [...row.querySelectorAll('.chip')].map((chip) => chip.textContent),
+  [...row.querySelectorAll('.chip > :not([aria-hidden])')].map((part) => part.textContent).join(''),
+]);
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
+async def test_the_kind_and_the_answer_for_each_asset_are_shown_as_text(
+    page: BrowserPage, database: Database, screen: dict[str, Any], dark: bool
+) -> None:
+    both = AssetSentiment("BTC", 0.82, 0.1, 0.08), AssetSentiment("ETH", 0.05, 0.18, 0.77)
+    hostile = AssetSentiment("<img src=x>", 0.0, 1.0, 0.0)
+    many = [AssetSentiment(f"COIN{number}", 0.1, 0.2, 0.7) for number in range(10)]
+    answers = ((both, "price"), ((), ""), ((hostile,), "<b>kind</b>"), (many, "opinion"))
+    agent = FakeAgent()
+    agent.feed(*(bar(number) for number in range(3)))
+    for number, (assets, kind) in enumerate(answers):
+        news = headline(number, f"headline {number}")
+        agent.feed(news, scored(news, *assets, kind=kind))
+    at = bar(3).start
+    voted = Signal("BTCUSDT", at, Direction.SELL, 0.8, 0.8, 0.1, 0.1, True, ("n1",), "price")
+    agent.state.decision(1, voted)
+    async with served(database, agent) as served_page:
+        await page.open(served_page.login_url(), screen=screen, dark=dark)
+        await page.until("document.querySelectorAll('#headlines [data-id]').length === 4")
+        listed, odd, old, moved = await page.run(READ_CHIPS)
+        down, up = "bearish 0.82, neutral 0.10, bullish 0.08", "bearish 0.05, neutral 0.18, bullish 0.77"
+        assert moved == [
+            "kind of news: price",
+            [f"BTC ▼ .82: {down}", f"ETH ▲ .77: {up}"],
+            f"BTC: {down}ETH: {up}",
+        ]
+        assert old == ["", [], ""]
+        assert odd[:2] == [
+            "kind of news: <b>kind</b>",
+            ["<img src=x> ■ 1.00: bearish 0.00, neutral 1.00, bullish 0.00"],
+        ]
+        assert (len(listed[1]), listed[1][-1]) == (9, "and 2 more")
+        assert await page.text("#market [data-symbol=BTCUSDT] .kind") == "kind of news: price"
+        assert await page.run("return document.querySelector(':is(#headlines, #market) :is(img, b)')") is None
+        assert await page.run("return document.documentElement.scrollWidth") <= screen["width"]
+        assert await page.run(CONTRAST.replace('"p, dd', '".chip, .kind, p, dd')) >= 4.5
         assert await page.console_errors() == []
 
 

@@ -6,12 +6,23 @@ from collections import OrderedDict
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.events import AccountSnapshot, Command, Event, Kline, PositionSnapshot, Prediction
+from agent.core.events import (
+    AccountSnapshot,
+    AssetSentiment,
+    Command,
+    Direction,
+    Event,
+    Kline,
+    PositionSnapshot,
+    Prediction,
+    Signal,
+)
 from agent.dashboard.dashboard_state import HEADLINES, NO_VERSION, DashboardState
 from agent.dashboard.page_rows import VersionedRows, run_header
 from agent.live.app import make_agent
@@ -20,7 +31,7 @@ from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.runs import Run, RunKind
 from tests.core.test_venue import SYMBOL, T0, EngineHarness
-from tests.dashboard.dashboard_harness import ANY_PORT, FakeAgent, bar, headline
+from tests.dashboard.dashboard_harness import ANY_PORT, FakeAgent, bar, headline, scored
 from tests.support.live import handled, living, load_words, settings, until
 
 STEPS = st.lists(st.one_of(st.integers(0, 5), st.none()), max_size=40)
@@ -81,6 +92,50 @@ def test_a_headline_is_clipped_to_one_line_without_control_characters() -> None:
     assert title.startswith("updlos [31m <b>bitcoin</b> xxx")
     assert title.endswith("…")
     assert len(title) == 300
+
+
+BOTH_WAYS = (AssetSentiment("BTC", 0.8, 0.1, 0.1), AssetSentiment("ETH", 0.1, 0.2, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("assets", "kind", "abstained", "shown"),
+    [
+        (BOTH_WAYS, "price", False, ([("BTC", 0.8, 0.1, 0.1), ("ETH", 0.1, 0.2, 0.7)], "price", 0.9)),
+        ((), "macro", False, ([], "macro", 0.9)),
+        ((), "", False, ([], "", 0.0)),
+        (BOTH_WAYS, "price", True, ([], "", 0.0)),  # the answers of an abstention have no meaning
+    ],
+)
+def test_a_headline_has_the_answers_for_its_assets_and_its_kind(
+    assets: tuple[AssetSentiment, ...], kind: str, abstained: bool, shown: tuple[Any, ...]
+) -> None:
+    agent = FakeAgent()
+    news = headline(1, "ether gains on bitcoin")
+    agent.feed(news, scored(news, *assets, kind=kind, abstained=abstained))
+    opinion = agent.state.changes()["headlines"][0].opinion
+    assert ([tuple(row) for row in opinion.assets], opinion.kind, opinion.kind_confidence) == shown
+
+
+def test_texts_of_a_workers_answer_are_clipped_to_one_line() -> None:
+    agent = FakeAgent()
+    news = headline(1, "bitcoin")
+    agent.feed(news, scored(news, AssetSentiment("B\n\x1b" + "T" * 5_000, 0.8, 0.1, 0.1), kind="k\n" * 900))
+    opinion = agent.state.changes()["headlines"][0].opinion
+    for text in (opinion.assets[0].asset, opinion.kind):
+        assert len(text) <= 20
+        assert text.isprintable()
+
+
+@pytest.mark.parametrize("kind", ["access", ""])
+def test_a_signal_has_the_kind_of_the_last_headline_that_voted(kind: str) -> None:
+    agent = FakeAgent()
+    agent.feed(bar(1))
+    voted = Signal("ETHUSDT", bar(1).start, Direction.BUY, 0.7, 0.1, 0.2, 0.7, True, ("n1",), kind)
+    agent.state.decision(1, voted)
+    page = agent.state.changes()
+    (row,) = (row for row in page["market"] if row.symbol == "ETHUSDT")
+    assert row.signal.kind == kind
+    assert page["acts"][-1].text == f"BUY 0.70{', access news' if kind else ''}"
 
 
 def assert_equals_engine(state: DashboardState, daemon: Daemon) -> None:

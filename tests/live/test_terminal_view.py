@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from agent.core.engine import Engine
-from agent.core.events import HOUR_MS, Command, Event, News, Sentiment
+from agent.core.events import HOUR_MS, AssetSentiment, Command, Direction, Event, News, Sentiment, Signal
 from agent.core.sinks import NullSink
+from agent.live.formatting import describe
 from agent.live.interfaces.observer import Observer
 from agent.live.observers import LiveSink, RecentActivity
 from agent.live.terminal_view import LineView, TerminalView, sparkline
@@ -69,6 +70,76 @@ def test_lines_are_printed_without_a_terminal() -> None:
     ]
     assert any(line.startswith("00:01  fill BUY") for line in lines)
     assert sum("equity" in line for line in lines) == 3 * HOUR_MS // HOUR_MS
+
+
+BOTH_WAYS = (AssetSentiment("BTC", 0.82, 0.1, 0.08), AssetSentiment("ETH", 0.05, 0.18, 0.77))
+MANY = tuple(AssetSentiment(f"C{number}", 0.0, 1.0, 0.0) for number in range(12))
+
+
+def scored(view: Observer, *answers: Sentiment) -> Observer:
+    """Feed a view one headline for each sentiment."""
+    for seq, sentiment in enumerate(answers):
+        news = News(sentiment.news_id, T0, T0, f"Headline {sentiment.news_id}")
+        view.event(2 * seq, news)
+        view.event(2 * seq + 1, sentiment)
+    return view
+
+
+def answer(number: int, assets: tuple[AssetSentiment, ...] = (), kind: str = "") -> Sentiment:
+    return Sentiment(f"n{number}", T0, T0, 0.1, 0.2, 0.7, assets=assets, kind=kind, kind_confidence=0.9)
+
+
+@pytest.mark.parametrize(("width", "cut"), [(100, "+9 Headline n3"), (60, "+…")])
+def test_the_chart_shows_the_kind_and_the_answer_for_each_asset(width: int, cut: str) -> None:
+    console = Console(file=io.StringIO(), width=width, record=True)
+    view = TerminalView("demo", lambda: None)
+    console.print(scored(view, answer(1, BOTH_WAYS, "price"), answer(2), answer(3, MANY, "regulation")))
+    lines = [line.strip("│ ") for line in console.export_text().splitlines() if "bullish" in line]
+    assert lines[0].startswith("00:00 bullish 0.70 price      BTC▼.82 ETH▲.77 Headline ")
+    assert lines[1] == "00:00 bullish 0.70            Headline n2"
+    assert lines[2] == f"00:00 bullish 0.70 regulation C0■1.00 C1■1.00 C2■1.00 {cut}"
+
+
+def test_lines_end_with_the_kind_and_the_answer_for_each_asset() -> None:
+    console = Console(file=io.StringIO(), width=40, record=True)
+    abstained = Sentiment("n5", T0, T0, 1 / 3, 1 / 3, 1 / 3, abstained=True, assets=BOTH_WAYS, kind="price")
+    scored(
+        LineView(console, lambda: None),
+        answer(1, BOTH_WAYS, "price"),
+        answer(2),
+        answer(3, (), "macro"),
+        answer(4, MANY),
+        abstained,
+    )
+    assert console.export_text().splitlines() == [
+        "00:00  bullish 0.70 Headline n1 (price; BTC▼.82 ETH▲.77)",
+        "00:00  bullish 0.70 Headline n2",
+        "00:00  bullish 0.70 Headline n3 (macro)",
+        f"00:00  bullish 0.70 Headline n4 ({' '.join(f'C{number}■1.00' for number in range(10))} +2)",
+        "00:00  abstained Headline n5",
+    ]
+
+
+def test_the_log_describes_the_kind_and_the_score_of_each_asset() -> None:
+    told = describe(answer(1, BOTH_WAYS, "price"))
+    assert (told["news_kind"], told["assets"]) == ("price", "BTC -0.74 ETH +0.72")
+    assert describe(answer(2)).keys() == {"what", "news", "score", "confidence", "latency_ms"}
+
+
+def test_a_signal_states_the_kind_of_news_behind_it() -> None:
+    console = Console(file=io.StringIO(), width=80, record=True)
+    line, chart = LineView(console, lambda: None), TerminalView("demo", lambda: None)
+    for kind in ("failure", ""):
+        signal = Signal(SYMBOL, T0, Direction.SELL, 0.9, 0.9, 0.05, 0.05, True, ("n1",), kind)
+        assert describe(signal).get("news_kind", "") == kind
+        line.decision(1, signal)
+        chart.decision(1, signal)
+    assert console.export_text(clear=False).splitlines() == [
+        f"00:00  signal SELL {SYMBOL} 0.90 failure",
+        f"00:00  signal SELL {SYMBOL} 0.90",
+    ]
+    console.print(chart)
+    assert f"signal SELL {SYMBOL} 0.90 failure" in console.export_text()
 
 
 def test_recent_activity_keeps_the_last_entries_without_bars() -> None:

@@ -13,10 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import load
-from agent.core.events import HOUR_MS
+from agent.core.events import HOUR_MS, AssetSentiment, News, Sentiment
 from agent.replay.history import Plan
 from agent.research.cost_limits import find_break_even, with_costs
-from agent.research.masked_twin import COIN, COMPANY, MaskedCheck, Masker, check_masked, masker_for
+from agent.research.masked_twin import (
+    COIN,
+    COMPANY,
+    MaskedCheck,
+    Masker,
+    check_masked,
+    masker_for,
+    whole_answers,
+)
 from agent.research.replay_inputs import ReplayInputs
 from agent.system.clock import iso
 from tests.cli.conftest import Outcome
@@ -208,6 +216,15 @@ def test_a_model_that_memorised_names_is_found(tmp_path: Path) -> None:
     assert found.relabelled == found.masked
     assert found.difference is not None
     assert found.difference.total_return.high < 0
+
+
+def test_both_replays_use_the_answers_for_headlines_as_a_whole() -> None:
+    """A masked headline has no answer for a single asset, so the original one must not have one either."""
+    news = News("n1", 1, 1, "Ether gains on bitcoin")
+    whole = Sentiment("n2", 2, 2, 0.1, 0.2, 0.7, kind="macro")
+    both = Sentiment("n1", 2, 2, 0.4, 0.2, 0.4, assets=(AssetSentiment("ETH", 0.1, 0.1, 0.8),), kind="price")
+    events = whole_answers([news, both, whole])
+    assert events == [news, Sentiment("n1", 2, 2, 0.4, 0.2, 0.4, kind="price"), whole]
 
 
 def test_the_real_model_scores_both_versions(tapewire: Tapewire) -> None:

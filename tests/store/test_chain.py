@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.events import RiskEvent, RiskState
+from agent.core.events import Direction, RiskEvent, RiskState, Signal
 from agent.store.chain import DecisionChain
 from tests.store.store_samples import DECISIONS, ONE_OF_EACH, structs
 
@@ -25,6 +25,18 @@ def test_a_digest_is_the_hash_of_the_previous_digest_the_event_number_and_the_de
     one = blake2b(bytes(16) + (7).to_bytes(8, "big") + msgspec.msgpack.encode(first), digest_size=16).digest()
     two = blake2b(one + (9).to_bytes(8, "big") + msgspec.msgpack.encode(second), digest_size=16).digest()
     assert digests([(first, 7), (second, 9)]) == [one, two]
+
+
+def test_a_signal_without_a_kind_of_news_has_the_digest_of_earlier_versions() -> None:
+    """The digest is that of version 0.1.0, whose signals had no kind."""
+    earlier = Signal(
+        "BTCUSDT", 1_735_689_600_000, Direction.BUY, 0.9, 0.05, 0.05, 0.9, actionable=True, sources=("n1",)
+    )
+    (digest,) = digests([(earlier, 7)])
+    assert digest.hex() == "a415f64035addd15015af9750412166d"
+    assert digests([(msgspec.structs.replace(earlier, kind="access"), 7)]) != [digest]
+    read_back = msgspec.msgpack.decode(msgspec.msgpack.encode(earlier), type=Signal)
+    assert digests([(read_back, 7)]) == [digest]
 
 
 @given(st.lists(steps, min_size=1, max_size=5))

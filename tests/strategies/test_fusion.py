@@ -28,7 +28,7 @@ class Oracle:
     def __init__(self, predictions: list[tuple[float, float, float]]) -> None:
         self._predictions = iter(predictions)
 
-    def vector(self, sentiment: Sentiment) -> None:
+    def vector(self, sentiment: Sentiment, asset: str) -> None:
         return None
 
     def read(self, mean: Any) -> Any:

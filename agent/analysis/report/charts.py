@@ -89,7 +89,8 @@ def rolling_figure(rolling: Rolling) -> Figure:
 def _headlines(marks: Sequence[HeadlineMarker]) -> Figure:
     """Draw headlines at the last price known with their score, coloured by prediction."""
     texts = [
-        f"<b>{mark.predicted.capitalize()}, confidence {formats.percent(mark.confidence, 0)}</b><br>"
+        f"<b>{mark.predicted.capitalize()}, confidence {formats.percent(mark.confidence, 0)}"
+        f"{f', {escape(mark.kind)} news' if mark.kind else ''}</b><br>"
         f"{formats.minute(mark.ts)}<br>"
         f"{quoted(mark.title)}" + (f"<br>{escape(mark.publisher)}" if mark.publisher else "")
         for mark in marks

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent.analysis.day_bootstrap import FEW_DAYS
 from agent.analysis.decay import Decay
 from agent.analysis.event_study import EventPath, EventStudy
+from agent.analysis.kind_study import KindMove, KindStudy
 from agent.analysis.outcomes import Outcomes
 from agent.analysis.regimes import RegimeRule
 from agent.analysis.report import formats
@@ -18,6 +19,7 @@ def descriptions_of(evidence: RunEvidence) -> dict[str, list[str]]:
         "significance": describe_significance(evidence.significance, evidence.period),
         "outcomes": [describe_outcomes(result) for result in evidence.outcomes],
         "event_study": describe_event_study(evidence.event_study) if evidence.event_study else [],
+        "kinds": describe_kinds(evidence.kinds) if evidence.kinds else [],
         "decay": [describe_decay(evidence.decay)] if evidence.decay else [],
     }
     return {part: sentences for part, sentences in found.items() if sentences}
@@ -79,6 +81,53 @@ def describe_event_study(study: EventStudy) -> list[str]:
                 f"in the {after} after, it moved {_move(path, end)}."
             )
     return sentences
+
+
+def describe_kinds(study: KindStudy) -> list[str]:
+    """State how many scores are of the symbols' own assets, and after which kinds the price moved."""
+    share = formats.percent(study.own / study.headlines, 0)
+    sentences = [
+        f"Of {study.headlines:,} scores, one for each headline and traded symbol that it is about, "
+        f"{study.own:,} ({share}) are of the symbol's own asset; the others are of the headline as a whole."
+    ]
+    barred = {kind: path.headlines for kind, path in study.kinds.items() if not path.votes}
+    if barred:
+        sentences.append(
+            f"{sum(barred.values()):,} scores did not vote, because signals.kinds leaves out "
+            f"{', '.join(barred)}."
+        )
+    judged = [
+        (kind, move)
+        for kind, path in study.kinds.items()
+        for move in path.moves
+        if move.horizon > 0 and move.days >= FEW_DAYS
+    ]
+    if not judged:
+        return [*sentences, f"No kind has headlines on {FEW_DAYS} days, too few to draw a conclusion."]
+    moved: dict[str, list[str]] = {}
+    for kind, move in judged:
+        if is_distinguishable(move):
+            moved.setdefault(kind, []).append(format_duration(move.horizon))
+    if not moved:
+        return [*sentences, "After no kind of news is the price move distinguishable from zero."]
+    listed = ", ".join(f"{kind_name(kind)} ({', '.join(horizons)})" for kind, horizons in moved.items())
+    count = sum(map(len, moved.values()))
+    verb = "is" if count == 1 else "are"
+    return [
+        *sentences,
+        f"{count} of {len(judged)} moves after headlines {verb} distinguishable from zero: {listed}. "
+        "By chance alone about one in twenty would be.",
+    ]
+
+
+def kind_name(kind: str) -> str:
+    """Return the kind's name for readers."""
+    return kind or "not told"
+
+
+def is_distinguishable(move: KindMove) -> bool:
+    """Return True if the interval of the mean excludes zero and comes from enough days."""
+    return move.mean is not None and move.days >= FEW_DAYS and move.mean.excludes(0.0)
 
 
 def _move(path: EventPath, row: int, *, before: bool = False) -> str:

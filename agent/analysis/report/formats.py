@@ -30,6 +30,11 @@ def percent(value: float | None, digits: int = 1, *, signed: bool = False) -> st
     )
 
 
+def basis_points(value: float | None) -> str:
+    """Format a fraction in hundredths of a per cent, without the unit: 0.0012 -> `+12.0`."""
+    return number(None if value is None else value * 10_000, 1, signed=True)
+
+
 def money(value: float | None, currency: str = "", *, signed: bool = False) -> str:
     """Format an amount with two digits, or none from 100,000 on."""
     text = number(value, 0 if value is not None and abs(value) >= 100_000 else 2, signed=signed)

@@ -16,13 +16,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from agent.analysis.cost_breakdown import CostBreakdown
+from agent.analysis.day_bootstrap import FEW_DAYS
+from agent.analysis.kind_study import KindStudy
 from agent.analysis.report import charts, charts_evidence, formats
 from agent.analysis.report.assumptions import assumptions
-from agent.analysis.report.descriptions import describe_regime_rule, descriptions_of
+from agent.analysis.report.descriptions import (
+    describe_regime_rule,
+    descriptions_of,
+    is_distinguishable,
+    kind_name,
+)
 from agent.analysis.report.plot import Figure
 from agent.analysis.report.report_data import ReportData
 from agent.analysis.report.verdict import verdict_of
-from agent.core.durations import format_bar_length
+from agent.core.durations import format_bar_length, format_duration
 from agent.core.errors import StoreError, TapewireError
 from agent.system.atomic import write_bytes
 
@@ -52,6 +59,8 @@ def render(data: ReportData) -> str:
         interval=format_bar_length(data.metrics.interval),
         verdict=verdict_of(data),
         descriptions=descriptions_of(evidence),
+        kind_horizons=_horizon_names(evidence.kinds),
+        few_days=FEW_DAYS,
         rule=describe_regime_rule(evidence.regime_rule, evidence.period),
         units=formats.plural(evidence.period),
         assumptions=assumptions(config),
@@ -132,6 +141,14 @@ def waterfall(costs: CostBreakdown) -> list[WaterfallStep]:
     ]
 
 
+def _horizon_names(study: KindStudy | None) -> list[str]:
+    """Return the headings of the moves by kind of news: `1h before`, `5m after` and so on."""
+    moves = next(iter(study.kinds.values())).moves if study else []
+    return [
+        f"{format_duration(abs(move.horizon))} {'before' if move.horizon < 0 else 'after'}" for move in moves
+    ]
+
+
 def _months(data: ReportData) -> dict[str, list[Any]]:
     """Return the figures of the twelve months of each year, None for months outside of the run."""
     years = sorted({month[:4] for month in data.metrics.months})
@@ -149,8 +166,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("number", "percent", "money", "price", "duration", "date", "minute")
-    environment.filters |= {name: getattr(formats, name) for name in names}
+    names = ("number", "percent", "basis_points", "money", "price", "duration", "date", "minute")
+    environment.filters |= {name: getattr(formats, name) for name in names} | {"kind_name": kind_name}
+    environment.tests["distinguishable"] = is_distinguishable
     return environment
 
 

@@ -8,6 +8,7 @@ from agent.analysis.breakdown import PeriodGroup
 from agent.analysis.cost_breakdown import CostBreakdown
 from agent.analysis.decay import Decay
 from agent.analysis.event_study import EventStudy
+from agent.analysis.kind_study import KindStudy
 from agent.analysis.outcomes import Outcomes
 from agent.analysis.regimes import RULE, RegimeRule
 from agent.analysis.run_metrics import Metrics
@@ -40,8 +41,9 @@ class HeadlineMarker(msgspec.Struct, frozen=True):
     price: float
     title: str
     publisher: str
-    predicted: str  # bearish, neutral or bullish
+    predicted: str  # bearish, neutral or bullish: for this symbol, if the model has an answer for it
     confidence: float
+    kind: str = ""  # of news; empty if the model doesn't tell
 
 
 class Significance(msgspec.Struct, frozen=True):
@@ -84,6 +86,7 @@ class RunEvidence(msgspec.Struct, frozen=True):
     symbol_years: dict[str, dict[str, PeriodGroup]] = {}  # symbol -> year
     outcomes: list[Outcomes] = []
     event_study: EventStudy | None = None
+    kinds: KindStudy | None = None  # None if the model doesn't tell the kind of news
     decay: Decay | None = None
     absent: dict[str, str] = {}
 

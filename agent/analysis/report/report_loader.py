@@ -104,6 +104,8 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         forecasts={"signals": _forecasts(decided.signals), "predictions": _forecasts(decided.predictions)},
         headlines=event_headlines(scored),
         horizon=horizon_of(run, config, notes) if decided.predictions else None,
+        kinds=[s.sentiment.kind for s in scored],
+        own=sum(s.is_own for s in scored),
     )
     return ReportData(
         run=run,

@@ -14,6 +14,7 @@ from agent.analysis.daily import Closes, DailyValues, Floats, Ints, daily_pnl, l
 from agent.analysis.day_bootstrap import FEW_DAYS
 from agent.analysis.decay import FEW_HEADLINES, Decay, sentiment_decay
 from agent.analysis.event_study import EventStudy, Headlines, event_study
+from agent.analysis.kind_study import kind_study
 from agent.analysis.outcomes import Forecasts, Outcomes, outcomes
 from agent.analysis.regimes import RULE, Regime, regimes
 from agent.analysis.report.formats import plural
@@ -60,6 +61,8 @@ class RunRecord(NamedTuple):
     forecasts: Mapping[str, Forecasts]  # "signals" and "predictions"
     headlines: Headlines
     horizon: int | None = None  # of the predictions in ms; None if the card of the model is missing
+    kinds: Sequence[str] = ()  # kind of news of each of `headlines`; empty if the model doesn't tell
+    own: int = 0  # of `headlines`, whose score is the model's answer for the symbol itself
 
 
 def evidence_of(run: RunRecord) -> RunEvidence:
@@ -82,6 +85,14 @@ def evidence_of(run: RunRecord) -> RunEvidence:
         **_breakdowns(run, equity, own, hold, per_year, absent)._asdict(),
         outcomes=_outcomes(run, closes, absent),
         event_study=study,
+        kinds=kind_study(
+            run.headlines,
+            np.array(run.kinds, np.str_),
+            run.own,
+            closes,
+            config.market.interval,
+            config.signals.kinds,
+        ),
         decay=decay,
         absent=absent,
     )

@@ -11,7 +11,8 @@ from sqlalchemy import select
 from agent.analysis.daily import Closes
 from agent.analysis.event_study import CLASSES, Headlines, headlines_of
 from agent.analysis.report.report_data import HeadlineMarker, SourceHeadline
-from agent.core.events import Sentiment
+from agent.core.events import AssetSentiment, Sentiment
+from agent.core.symbols import base_of
 from agent.core.votes import leading
 from agent.store.database import Database
 from agent.store.queries import read_rows
@@ -42,11 +43,26 @@ def read_news(database: Database, run_id: str) -> dict[str, RecordedHeadline]:
 
 
 class ScoredHeadline(NamedTuple):
-    """The score of a headline for one traded symbol that it is about."""
+    """The score of a headline for one traded symbol that it is about.
+
+    `answer` has the probabilities of the symbol's asset, or without any those of the headline as a whole;
+    `predicted` is its likeliest class.
+    """
 
     symbol: str
     sentiment: Sentiment
+    answer: AssetSentiment | Sentiment
     predicted: int
+
+    @property
+    def is_own(self) -> bool:
+        """True if the symbol's asset itself is scored."""
+        return self.answer is not self.sentiment
+
+    @property
+    def confidence(self) -> float:
+        """The largest probability."""
+        return max(self.answer.bearish, self.answer.neutral, self.answer.bullish)
 
 
 def read_scored_headlines(
@@ -65,17 +81,21 @@ def _scored(
             continue
         own = news.get(sentiment.news_id)
         story = own.story if own else sentiment.news_id
-        predicted = leading(sentiment.bearish, sentiment.neutral, sentiment.bullish)
         for symbol in sentiment.symbols or (own.symbols if own else ()):
             if symbol in traded and (story, symbol) not in seen:
                 seen.add((story, symbol))
-                yield ScoredHeadline(symbol, sentiment, predicted)
+                answer = sentiment.of(base_of(symbol))
+                predicted = leading(answer.bearish, answer.neutral, answer.bullish)
+                yield ScoredHeadline(symbol, sentiment, answer, predicted)
 
 
 def event_headlines(scored: Sequence[ScoredHeadline]) -> Headlines:
     """Convert to the input of the event study."""
     return headlines_of(
-        [(s.sentiment.available_at, s.symbol, s.sentiment.score, s.predicted) for s in scored]
+        [
+            (s.sentiment.available_at, s.symbol, s.answer.bullish - s.answer.bearish, s.predicted)
+            for s in scored
+        ]
     )
 
 
@@ -86,20 +106,20 @@ def headline_markers(
     markers: dict[str, list[HeadlineMarker]] = {}
     for symbol, own in closes.items():
         mine = [s for s in scored if s.symbol == symbol and s.predicted != 1 and s.sentiment.news_id in news]
-        surest = sorted(mine, key=lambda s: -s.sentiment.confidence)[:MARKED_HEADLINES]
-        for sentiment in sorted((s.sentiment for s in surest), key=lambda s: s.available_at):
-            row = int(np.searchsorted(own.ts, sentiment.available_at, side="right")) - 1
+        surest = sorted(mine, key=lambda s: -s.confidence)[:MARKED_HEADLINES]
+        for one in sorted(surest, key=lambda s: s.sentiment.available_at):
+            row = int(np.searchsorted(own.ts, one.sentiment.available_at, side="right")) - 1
             if row >= 0:
-                headline = news[sentiment.news_id].headline
-                predicted = CLASSES[leading(sentiment.bearish, sentiment.neutral, sentiment.bullish)]
+                headline = news[one.sentiment.news_id].headline
                 markers.setdefault(symbol, []).append(
                     HeadlineMarker(
-                        sentiment.available_at,
+                        one.sentiment.available_at,
                         float(own.price[row]),
                         headline.title,
                         headline.publisher,
-                        predicted,
-                        sentiment.confidence,
+                        CLASSES[one.predicted],
+                        one.confidence,
+                        one.sentiment.kind,
                     )
                 )
     return markers

@@ -68,16 +68,51 @@ function probabilities(low, middle, high, names) {
 const joined = (...values) => values.map((value) => number(value)).join(" · ");
 
 const sentimentBar = ({ bearish, neutral, bullish }) =>
-  probabilities(bearish, neutral, bullish, ["bearish", "neutral", "bullish"]);
+  probabilities(bearish, neutral, bullish, CLASSES);
+
+const CLASSES = ["bearish", "neutral", "bullish"];
+const SIGNS = { bearish: "▼", neutral: "■", bullish: "▲" };
+const ASSETS_SHOWN = 8;
+
+const likeliest = (scores) =>
+  CLASSES.reduce((best, name) => (scores[name] > scores[best] ? name : best));
+const eachShare = (scores) => CLASSES.map((name) => `${name} ${number(scores[name])}`).join(", ");
+
+/** The answer for each asset that a headline names, as chips such as BTC ▼ .82. */
+function assetChips(rows) {
+  if (!rows?.length) return null;
+  const assets = rows.map(([asset, bearish, neutral, bullish]) => ({ asset, bearish, neutral, bullish }));
+  const chips = assets.slice(0, ASSETS_SHOWN).map((one) => {
+    const name = likeliest(one);
+    const shown = ` ${SIGNS[name]} ${number(one[name]).replace(/^0/, "")}`;
+    return element("li", { class: `chip ${name}`, title: `${one.asset}: ${eachShare(one)}` },
+      untrusted(one.asset),
+      element("span", { "aria-hidden": "true", text: shown }),
+      element("span", { class: "unseen", text: `: ${eachShare(one)}` }));
+  });
+  const rest = assets.slice(ASSETS_SHOWN);
+  if (rest.length) {
+    const title = rest.map((one) => `${one.asset}: ${eachShare(one)}`).join("; ");
+    chips.push(element("li", { class: "chip", title, text: `and ${number(rest.length, 0)} more` }));
+  }
+  return element("ul", { class: "chips", "aria-label": "by asset" }, ...chips);
+}
+
+/** The kind of news as a small label. */
+function kindLabel(kind, confidence) {
+  if (!kind) return null;
+  const title = `kind of news: ${kind}${confidence ? `, probability ${number(confidence)}` : ""}`;
+  return element("span", { class: "kind", title },
+    element("span", { class: "unseen", text: "kind of news: " }), untrusted(kind));
+}
 
 function sentiment(scores) {
   if (!scores) return element("span", { class: "score quiet", text: "not scored yet" });
   if (scores.abstained) return element("span", { class: "score quiet", text: "the model abstained" });
   const { bearish, neutral, bullish } = scores;
-  const classes = [["bearish", bearish, "▼"], ["neutral", neutral, "■"], ["bullish", bullish, "▲"]];
-  const [name, probability, sign] = classes.reduce((best, one) => (one[1] > best[1] ? one : best));
+  const name = likeliest(scores);
   return element("span", { class: "score" }, sentimentBar(scores),
-    element("span", { class: name, text: `${sign} ${name} ${number(probability)}` }),
+    element("span", { class: name, text: `${SIGNS[name]} ${name} ${number(scores[name])}` }),
     element("span", { class: "quiet", text: joined(bearish, neutral, bullish) }));
 }
 
@@ -95,9 +130,11 @@ export function headlines(rows, empty) {
     const symbols = row.symbols.length ? row.symbols.slice(0, 4).join(", ") : "no traded symbol";
     const stale = row.actionable ? null : element("span", { class: "quiet", text: "too old to trade on" });
     const source = untrusted(row.source || "unknown source");
-    const meta = [time(row.at), source, element("span", { text: symbols }), stale];
+    const kind = kindLabel(row.opinion?.kind, row.opinion?.kind_confidence);
+    const meta = [time(row.at), source, element("span", { text: symbols }), kind, stale];
     return element("li", { "data-id": row.id }, element("p", { class: "title" }, title),
-      element("p", { class: "meta" }, ...meta), sentiment(row.opinion));
+      element("p", { class: "meta" }, ...meta),
+      element("div", { class: "answers" }, sentiment(row.opinion), assetChips(row.opinion?.assets)));
   }));
 }
 
@@ -150,7 +187,8 @@ function signal(row) {
   const text = `${arrow(sign)} ${row.direction} ${number(row.confidence)}`.trim();
   const title = `at ${minute(row.at)}${row.actionable ? "" : ", not actionable"}`;
   return element("span", { class: "score", title },
-    sentimentBar(row), element("span", { class: row.actionable ? tone(sign) : "quiet", text }));
+    sentimentBar(row), element("span", { class: row.actionable ? tone(sign) : "quiet", text }),
+    kindLabel(row.kind));
 }
 
 function prediction(row) {

@@ -140,17 +140,20 @@ class FusionPredictor:
         """True if the embeddings of sentiments are an input."""
         return self.reads_text and self.ablation != "probabilities"
 
-    def vector(self, sentiment: Sentiment) -> Vector | None:
-        """Return the embedding of a sentiment, or its three probabilities if the ablation is "probabilities".
+    def vector(self, sentiment: Sentiment, asset: str) -> Vector | None:
+        """Return the embedding of a sentiment for `asset`, or its three probabilities if the ablation is
+        "probabilities". If the sentiment has none for the asset, they are those of the whole headline.
 
-        None if the sentiment comes from another model, has no embedding of this size, or isn't finite.
+        None if the sentiment comes from another model, if the embedding is missing or has another size, or if
+        it isn't finite.
         """
         if self._text is None or sentiment.model != self.scorer:
             return None
+        answer = sentiment.of(asset)
         if self.ablation == "probabilities":
-            found = np.array((sentiment.bearish, sentiment.neutral, sentiment.bullish), np.float64)
-        elif len(sentiment.embedding) == 2 * len(self._text.mean):
-            found = np.frombuffer(sentiment.embedding, "<f2").astype(np.float64)
+            found = np.array((answer.bearish, answer.neutral, answer.bullish), np.float64)
+        elif len(answer.embedding) == 2 * len(self._text.mean):
+            found = np.frombuffer(answer.embedding, "<f2").astype(np.float64)
         else:
             return None
         return found if np.isfinite(found).all() else None

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from agent.config import Config
 from agent.core.durations import format_duration
 from agent.core.errors import DataError, ModelError
-from agent.core.events import Event, Gap, Kline, News, Sentiment
+from agent.core.events import AssetSentiment, Event, Gap, Kline, News, Sentiment
 from agent.core.features import Features
 from agent.core.fusion_inputs import Forecast, FusionInputs
 from agent.core.signals import SignalEngine
-from agent.core.symbols import SymbolMapper
+from agent.core.symbols import SymbolMapper, base_of
 from agent.core.text_embedding import DecayedEmbedding, Vector
 from agent.data.merge import merge
 from agent.system.atomic import write_bytes
@@ -43,7 +43,9 @@ ROW: Final = np.dtype(
 features.
 """
 VOTE: Final = np.dtype([("ts", "<i8"), ("symbol", "<i4"), ("text", "<i4")])
-"""One headline about a symbol: time, number of the symbol, number of the text."""
+"""One headline about a symbol: time, number of the symbol, number of the text. Each asset that has its own
+probabilities in a headline has its own text.
+"""
 CLOSE: Final = np.dtype([("ts", "<i8"), ("close", "<f8")])
 """Close time and price of a bar, from which labels are computed."""
 
@@ -145,7 +147,9 @@ class FusionData:
 
 
 def text_type(dimensions: int) -> np.dtype[Any]:
-    """Return the record type of a scored text: bearish, neutral and bullish, and the embedding."""
+    """Return the record type of a scored text, or of an asset in it: bearish, neutral and bullish, and the
+    embedding.
+    """
     return np.dtype([("chances", "<f4", (3,)), ("embedding", "<f2", (dimensions,))])
 
 
@@ -164,7 +168,8 @@ def build_dataset(
 
     `config` names the traded symbols, their bars, and the mapping of headlines to symbols. `interval` (ms) is
     that of the model's bars. `news` comes from `agent.data.sentiment.scored`, with embeddings of `dimensions`
-    by `scorer`. Raises DataError if no row results, ModelError if an embedding has another size.
+    by `scorer`. A symbol takes the embedding of its asset, or that of the headline if the asset has none of
+    its own. Raises DataError if no row results, ModelError if an embedding has another size.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / META_NAME).unlink(missing_ok=True)  # written last, so an incomplete folder is not a data set
@@ -172,6 +177,7 @@ def build_dataset(
     predictor = _VectorPredictor(interval, dimensions)
     inputs = {symbol: FusionInputs(symbol, predictor, config.market.interval) for symbol in symbols}
     number_of = {symbol: number for number, symbol in enumerate(symbols)}
+    asset_of = {symbol: base_of(symbol) for symbol in symbols}
     mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
     signals = SignalEngine(config.signals, mapper)
     last_vote = dict.fromkeys(symbols, -1)
@@ -200,13 +206,16 @@ def build_dataset(
                 case Sentiment(available_at=now):
                     concerned = [symbol for symbol in signals.affected_symbols(event) if symbol in inputs]
                     signals.on_sentiment(event)
-                    if concerned:
-                        probabilities = event.bearish, event.neutral, event.bullish
-                        texts.add((probabilities, predictor.embedding_of(event)))
+                    written: dict[AssetSentiment | Sentiment, int] = {}  # number of the text
                     for symbol in concerned:
+                        answer = event.of(asset_of[symbol])
+                        if answer not in written:
+                            written[answer] = texts.count
+                            probabilities = answer.bearish, answer.neutral, answer.bullish
+                            texts.add((probabilities, predictor.embedding_of(event, answer)))
                         inputs[symbol].on_headline(event, now)
                         last_vote[symbol] = votes.count
-                        votes.add((now, number_of[symbol], texts.count - 1))
+                        votes.add((now, number_of[symbol], written[answer]))
                         if inputs[symbol].features.warm:
                             add_row(symbol, now)
             if progress and number % _TICK == 0:
@@ -238,16 +247,17 @@ class _VectorPredictor:
         self.interval = interval
         self._dimensions = dimensions
 
-    def embedding_of(self, sentiment: Sentiment) -> NDArray[np.float16]:
-        embedding = np.frombuffer(sentiment.embedding, "<f2")
+    def embedding_of(self, sentiment: Sentiment, answer: AssetSentiment | Sentiment) -> NDArray[np.float16]:
+        embedding = np.frombuffer(answer.embedding, "<f2")
         if len(embedding) != self._dimensions:
             size = f"{len(embedding)} dimensions, not {self._dimensions}"
-            what = f"headline {sentiment.news_id} has an embedding of {size}"
+            of = f" for {answer.asset}" if isinstance(answer, AssetSentiment) else ""
+            what = f"headline {sentiment.news_id} has an embedding{of} of {size}"
             raise ModelError(what, hint="score all headlines with one model")
         return embedding
 
-    def vector(self, sentiment: Sentiment) -> Vector:
-        return self.embedding_of(sentiment).astype(np.float64)
+    def vector(self, sentiment: Sentiment, asset: str) -> Vector:
+        return self.embedding_of(sentiment, sentiment.of(asset)).astype(np.float64)
 
     def read(self, mean: Vector) -> Any:
         return mean

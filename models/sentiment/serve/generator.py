@@ -3,6 +3,9 @@
 >>> generator = SentimentSignalGenerator.from_pretrained("starter")
 >>> generator.generate_signal("Regulator approves the fund").prediction
 <Direction.BUY: 'BUY'>
+
+A model that reads single assets also gives each asset that a text names its own signal, in `assets`:
+`signal.assets.get("BTC", signal)` is the answer for bitcoin, or the text's if it doesn't name bitcoin.
 """
 
 from __future__ import annotations
@@ -16,9 +19,22 @@ import msgspec
 from agent.core.errors import UsageError
 from agent.core.events import BUY, HOLD, SELL, Direction
 from models.sentiment import STARTER, model_dir
-from models.sentiment.serve.scorer import HeadlineScore, Scorer, abstention
+from models.sentiment.serve.scorer import AssetScore, HeadlineScore, Scorer, abstention
 
 _DIRECTIONS: Final = (SELL, HOLD, BUY)  # in the order of bearish, neutral, bullish
+
+
+class AssetSignal(msgspec.Struct, frozen=True):
+    """Trading signal for one asset that a text names. The three probabilities are calibrated and sum to 1."""
+
+    bearish: float
+    neutral: float
+    bullish: float
+    prediction: Direction
+    confidence: float
+    """Probability of the prediction."""
+    actionable: bool
+    """True if the confidence reaches the threshold."""
 
 
 class SentimentSignal(msgspec.Struct, frozen=True):
@@ -34,6 +50,14 @@ class SentimentSignal(msgspec.Struct, frozen=True):
     """True if the confidence reaches the threshold."""
     abstained: bool = False
     reason: str = ""
+    assets: dict[str, AssetSignal] = {}
+    """Signal of each asset that the text names, by ticker, in the order of first mention; empty if the model
+    answers only for the whole text.
+    """
+    kind: str = ""
+    """Likeliest kind of news, one of `agent.core.events.NEWS_KINDS`; empty if the model doesn't tell."""
+    kind_confidence: float = 0.0
+    """Calibrated probability of the kind."""
 
 
 class SentimentSignalGenerator:
@@ -71,16 +95,28 @@ class SentimentSignalGenerator:
     def aggregate_signals(self, signals: Sequence[SentimentSignal]) -> SentimentSignal:
         """Combine signals: the mean of their probabilities, weighted by confidence.
 
-        Abstentions have no weight. If all signals abstained, so does the result.
+        Abstentions have no weight. If all signals abstained, so does the result. Each asset that a signal
+        names gets the same mean over the asset signals alone, weighted by their own confidence; signals that
+        don't name the asset have no part in it. The result has a kind of news only if all signals that have a
+        weight agree on it; its confidence is the weighted mean.
         """
         weight = sum(signal.confidence for signal in signals)
         if not weight:
             return self._signal(abstention("no signal to vote"))
-        bearish, neutral, bullish = (
-            sum(signal.confidence * getattr(signal, name) for signal in signals) / weight
-            for name in ("bearish", "neutral", "bullish")
+        named: dict[str, list[AssetSignal]] = {}
+        for signal in signals:
+            for asset, own in signal.assets.items():
+                named.setdefault(asset, []).append(own)
+        voting = [signal for signal in signals if signal.confidence]
+        agreed = len({signal.kind for signal in voting}) == 1
+        return self._signal(
+            HeadlineScore(
+                *_means(signals),
+                assets=tuple(AssetScore(asset, *_means(votes)) for asset, votes in named.items()),
+                kind=voting[0].kind if agreed else "",
+                kind_confidence=_mean(voting, "kind_confidence") if agreed else 0.0,
+            )
         )
-        return self._signal(HeadlineScore(bearish, neutral, bullish))
 
     def _signal(self, score: HeadlineScore) -> SentimentSignal:
         three = score.probabilities
@@ -91,4 +127,30 @@ class SentimentSignalGenerator:
             actionable=not score.abstained and score.confidence >= self.threshold,
             abstained=score.abstained,
             reason=score.reason,
+            assets={own.asset: self._asset_signal(own) for own in score.assets},
+            kind=score.kind,
+            kind_confidence=score.kind_confidence,
         )
+
+    def _asset_signal(self, score: AssetScore) -> AssetSignal:
+        three = score.bearish, score.neutral, score.bullish
+        confidence = max(three)
+        return AssetSignal(
+            *three,
+            prediction=_DIRECTIONS[three.index(confidence)],
+            confidence=confidence,
+            actionable=confidence >= self.threshold,
+        )
+
+
+def _means(signals: Sequence[SentimentSignal | AssetSignal]) -> tuple[float, float, float]:
+    """Return the mean probabilities (bearish, neutral, bullish), weighted by confidence."""
+    bearish, neutral, bullish = (_mean(signals, name) for name in ("bearish", "neutral", "bullish"))
+    return bearish, neutral, bullish
+
+
+def _mean(signals: Sequence[SentimentSignal | AssetSignal], name: str) -> float:
+    """Return the mean of the field `name`, weighted by confidence."""
+    weight = sum(signal.confidence for signal in signals)
+    total: float = sum(signal.confidence * getattr(signal, name) for signal in signals)
+    return total / weight

@@ -325,7 +325,7 @@ class Scorer:
 
     @staticmethod
     def _probabilities(logits: Floats, temperature: float) -> npt.NDArray[np.float64]:
-        return softmax(logits.astype(np.float64)[None], temperature)[0]
+        return np.asarray(softmax(logits.astype(np.float64)[None], temperature)[0])
 
     def _run_tolerant(self, texts: Sequence[str], reasons: dict[str, str]) -> Sequence[_Answer | None]:
         """Call `_run`. A text on which the model fails gets None and an entry in `reasons`.

@@ -82,9 +82,12 @@ def export_model(
     _require_room(output, overwrite)
     trained = load_trained(adapter, "cpu", base=base)
     with replaced_folder(output, keep=lambda name: name not in _EXPORTED) as folder:
-        _write_graph(trained.model, folder / MODEL_NAME)
+        ids = torch.ones(2, 7, dtype=torch.long)
+        shape = {0: Dim("batch", min=1, max=4096), 1: Dim("tokens", min=2, max=512)}
+        given, names = (ids, torch.ones_like(ids)), (INPUTS, OUTPUTS)
+        write_graph(trained.model, given, (shape, shape), names, folder / MODEL_NAME)
         if quantise:
-            _quantise(folder / MODEL_NAME)
+            quantise_graph(folder / MODEL_NAME)
         trained.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_NAME))
         card = trained.card
         card.notes |= {PRECISION: "int8" if quantise else "fp32"}
@@ -127,19 +130,25 @@ def _require_room(output: Path, overwrite: bool) -> None:
         raise UsageError(f"{output} holds {', '.join(existing)} already", hint=hint)
 
 
-def _write_graph(model: torch.nn.Module, path: Path) -> None:
-    """Write the network as one file, with a dynamic batch size and a dynamic number of tokens."""
-    ids = torch.ones(2, 7, dtype=torch.long)
-    shape = {0: Dim("batch", min=1, max=4096), 1: Dim("tokens", min=2, max=512)}
+def write_graph(
+    model: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    shapes: tuple[dict[int, Dim], ...],
+    names: tuple[Sequence[str], Sequence[str]],
+    path: Path,
+) -> None:
+    """Write a network as one file. `shapes` are the dynamic dimensions of each of the example `inputs`;
+    `names` are those of inputs and outputs.
+    """
     with _quiet(), torch.inference_mode():
         program = torch.onnx.export(
             model.eval(),
-            (ids, torch.ones_like(ids)),
+            inputs,
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_shapes=(shape, shape),
+            input_names=list(names[0]),
+            output_names=list(names[1]),
+            dynamic_shapes=shapes,
             external_data=False,
             verbose=False,
         )
@@ -149,7 +158,13 @@ def _write_graph(model: torch.nn.Module, path: Path) -> None:
     onnx.save(graph, path)
 
 
-def _quantise(path: Path) -> None:
+def is_exported(name: str) -> bool:
+    """True for the files that an export consists of."""
+    return name in _EXPORTED
+
+
+def quantise_graph(path: Path) -> None:
+    """Replace a graph by one whose matrix products run in int8."""
     full = path.with_suffix(".fp32.onnx")
     path.rename(full)
     with _quiet():

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.errors import ModelError
-from agent.core.events import Sentiment
+from agent.core.events import AssetSentiment, Sentiment
 from agent.core.features import Features
 from models.cards import Card, read_card, write_card
 from models.fusion.serve.predictor import FusionPredictor, fingerprint
@@ -96,9 +96,25 @@ def test_vector_ignores_scores_of_other_sentiment_models_and_scores_without_embe
     full, chances, price = (
         write_fusion(tmp_path / name, ablation=name) for name in ("full", "probabilities", "price")
     )
-    assert full.vector(said).tolist() == [1.5, -2.0]
-    assert chances.vector(bare).tolist() == [0.2, 0.3, 0.5]
-    assert all(vector is None for vector in (full.vector(foreign), full.vector(bare), price.vector(said)))
+    assert full.vector(said, "BTC").tolist() == [1.5, -2.0]
+    assert chances.vector(bare, "BTC").tolist() == [0.2, 0.3, 0.5]
+    unread = full.vector(foreign, "BTC"), full.vector(bare, "BTC"), price.vector(said, "BTC")
+    assert all(vector is None for vector in unread)
+
+
+def test_vector_is_that_of_the_asset_or_of_the_headline_without_one(tmp_path: Path) -> None:
+    own, btc = np.array((1.5, -2.0), "<f2").tobytes(), np.array((0.25, 3.0), "<f2").tobytes()
+    answers = (AssetSentiment("BTC", 0.7, 0.2, 0.1, btc), AssetSentiment("ETH", 0.1, 0.1, 0.8))
+    said = Sentiment("n", 1, 1, 0.2, 0.3, 0.5, "words", embedding=own, assets=answers)
+    full, chances = (write_fusion(tmp_path / name, ablation=name) for name in ("full", "probabilities"))
+    assert full.vector(said, "BTC").tolist() == [0.25, 3.0]
+    assert full.vector(said, "SOL").tolist() == [1.5, -2.0]
+    assert full.vector(said, "ETH") is None, "its answer lacks an embedding: the headline's is not about it"
+    assert [chances.vector(said, asset).tolist() for asset in ("BTC", "ETH", "SOL")] == [
+        [0.7, 0.2, 0.1],
+        [0.1, 0.1, 0.8],
+        [0.2, 0.3, 0.5],
+    ]
 
 
 class TestInvalidFolders:
@@ -178,4 +194,4 @@ def test_vector_ignores_embeddings_that_are_not_finite_or_of_the_wrong_size(tmp_
         said = Sentiment(
             "n", 1, 1, 0.2, 0.3, 0.5, model.scorer, embedding=np.array(embedding, "<f2").tobytes()
         )
-        assert model.vector(said) is None
+        assert model.vector(said, "BTC") is None

@@ -1,7 +1,8 @@
-"""The starter's recipe: training, calibration and held-out data stay separate."""
+"""The starter's recipe: what is learned, what calibrates and what measures stay apart, also in time."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,83 +11,101 @@ import pytest
 
 pytest.importorskip("torch")
 
-from agent.core.errors import DataError
-from models.sentiment.train.datasets import Example
-from models.sentiment.train.splits import Fractions, make_split
-from tools import build_starter
-from tools.build_starter import CORPUS_REPEATS, headline_key, load_headlines, mix, varied
+from models.sentiment.train.splits import story_key
+from tools.build_starter import KNOWN_UNTIL, Material, ms, read_material
 
 pytestmark = pytest.mark.train
 
-EARLY, CALIBRATING, TOO_LATE = (
-    datetime(*day, 9, tzinfo=UTC) for day in ((2023, 11, 5), (2023, 12, 20), (2024, 2, 1))
+LEARNED, CALIBRATING, MEASURING, TOO_LATE = (
+    datetime(*day, 9, tzinfo=UTC) for day in ((2023, 8, 5), (2023, 9, 5), (2023, 10, 5), (2023, 11, 5))
 )
 
 
 @pytest.fixture
-def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    rows = [
-        (EARLY, "Miner adds to its fleet"),
-        (EARLY, "Bridge is drained"),
-        (CALIBRATING, "Bridge is drained!"),  # the same story as an earlier headline
-        (CALIBRATING, "Fund opens to savers"),
-        (CALIBRATING, "Nobody labelled this one"),
-        (TOO_LATE, "The future is known"),
+def data(tmp_path: Path) -> Path:
+    """Write small sets in the formats of the public ones."""
+    wire = [
+        (LEARNED, "Money rotates from Bitcoin into Ethereum", {"BTC": "bearish", "ETH": "bullish"}),
+        (CALIBRATING, "Bridge is drained of Ethereum", {"ETH": "bearish"}),
+        (MEASURING, "Fund opens to savers", {}),
+        (TOO_LATE, "The future is known", {}),
     ]
-    pd.DataFrame(rows, columns=["published_at", "title"]).to_parquet(tmp_path / "news.parquet")
-    labels = tmp_path / "labels.csv"
-    picked = {"Bridge is drained!": "bearish", "Fund opens to savers": "bullish"}
-    labels.write_text(
-        "sha256,label\n" + "".join(f"{headline_key(text)},{label}\n" for text, label in picked.items()),
-        "utf-8",
+    for folder in ("sentiment/wire", "sentiment/tfns", "sentiment/fiqa", "news"):
+        (tmp_path / folder).mkdir(parents=True)
+    pd.DataFrame(
+        [
+            (f"T{number}", day, "Wire", title, "neutral", json.dumps(assets), "price")
+            for number, (day, title, assets) in enumerate(wire)
+        ],
+        columns=["id", "published_at", "publisher", "title", "label", "assets", "kind"],
+    ).to_parquet(tmp_path / "sentiment/wire/labelled.parquet")
+    news = [
+        (LEARNED, "Miner adds Bitcoin to its fleet"),
+        (LEARNED, "Miner adds Bitcoin to its fleet"),
+        (LEARNED, "Bridge is drained of Ethereum!"),  # the story of a headline that calibrates
+        (CALIBRATING, "Nobody labelled this one"),
+        (TOO_LATE, "The future is known to nobody"),
+    ]
+    pd.DataFrame(news, columns=["published_at", "title"]).to_parquet(
+        tmp_path / "news/crypto-headlines-2018-2023.parquet"
     )
-    monkeypatch.setattr(build_starter, "HEADLINE_LABELS", labels)
-    return tmp_path / "news.parquet"
-
-
-def test_no_story_is_used_for_both_training_and_calibration(news: Path) -> None:
-    unlabelled, labelled, record = load_headlines(news)
-    assert unlabelled == ["Miner adds to its fleet"]
-    assert {(example.text, example.label) for example in labelled} == {
-        ("Bridge is drained!", "bearish"),
-        ("Fund opens to savers", "bullish"),
+    (tmp_path / "sentiment/sentfin.csv").write_text(
+        "S No.,Title,Decisions,Words\n"
+        "1,Acme rises as Bolt falls,\"{'Acme': 'positive', 'Bolt': 'negative'}\",5\n"
+    )
+    (tmp_path / "sentiment/tfns/sent_train.csv").write_text(
+        "text,label\n" + "".join(f"tweet number {n} of the day,{n % 3}\n" for n in range(60))
+    )
+    posts = {
+        str(n): {
+            "sentence": f"post number {n} of the day",
+            "info": [{"target": "Acme", "sentiment_score": f"{(n % 3 - 1) / 2}"}],
+        }
+        for n in range(60)
     }
-    assert record.latest == int(datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1000)
+    (tmp_path / "sentiment/fiqa/task1_post_ABSA_train.json").write_text(json.dumps(posts))
+    return tmp_path
 
 
-def test_a_headline_file_that_lacks_a_labelled_headline_is_refused(news: Path) -> None:
-    pd.read_parquet(news).query("title != 'Fund opens to savers'").to_parquet(news)
-    with pytest.raises(DataError, match="lacks 1 of the headlines"):
-        load_headlines(news)
+@pytest.fixture
+def material(data: Path) -> Material:
+    return read_material(data)
 
 
-def test_the_shipped_labels_contain_hashes_instead_of_text() -> None:
-    lines = build_starter.HEADLINE_LABELS.read_text("utf-8").splitlines()
-    assert len(lines) == 241
-    assert all(len(key) == 16 and int(key, 16) >= 0 for key, _ in (line.split(",") for line in lines[1:]))
+def texts(material: Material) -> dict[str, list[str]]:
+    return {
+        "learned": [row.text for rows in material.learned.values() for row in rows],
+        "calibrating": [row.text for row in material.calibrating],
+        "measuring": [row.text for row in material.measuring],
+    }
 
 
-def test_small_sets_are_repeated_and_held_out_parts_are_not_trained_on(
-    headlines: tuple[Example, ...],
+def test_the_month_of_a_labelled_headline_decides_what_it_is_used_for(material: Material) -> None:
+    assert [row.text for row in material.learned["wire"]] == ["Money rotates from Bitcoin into Ethereum"]
+    assert texts(material)["calibrating"] == ["Bridge is drained of Ethereum"]
+    assert texts(material)["measuring"] == ["Fund opens to savers"]
+
+
+def test_nothing_that_was_published_later_is_read_or_recorded(material: Material) -> None:
+    assert not any("future is known" in text for part in texts(material).values() for text in part)
+    assert max(record.latest or 0 for record in material.records) <= ms(KNOWN_UNTIL)
+
+
+def test_a_headline_without_label_is_learned_once_and_never_the_story_of_a_labelled_one(
+    material: Material,
 ) -> None:
-    fractions = Fractions(0.1, 0.1, 0.1)
-    splits = {
-        "tfns": make_split(headlines[:60], fractions),
-        "fiqa": make_split(headlines[60:90], fractions),
-        "corpus": make_split(headlines[90:], fractions),
+    (only,) = material.learned["headlines"]
+    assert (only.text, only.label) == ("Miner adds Bitcoin to its fleet", None)
+    assert [(target.asset, target.spans) for target in only.targets] == [("BTC", ((11, 18),))]
+
+
+def test_no_story_is_both_learned_and_measured(material: Material) -> None:
+    learned = {story_key(text) for text in texts(material)["learned"]}
+    later = [*material.calibrating, *material.measuring]
+    held_out = [row.text for rows in [later, *material.held_out.values()] for row in rows]
+    assert not learned & {story_key(text) for text in held_out}
+    assert {name: bool(rows) for name, rows in material.held_out.items()} == {
+        "tfns": True,
+        "fiqa": True,
+        "corpus": True,
     }
-    mixed = mix(splits)
-    shown = [example.text for example in mixed.train]
-    assert {shown.count(example.text) for example in splits["corpus"].train} == {CORPUS_REPEATS}
-    assert {shown.count(example.text) for example in splits["tfns"].train} == {1}
-    assert not set(shown) & {example.text for example in (*mixed.validation, *mixed.calibration, *mixed.test)}
-
-
-def test_variations_are_reproducible_and_add_only_names_of_coins() -> None:
-    texts = ["Bitcoin falls as the fund sells its last holdings", "Bank opens"] * 20
-    variations = varied(texts, seed=1)
-    assert variations == varied(texts, seed=1) != texts
-    coins = set(build_starter._COINS)
-    for text, variation in zip(texts, variations, strict=True):
-        assert variation
-        assert set(variation.lower().split()) - coins <= set(text.lower().split())

@@ -209,7 +209,9 @@ def test_an_undated_set_gets_the_day_of_training_as_latest_date(tmp_path: Path) 
 
 
 def test_every_format_is_registered() -> None:
-    assert set(formats()) == {"phrasebank", "fiqa", "semeval", "tfns", "csv", "jsonl", "parquet", "cryptolin"}
+    assert set(formats()) == {
+        *("phrasebank", "fiqa", "semeval", "tfns", "csv", "jsonl", "parquet", "cryptolin", "wire", "sentfin")
+    }
 
 
 @pytest.mark.shared

@@ -90,6 +90,65 @@ def test_a_vote_sums_to_1_and_does_not_depend_on_the_order(
     assert (backwards.bearish, backwards.bullish) == pytest.approx((vote.bearish, vote.bullish))
 
 
+@pytest.fixture(scope="module")
+def reader(
+    tmp_path_factory: pytest.TempPathFactory, write_reader: Callable[..., Path]
+) -> SentimentSignalGenerator:
+    return SentimentSignalGenerator.from_pretrained(write_reader(tmp_path_factory.mktemp("reader")))
+
+
+def test_each_named_asset_gets_its_own_signal(reader: SentimentSignalGenerator) -> None:
+    signal = reader.generate_signal("ether soars as bitcoin crashes and solana record")
+    assert [(asset, own.prediction) for asset, own in signal.assets.items()] == [
+        ("ETH", BUY),
+        ("BTC", SELL),
+        ("SOL", BUY),
+    ]
+    for own in signal.assets.values():
+        assert own.confidence == max(own.bearish, own.neutral, own.bullish)
+        assert own.actionable == (own.confidence >= 0.7)
+    assert [own.actionable for own in signal.assets.values()] == [True, True, False]
+    assert (signal.kind, signal.kind_confidence > 0.9) == ("price", True)
+
+
+def test_a_vote_on_an_asset_counts_only_the_signals_that_name_it(reader: SentimentSignalGenerator) -> None:
+    texts = ["ether soars", "bitcoin crashes as ether inflows", "the token hacked", ""]
+    both, mixed, unnamed, silent = reader.batch_signals(texts)
+    vote = reader.aggregate_signals([silent, both, mixed, unnamed])
+    first, second = both.assets["ETH"], mixed.assets["ETH"]
+    assert list(vote.assets) == ["ETH", "BTC"]
+    assert vote.assets["BTC"] == mixed.assets["BTC"]
+    assert vote.assets["ETH"].bullish == pytest.approx(
+        (first.confidence * first.bullish + second.confidence * second.bullish)
+        / (first.confidence + second.confidence)
+    )
+    assert vote.assets["ETH"].prediction is BUY
+    assert vote.assets["ETH"].actionable
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind"),
+    [
+        (["ether soars", "bitcoin crashes", ""], "price"),
+        (["ether soars", "the token hacked"], ""),
+        (["", "the token hacked"], "failure"),
+    ],
+)
+def test_a_vote_has_a_kind_only_if_all_its_texts_agree(
+    reader: SentimentSignalGenerator, texts: list[str], kind: str
+) -> None:
+    vote = reader.aggregate_signals(reader.batch_signals(texts))
+    assert vote.kind == kind
+    assert (vote.kind_confidence > 0) == bool(kind)
+
+
+def test_a_model_that_reads_no_asset_leaves_them_empty(generator: SentimentSignalGenerator) -> None:
+    signal = generator.generate_signal("bitcoin soars")
+    vote = generator.aggregate_signals([signal, generator.generate_signal("the token crashes")])
+    for one in (signal, vote):
+        assert (one.assets, one.kind, one.kind_confidence) == ({}, "", 0.0)
+
+
 def test_a_threshold_that_is_not_a_probability_is_refused(generator: SentimentSignalGenerator) -> None:
     with pytest.raises(UsageError, match="no probability"):
         SentimentSignalGenerator(generator.scorer, threshold=70)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -28,6 +28,18 @@ class Example(msgspec.Struct, frozen=True):
     label: str
     ts: int | None = None
     where: str = ""
+
+
+class Labelled(Protocol):
+    """What a record needs of a row."""
+
+    @property
+    def text(self) -> str:
+        """The cleaned text."""
+
+    @property
+    def ts(self) -> int | None:
+        """UTC ms if the set is dated."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +86,7 @@ class Dataset(msgspec.Struct, frozen=True):
 
 
 _FORMATS: Final[dict[str, Format]] = {}
-_MODULES: Final = ("phrasebank", "target_scores", "tabular")
+_MODULES: Final = ("phrasebank", "target_scores", "tabular", "asset_labels")
 
 
 def register(name: str, *, published: int | None = None) -> Callable[[Loader], Loader]:
@@ -120,7 +132,7 @@ def load(path: Path, format: str, options: Options | None = None) -> Dataset:
     if not examples:
         hint = f"is it really of format {format!r}? known: {', '.join(_FORMATS)}"
         raise DataError(f"{path}: no labelled text in it", hint=hint)
-    return Dataset(examples, _record(path, chosen, examples, options))
+    return Dataset(examples, record_of(path, chosen.name, chosen.published, examples, options))
 
 
 def _cleaned(example: Example, options: Options) -> Example:
@@ -130,11 +142,18 @@ def _cleaned(example: Example, options: Options) -> Example:
     return msgspec.structs.replace(example, text=text)
 
 
-def _record(path: Path, format: Format, examples: tuple[Example, ...], options: Options) -> DatasetRecord:
-    latest, basis = _latest(path, format, examples, options)
+def record_of(
+    path: Path,
+    format: str,
+    published: int | None,
+    examples: Sequence[Labelled],
+    options: Options | None = None,
+) -> DatasetRecord:
+    """Return the record of a loaded file, for a card. `published` is the year of an undated set."""
+    latest, basis = _latest(path, published, examples, options or Options())
     return DatasetRecord(
         name=path.name,
-        format=format.name,
+        format=format,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         rows=len(examples),
         latest=latest,
@@ -143,7 +162,7 @@ def _record(path: Path, format: Format, examples: tuple[Example, ...], options: 
 
 
 def _latest(
-    path: Path, format: Format, examples: tuple[Example, ...], options: Options
+    path: Path, published: int | None, examples: Sequence[Labelled], options: Options
 ) -> tuple[int | None, str]:
     """Return `latest` and `basis` of a set's record."""
     stamps = [example.ts for example in examples if example.ts is not None]
@@ -156,8 +175,8 @@ def _latest(
         return max(stamps) + 1, "dated rows"
     if options.latest is not None:
         return options.latest, "declared"
-    if format.published:
-        return year_end(format.published), f"published {format.published}"
+    if published:
+        return year_end(published), f"published {published}"
     return int(datetime.now(UTC).timestamp() * 1000), "undated: day of training"
 
 

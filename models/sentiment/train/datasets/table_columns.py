@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,25 @@ def column(row: Row, names: Iterable[str], where: str) -> Any:
     found = ", ".join(map(repr, row))
     there = f"the file has {found}: name yours with --text-column, --label-column, --date-column"
     raise DataError(f"{where}: no column {wanted[0]!r}", hint=did_you_mean(wanted[0], row, there))
+
+
+def to_ms(value: Any, where: str) -> int:
+    """Convert a datetime, a number of s or ms, or an ISO time to UTC ms.
+
+    A time without a zone is UTC; a bare date stands for its last millisecond.
+    """
+    if isinstance(value, datetime):
+        return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1000)
+    text = str(value).strip()
+    if text.isdigit():
+        return int(text) * (1 if len(text) > 11 else 1000)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        hint = "ISO 8601 (2024-05-31, 2024-05-31T12:00:00Z) or UTC ms"
+        raise DataError(f"{where}: date {value!r}", hint=hint) from None
+    ms = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    return ms + 86_400_000 - 1 if len(text) == len("2024-05-31") else ms
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:

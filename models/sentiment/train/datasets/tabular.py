@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from agent.core.errors import DataError
 from models.labels import TFNS_NAMES, canonical
 from models.sentiment.train.datasets import Example, Options, register
-from models.sentiment.train.datasets.table_columns import column, read_rows
+from models.sentiment.train.datasets.table_columns import column, read_rows, to_ms
 
 
 @register("tfns", published=2022)
@@ -46,24 +44,5 @@ def _rows(path: Path, options: Options, date_column: str) -> Iterator[Example]:
     """One example for each row, dated if `date_column` is not empty."""
     for where, row in read_rows(path, options.encoding):
         text, label = (column(row, [name], where) for name in (options.text_column, options.label_column))
-        ts = _to_ms(column(row, [date_column], where), where) if date_column else None
+        ts = to_ms(column(row, [date_column], where), where) if date_column else None
         yield Example("" if text is None else str(text), canonical(str(label), where=where), ts, where)
-
-
-def _to_ms(value: Any, where: str) -> int:
-    """Convert a datetime, a number of s or ms, or an ISO time to UTC ms.
-
-    A time without a zone is UTC; a bare date stands for its last millisecond.
-    """
-    if isinstance(value, datetime):
-        return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1000)
-    text = str(value).strip()
-    if text.isdigit():
-        return int(text) * (1 if len(text) > 11 else 1000)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        hint = "ISO 8601 (2024-05-31, 2024-05-31T12:00:00Z) or UTC ms"
-        raise DataError(f"{where}: date {value!r}", hint=hint) from None
-    ms = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    return ms + 86_400_000 - 1 if len(text) == len("2024-05-31") else ms
