@@ -187,7 +187,7 @@ def load(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         config = settings(info, symbols, publishers, folder, given.model)
         configure(config.log)
         daemon = make_agent(
-            config, database, load_model=model_loader(config.model, database), clock=info.clock, new=True
+            config, database, load_model=model_loader(config, database), clock=info.clock, new=True
         )
         recorder = LatencyRecorder(info.clock)
         daemon.observe(recorder)

@@ -246,7 +246,7 @@ def soak(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         configure(config.log)
         titles = {title: published + info.shift for title, published in titles.items()}
         daemon = make_agent(
-            config, database, load_model=model_loader(config.model, database), clock=info.clock, new=True
+            config, database, load_model=model_loader(config, database), clock=info.clock, new=True
         )
         observed = asyncio.run(live(daemon, info.clock, minutes, given.speed, titles))
         closed = exchange.close()

@@ -271,7 +271,7 @@ def measure(n: int, model: str, folder: Path) -> tuple[dict[str, Any], bool]:
     ):
         config = settings(exchange.info.url, broker.url, model, folder, n)
         configure(config.log)
-        load = model_loader(config.model, database, lazy=True)
+        load = model_loader(config, database, lazy=True)
         daemon = make_agent(config, database, load_model=load, clock=exchange.info.clock, new=True)
         run, phases = asyncio.run(live(daemon, workers, n))
         exchange.close()

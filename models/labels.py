@@ -9,6 +9,7 @@ from agent.core.errors import DataError, ModelError, did_you_mean
 
 NOT_FINITE: Final = "the model's answer is not finite"
 NOT_READABLE: Final = "the model fails on this text"
+UNKNOWN_KIND: Final = "the model names no known kind of news"
 UNSOUND: Final = frozenset({NOT_FINITE, NOT_READABLE})
 """Reasons of abstentions that the model causes, not the text."""
 

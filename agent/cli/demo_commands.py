@@ -152,7 +152,7 @@ async def _trade(
     async with Sandbox(options) as sandbox:
         config = _config(sandbox.rest_url, sandbox.feed_url(), model, dashboard)
         configure(config.log)
-        load_model = model_loader(config.model, database)
+        load_model = model_loader(config, database)
         daemon = make_agent(config, database, load_model=load_model, clock=sandbox.clock, new=True)
         asyncio.get_running_loop().call_later(seconds, stop.set)
         ended = asyncio.create_task(_stop_when(sandbox.ended(), stop))

@@ -90,7 +90,7 @@ async def _run(
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, stop.set)
     clock = await venue_clock(config.bybit.endpoint)
-    load_model = model_loader(config.model, database, lazy=config.workers.enabled)
+    load_model = model_loader(config, database, lazy=config.workers.enabled)
     daemon = make_agent(config, database, load_model=load_model, clock=clock, new=new)
     daemon.kill_switch.catch(signal.SIGUSR1)
     async with serve_dashboard(config, database, daemon) as page:

@@ -35,7 +35,8 @@ def sentiment(
     """Score headlines for agents over an MQTT broker until SIGINT or SIGTERM; workers share the load.
 
     The agent must run with workers.enabled, the same broker, the same prefix and the same model: it rejects
-    scores of another model.
+    scores of another model. It should also have the same market.symbols and instruments, by whose names
+    assets are found.
     """
     import os
     import socket
@@ -46,6 +47,7 @@ def sentiment(
     from agent.cli.console import stop_on_signals
     from agent.config import load
     from agent.config.services import MqttConfig
+    from agent.core.symbols import AssetFinder
     from agent.live.log import configure
     from agent.live.output import guard
     from agent.live.services.mqtt.sentiment_worker import SentimentWorker
@@ -62,7 +64,8 @@ def sentiment(
             raise UsageError(f"--broker: {reason}", hint="such as mqtt://127.0.0.1:1883") from None
     guard("stderr")
     configure(settled.log)
-    scorer = Scorer.load(model_dir(model or settled.model.path), threads=threads or None)
+    finder = AssetFinder(settled.market.symbols, settled.instruments)
+    scorer = Scorer.load(model_dir(model or settled.model.path), threads=threads or None, finder=finder)
     identity = name or f"{socket.gethostname()}-{os.getpid()}"
     worker = SentimentWorker(mqtt, scorer, identity, batch=batch)
     structlog.get_logger(__name__).info("worker", name=identity, model=scorer.fingerprint, broker=mqtt.broker)

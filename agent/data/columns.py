@@ -31,6 +31,9 @@ _HEAD_LINES: Final = 8  # read to recognise the layout
 Aliases = Mapping[str, Sequence[str]]
 """Canonical column name -> names in files, the preferred first."""
 
+OBJECTS: Final = frozenset({"assets"})
+"""Columns whose values may be objects; they are read as their JSON."""
+
 Batch = tuple[int, dict[str, pa.Array]]
 """Number of the batch's first row, and its columns by canonical name."""
 
@@ -136,6 +139,14 @@ def as_numpy(values: pa.Array) -> NDArray[Any]:
     Unlike `to_numpy` this doesn't import pandas, which takes a quarter of a second and 45 MB.
     """
     return np.from_dlpack(values)
+
+
+def as_json(values: Sequence[Any]) -> list[str | None]:
+    """Return objects and lists as JSON texts; texts and None stay."""
+    return [
+        value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+        for value in values
+    ]
 
 
 def as_arrow(values: NDArray[np.int64], kind: pa.DataType) -> pa.Array:
@@ -334,7 +345,8 @@ class JsonLinesTable:
         arrays = {}
         for ours, name in columns.items():
             try:
-                arrays[ours] = pa.array([row.get(name) for row in self._rows])
+                values = [row.get(name) for row in self._rows]
+                arrays[ours] = pa.array(as_json(values) if ours in OBJECTS else values)
             except (pa.ArrowException, OverflowError) as error:
                 raise DataError(f"{self.path}: column {name} mixes kinds of values: {error}") from None
         if self._rows:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from agent.core.errors import DataError
-from agent.data.columns import Aliases, as_arrow, match_columns, open_table, to_floats
+from agent.data.columns import OBJECTS, Aliases, as_arrow, as_json, match_columns, open_table, to_floats
 from agent.data.timestamps import TimeColumn, ends_of_days, foreign_midnights
 
 _BLOCK_ROWS: Final = 1_024
@@ -23,8 +23,8 @@ class Rows:
     """The `wanted` columns of the file at `path`, by canonical name.
 
     The columns of `times` are UTC ms (0 if missing), those of `numbers` floats (NaN if missing), all others
-    texts, or lists of texts for `_LISTS`. `names` maps canonical names to the file's. `publications` is as
-    for `TimeColumn`.
+    texts, or lists of texts for `_LISTS`; the objects of `OBJECTS` become JSON texts. `names` maps canonical
+    names to the file's. `publications` is as for `TimeColumn`.
 
     Raises DataError as `open_table` and `match_columns`, and for a value that isn't a time, number or UTF-8
     text.
@@ -94,8 +94,21 @@ class Rows:
             for row in range(len(indices)):
                 yield {column: values[row] for column, values in block.items()}
 
+    def distinct(self, column: str) -> list[str]:
+        """Return the different texts of a column; empty if the file lacks it."""
+        if column not in self._texts:
+            return []
+        found: list[str] = self._texts[column].unique().drop_null().to_pylist()
+        return found
+
     def _text(self, values: pa.Array, column: str) -> pa.Array:
-        kind, name = values.type, self.names[column]
+        name = self.names[column]
+        if column in OBJECTS and pa.types.is_nested(values.type):
+            try:
+                values = pa.array(as_json(_objects(values)), pa.large_string())
+            except (ValueError, OverflowError, TypeError) as error:  # such as a time beyond Python's range
+                raise DataError(f"{self.path}: column {name} can't be read: {error}") from None
+        kind = values.type
         try:
             if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and column in _LISTS:
                 if pa.types.is_struct(kind.value_type):
@@ -113,6 +126,14 @@ class Rows:
                 f"{self.path} is not UTF-8: column {name}", hint="save its texts as UTF-8"
             ) from None
         return values
+
+
+def _objects(values: pa.Array) -> list[Any]:
+    """Return nested values as Python objects; maps become dictionaries."""
+    found: list[Any] = values.to_pylist()
+    if pa.types.is_map(values.type):
+        return [None if pairs is None else dict(pairs) for pairs in found]
+    return found
 
 
 def _codes(lists: pa.Array) -> pa.Array:

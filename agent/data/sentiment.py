@@ -7,18 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.errors import DataError, ModelError
-from agent.core.events import Event, News, Sentiment
+from agent.core.events import AssetSentiment, Event, News, Sentiment
 from agent.data.columns import Aliases, location
 from agent.data.merge import merge
 from agent.data.news import COLUMNS as NEWS_COLUMNS
 from agent.data.news import NewsStats, has_trusted_time, in_window, tickers, to_news, with_own_id
 from agent.data.rows import Rows
+from agent.data.sentiment_columns import COLUMNS as ANSWER_COLUMNS
+from agent.data.sentiment_columns import AnswerColumns
 from agent.data.text import news_id, plain
 
 _BLOCK: Final = 256
@@ -28,11 +30,16 @@ COLUMNS: Final[Aliases] = {
     "symbols": ("symbols", "symbol"),
     **{name: (name,) for name in _CLASSES},
     "model": ("model",),
+    **ANSWER_COLUMNS,
 }
 
 
 class Score(Protocol):
-    """Calibrated probabilities with sum 1, or an abstention."""
+    """Calibrated probabilities with sum 1, or an abstention.
+
+    A scorer that reads single assets also returns `assets` (a sequence of `AssetScore`), and one that tells
+    kinds of news apart `kind` (one of `NEWS_KINDS`) and `kind_confidence`.
+    """
 
     @property
     def bearish(self) -> float: ...
@@ -44,6 +51,19 @@ class Score(Protocol):
     def abstained(self) -> bool: ...
 
 
+class AssetScore(Protocol):
+    """Calibrated probabilities for one asset that a text names, with sum 1."""
+
+    @property
+    def asset(self) -> str: ...
+    @property
+    def bearish(self) -> float: ...
+    @property
+    def neutral(self) -> float: ...
+    @property
+    def bullish(self) -> float: ...
+
+
 class TextScorer(Protocol):
     """A sentiment model."""
 
@@ -53,7 +73,7 @@ class TextScorer(Protocol):
 
 
 class NamedScorer(TextScorer, Protocol):
-    """A sentiment model with an identity."""
+    """A sentiment model with an identity. One that reads single assets also has `names` (see `names_of`)."""
 
     @property
     def fingerprint(self) -> str:
@@ -64,24 +84,67 @@ class NamedScorer(TextScorer, Protocol):
 class EmbeddingScorer(TextScorer, Protocol):
     """A sentiment model that also returns the hidden states behind its scores."""
 
-    def score_and_embed(self, texts: Sequence[str], /) -> tuple[Sequence[Score], NDArray[np.float32]]:
-        """Return the scores, and the pooled hidden states of shape [texts, dimensions]."""
+    def score_and_embed(
+        self, texts: Sequence[str], /
+    ) -> tuple[Sequence[Score], Sequence[NDArray[np.float32]] | NDArray[np.float32]]:
+        """Return the scores, and the pooled hidden states of each text [1 + assets, dimensions].
+
+        The first row is that of the text, the others are those of the score's assets. A scorer without assets
+        may return one array [texts, dimensions].
+        """
         ...
 
 
-def score_texts(scorer: TextScorer, texts: Sequence[str], *, embedded: bool) -> list[tuple[Score, bytes]]:
-    """Return score and embedding of each text.
+class ScoredText(NamedTuple):
+    """What a model returns for one text, as `Sentiment` has it; an abstention has a `score` only."""
 
-    An embedding is encoded as in `Sentiment.embedding`, and empty unless `embedded`. Raises ModelError if the
-    scorer isn't an `EmbeddingScorer`.
+    score: Score
+    embedding: bytes = b""
+    assets: tuple[AssetSentiment, ...] = ()
+    kind: str = ""
+    kind_confidence: float = 0.0
+
+
+def names_of(scorer: object) -> str:
+    """Return the hash of the names by which a scorer finds assets; empty if it doesn't read single assets."""
+    return str(getattr(scorer, "names", ""))
+
+
+def score_texts(scorer: TextScorer, texts: Sequence[str], *, embedded: bool) -> list[ScoredText]:
+    """Return what the scorer returns for each text, with embeddings if `embedded`.
+
+    Raises ModelError if `embedded` and the scorer isn't an `EmbeddingScorer`, or if the number of its hidden
+    states isn't that of its assets.
     """
     if not embedded:
-        return [(score, b"") for score in scorer.score(texts)]
+        return [_scored(score, None) for score in scorer.score(texts)]
     if not hasattr(scorer, "score_and_embed"):
         missing = "this sentiment model has no embeddings, which the fusion model needs"
         raise ModelError(missing, hint="see fusion.path")
-    scores, embeddings = cast(EmbeddingScorer, scorer).score_and_embed(texts)
-    return [(score, row.astype("<f2").tobytes()) for score, row in zip(scores, embeddings, strict=True)]
+    scores, states = cast(EmbeddingScorer, scorer).score_and_embed(texts)
+    return [_scored(score, np.atleast_2d(rows)) for score, rows in zip(scores, states, strict=True)]
+
+
+def _scored(score: Score, states: NDArray[np.float32] | None) -> ScoredText:
+    if score.abstained:
+        return ScoredText(score)
+    assets: Sequence[AssetScore] = getattr(score, "assets", ())
+    if states is not None and len(states) != 1 + len(assets):
+        counts = f"{len(states)} hidden states for a text with {len(assets)} assets"
+        raise ModelError(f"the sentiment model returns {counts}", hint="one for the text, one for each asset")
+    embeddings = (
+        [b""] * (1 + len(assets)) if states is None else [row.astype("<f2").tobytes() for row in states]
+    )
+    return ScoredText(
+        score,
+        embeddings[0],
+        tuple(
+            AssetSentiment(one.asset, one.bearish, one.neutral, one.bullish, embedding)
+            for one, embedding in zip(assets, embeddings[1:], strict=True)
+        ),
+        getattr(score, "kind", ""),
+        getattr(score, "kind_confidence", 0.0),
+    )
 
 
 def score_news(
@@ -98,18 +161,19 @@ def score_news(
 
     A sentiment is available `inference_latency` ms after its headline. `block` headlines are read ahead and
     scored together; `text` returns the text to score. `model` is the fingerprint recorded with each
-    sentiment. If `embedded`, each sentiment other than an abstention contains its embedding.
+    sentiment. If `embedded`, each sentiment other than an abstention contains its embedding and those of its
+    assets.
     """
     waiting: deque[Sentiment] = deque()
     source = iter(news)
     while headlines := list(islice(source, block)):
         judged = score_texts(scorer, [text(item) for item in headlines], embedded=embedded)
-        for item, (score, embedding) in zip(headlines, judged, strict=True):
+        for item, scored in zip(headlines, judged, strict=True):
             # at equal times news come before sentiment
             while waiting and waiting[0].available_at < item.available_at:
                 yield waiting.popleft()
             yield item
-            known = item.available_at + inference_latency
+            known, score = item.available_at + inference_latency, scored.score
             waiting.append(
                 Sentiment(
                     news_id=item.id,
@@ -121,7 +185,10 @@ def score_news(
                     model=model,
                     abstained=score.abstained,
                     latency_ms=float(inference_latency),
-                    embedding=b"" if score.abstained else embedding,
+                    embedding=scored.embedding,
+                    assets=scored.assets,
+                    kind=scored.kind,
+                    kind_confidence=scored.kind_confidence,
                 )
             )
     yield from waiting
@@ -132,12 +199,14 @@ class SentimentFile:
 
     It can be iterated repeatedly. Each row has a publication time, the probabilities bearish, neutral and
     bullish (all empty: abstained), and a title or symbols or both. A title also becomes a `News` event, and
-    the agent finds the symbols in it unless the row states them. The score is available at the row's
-    `available_at`, else at publication + `feed_delay` + `inference_latency` (ms). The window [`start`, `end`)
-    is of the score's availability. Rows without a trusted time and repeated scores of a headline are left out
-    and counted in `stats`. `timezone` is that of naive times.
+    the agent finds the symbols in it unless the row states them. Optional columns are `kind`,
+    `kind_confidence` and `assets`, an object with the probabilities of each asset by ticker. The score is
+    available at the row's `available_at`, else at publication + `feed_delay` + `inference_latency` (ms). The
+    window [`start`, `end`) is of the score's availability. Rows without a trusted time and repeated scores of
+    a headline are left out and counted in `stats`. `timezone` is that of naive times.
 
-    Raises DataError while iterating: as `NewsFile`, and if probabilities don't sum to 1 (± 0.01).
+    Raises DataError while iterating: as `NewsFile`, if probabilities don't sum to 1 (± 0.01), and as
+    `AnswerColumns.read`.
     """
 
     def __init__(
@@ -157,17 +226,24 @@ class SentimentFile:
         self.stats = NewsStats()
         self.symbols: Counter[str] = Counter()
         """Symbol -> number of scores that state it."""
+        self.assets: Counter[str] = Counter()
+        """Asset -> number of scores with probabilities of their own for it."""
         self._timezone = timezone
+        self._answers: AnswerColumns | None = None
+
+    def notes(self) -> list[str]:
+        """Return the counts of the latest pass, and columns that were not read, as sentences."""
+        return [*self.stats.notes(), *(self._answers.notes() if self._answers else ())]
 
     def __iter__(self) -> Iterator[Event]:
         self.stats = stats = NewsStats()
-        self.symbols = Counter()
+        self.symbols, self.assets = Counter(), Counter()
         rows = Rows(
             self.path,
             COLUMNS,
             required=("published_at", *_CLASSES),
             times=("published_at", "available_at"),
-            numbers=_CLASSES,
+            numbers=(*_CLASSES, "kind_confidence"),
             timezone=self._timezone,
             publications=True,
         )
@@ -183,6 +259,7 @@ class SentimentFile:
         order = in_window(published, available, self.start, self.end)
         stats.outside = stats.rows - stats.untrusted - len(order)
         chances, abstained = self._probabilities(rows)
+        self._answers = answers = AnswerColumns(rows)
         news: dict[str, News] = {}
         titles: dict[str, str] = {}
         scores: dict[tuple[str, tuple[str, ...]], Sentiment] = {}
@@ -204,6 +281,7 @@ class SentimentFile:
                 continue
             identity = item.id if item.title else news_id("", "", ",".join(symbols), ts)
             bearish, neutral, bullish = chances[index].tolist()
+            stated = answers.read(index, row, abstained=bool(abstained[index]))
             score = Sentiment(
                 identity,
                 ts=known,
@@ -214,12 +292,16 @@ class SentimentFile:
                 model=plain(row.get("model")),
                 abstained=bool(abstained[index]),
                 symbols=symbols,
+                assets=stated.assets,
+                kind=stated.kind,
+                kind_confidence=stated.kind_confidence,
             )
             if scores.setdefault((identity, symbols), score) is not score:
                 stats.duplicates += 1
             else:
                 stats.count(ts, seen=bool(seen[index] > 0))
                 self.symbols.update(symbols)
+                self.assets.update(answer.asset for answer in score.assets)
                 stats.abstained += score.abstained
         return merge([sorted(news.values(), key=attrgetter("available_at")), scores.values()])
 

@@ -7,7 +7,8 @@ from typing import Final
 
 import structlog
 
-from agent.config import ModelConfig
+from agent.config import Config
+from agent.core.symbols import AssetFinder
 from agent.data.sentiment import NamedScorer, Score
 from agent.store.database import Database
 
@@ -19,8 +20,9 @@ class LazyScorer:
     them.
     """
 
-    def __init__(self, fingerprint: str, load: Callable[[], NamedScorer]) -> None:
+    def __init__(self, fingerprint: str, load: Callable[[], NamedScorer], names: str = "") -> None:
         self.fingerprint = fingerprint
+        self.names = names
         self._load = load
         self._scorer: NamedScorer | None = None
 
@@ -37,27 +39,27 @@ class LazyScorer:
         return self._scorer.score(texts)
 
 
-def model_loader(
-    config: ModelConfig, database: Database, *, lazy: bool = False
-) -> Callable[[str], NamedScorer]:
+def model_loader(config: Config, database: Database, *, lazy: bool = False) -> Callable[[str], NamedScorer]:
     """Return a blocking function that opens a model folder, or `starter`, behind the store's cache of scores.
 
-    It raises ModelError. With `lazy` the model is only checked, and loaded again when it first has to score.
+    The models also find assets by the names of the configured symbols. It raises ModelError. With `lazy` the
+    model is only checked, and loaded again when it first has to score.
     """
+    finder = AssetFinder(config.market.symbols, config.instruments)
 
     def load(folder: str) -> NamedScorer:
         from models.sentiment import model_dir
         from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
         from models.sentiment.serve.scorer import Scorer
 
-        return CachedScorer(
-            Scorer.load(model_dir(folder), threads=config.threads or None), SqlScoreCache(database)
-        )
+        scorer = Scorer.load(model_dir(folder), threads=config.model.threads or None, finder=finder)
+        return CachedScorer(scorer, SqlScoreCache(database))
 
     def name(folder: str) -> NamedScorer:
         from models.sentiment import model_dir
         from models.sentiment.serve.scorer import Scorer
 
-        return LazyScorer(Scorer.load(model_dir(folder), threads=1).fingerprint, lambda: load(folder))
+        scorer = Scorer.load(model_dir(folder), threads=1, finder=finder)
+        return LazyScorer(scorer.fingerprint, lambda: load(folder), scorer.names)
 
     return name if lazy else load

@@ -12,12 +12,12 @@ import numpy as np
 import structlog
 
 from agent.config.live import LiveConfig
-from agent.core.events import News, Sentiment
-from agent.data.sentiment import NamedScorer, Score, score_texts
+from agent.core.events import NEWS_KINDS, AssetSentiment, News, Sentiment
+from agent.data.sentiment import NamedScorer, Score, ScoredText, names_of, score_texts
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.replay.fusion_model import check_scorer
 from agent.system.clock import Clock
-from models.labels import NOT_FINITE, UNSOUND
+from models.labels import NOT_FINITE, UNKNOWN_KIND, UNSOUND
 
 if TYPE_CHECKING:
     from models.fusion.serve.predictor import FusionPredictor
@@ -29,19 +29,26 @@ THIRDS: Final = (1 / 3, 1 / 3, 1 / 3)
 """Probabilities of an abstention."""
 
 
-def defect_of(score: Score, embedding: bytes) -> str:
-    """Return why the model's output is invalid; empty if it is valid, or if it abstained because of the
-    text.
+def defect_of(scored: ScoredText) -> str:
+    """Return why the model's output is invalid, for the text or for one of its assets; empty if it is valid,
+    or if the model abstained because of the text.
     """
+    score = scored.score
     if score.abstained:
         reason = str(getattr(score, "reason", ""))
         return reason if reason in UNSOUND else ""
-    chances = (score.bearish, score.neutral, score.bullish)
-    if not (
-        all(isfinite(chance) and chance >= 0.0 for chance in chances) and abs(sum(chances) - 1.0) <= 0.01
-    ):
+    answers: tuple[Score | AssetSentiment, ...] = (score, *scored.assets)
+    if not all(_are_probabilities(one.bearish, one.neutral, one.bullish) for one in answers):
         return NOT_FINITE
-    return "" if np.isfinite(np.frombuffer(embedding, "<f2")).all() else NOT_FINITE
+    embeddings = (scored.embedding, *(one.embedding for one in scored.assets))
+    if not all(np.isfinite(np.frombuffer(embedding, "<f2")).all() for embedding in embeddings):
+        return NOT_FINITE
+    is_known = scored.kind in NEWS_KINDS and 0.0 <= scored.kind_confidence <= 1.0
+    return "" if is_known or not scored.kind else UNKNOWN_KIND
+
+
+def _are_probabilities(*chances: float) -> bool:
+    return all(isfinite(one) and one >= 0.0 for one in chances) and abs(sum(chances) - 1.0) <= 0.01
 
 
 class SentimentHealth(Health):
@@ -54,7 +61,7 @@ class SentimentHealth(Health):
     abstained: int = 0
     dropped: int = 0  # oldest first, because too many waited
     expired: int = 0  # older than `live.score_within`
-    unsound: int = 0  # abstentions because the model failed on the text or its output was not finite
+    unsound: int = 0  # abstentions because the model failed on the text, or its output for it was invalid
 
 
 class SentimentConsumer:
@@ -106,6 +113,11 @@ class SentimentConsumer:
     def fingerprint(self) -> str:
         return self.health.model
 
+    @property
+    def names(self) -> str:
+        """Hash of the names by which the model finds assets; empty if it doesn't read single assets."""
+        return names_of(self._scorer)
+
     def offer(self, news: News) -> None:
         """Queue a headline to score; if too many wait, drop the oldest."""
         self._health.messages += 1
@@ -132,17 +144,28 @@ class SentimentConsumer:
                 self._health.failed(error, self._clock.now())
                 raise
             done, now = asyncio.get_running_loop().time(), self._clock.now()
-            for (news, since), (score, embedding) in zip(batch, judged, strict=True):
-                reason = defect_of(score, embedding)
+            for (news, since), scored in zip(batch, judged, strict=True):
+                score = scored.score
+                reason = defect_of(scored)
                 if reason:
                     self._note_unsound(news, scorer.fingerprint, reason, now)
+                    scored = ScoredText(score)
                 chances = THIRDS if reason else (score.bearish, score.neutral, score.bullish)
                 abstained = score.abstained or bool(reason)
                 self._health.scored += 1
                 self._health.abstained += abstained
-                embedding = b"" if abstained else embedding
                 origin = scorer.fingerprint, abstained, (done - since) * 1000
-                sentiment = Sentiment(news.id, now, now, *chances, *origin, embedding=embedding)
+                sentiment = Sentiment(
+                    news.id,
+                    now,
+                    now,
+                    *chances,
+                    *origin,
+                    embedding=scored.embedding,
+                    assets=scored.assets,
+                    kind=scored.kind,
+                    kind_confidence=scored.kind_confidence,
+                )
                 await deliver(emit, sentiment)
                 self._waiting.pop(news.id, None)
 

@@ -21,6 +21,7 @@ from agent.core.errors import ConfigError, DataError, NotRunning, StoreError, Ta
 from agent.core.instruments import instrument_for
 from agent.core.masking import mask, mask_also, secrets_in, without_secrets
 from agent.core.sinks import NullSink
+from agent.core.symbols import AssetFinder
 from agent.data.kline_messages import Frame
 from agent.data.text import one_line
 from agent.live.control_socket import SOCKET, ControlRequest, send_request
@@ -180,7 +181,8 @@ def _model(config: Config) -> str:
     from models.sentiment import model_dir
     from models.sentiment.serve.scorer import Scorer
 
-    scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None)
+    finder = AssetFinder(config.market.symbols, config.instruments)
+    scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None, finder=finder)
     began = time.perf_counter()
     (score,) = scorer.score([_HEADLINE])
     took = (time.perf_counter() - began) * 1000

@@ -16,7 +16,7 @@ from agent.core.errors import DataError, UsageError
 from agent.core.events import Command, Event, Funding, News, Sentiment
 from agent.core.instruments import instrument_for
 from agent.core.symbol_names import symbol_of
-from agent.core.symbols import SymbolMapper
+from agent.core.symbols import SymbolMapper, base_of
 from agent.data.columns import content_hash
 from agent.data.funding import FundingFile, constant_funding, fill_missing_rates
 from agent.data.klines import KlineFile
@@ -164,12 +164,16 @@ class History:
         """Return notes on omitted rows and untraded symbols of the replayed file of scores."""
         if self._scores is None:
             return []
-        notes, traded = self._scores.stats.notes(), self.config.market.symbols
+        notes, traded = self._scores.notes(), self.config.market.symbols
         untraded = Counter({symbol: n for symbol, n in self._scores.symbols.items() if symbol not in traded})
         if untraded:
             notes.append(
                 f"{untraded.total():,} scores name a symbol that is not traded: {_most_common(untraded)}"
             )
+        bases = {base_of(symbol) for symbol in traded}
+        if self._scores.assets and not bases & self._scores.assets.keys():
+            named = _most_common(self._scores.assets)
+            notes.append(f"the probabilities of assets are of none that is traded: {named}")
         return [f"{self._scores.path.name}: {note}" for note in notes]
 
     @cached_property

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from agent.config import Config
 from agent.core.events import News
+from agent.core.symbols import AssetFinder
 from agent.data.news import NewsFile
 from agent.replay.backtest import refuse_leakage
 from agent.replay.fusion_model import open_predictor
@@ -131,7 +132,8 @@ def configured_scoring(config: Config, database: Database, start: int, *, allow_
     from models.sentiment import model_dir
     from models.sentiment.serve.scorer import Scorer
 
-    scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None)
+    finder = AssetFinder(config.market.symbols, config.instruments)
+    scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None, finder=finder)
     return scoring_with(scorer, config.model.path, database, start, allow_leakage=allow_leakage)
 
 

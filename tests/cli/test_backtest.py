@@ -10,17 +10,22 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from agent.core.events import AssetSentiment, Sentiment
 from agent.store.database import open_database
-from agent.store.queries import list_runs
+from agent.store.queries import list_runs, read_rows
 from agent.store.runs import RunStatus
 from tests.cli.conftest import Outcome
 from tests.conftest import ROOT
+from tests.models.conftest import write_reader
+
+__all__ = ["write_reader"]
 
 Tapewire = Callable[..., Outcome]
 SAMPLE = ROOT / "tests/sample_data"
@@ -90,6 +95,55 @@ def test_a_note_counts_scores_of_symbols_that_are_not_traded(tapewire: Tapewire,
     )
     assert "scores.csv: 2 scores name a symbol that is not traded: BTC (2)" in result["notes"]
     assert tapewire("verify", result["run"]).code == 0
+
+
+def test_scores_of_assets_and_kinds_in_a_file_are_recorded_and_verified(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
+    """No score has probabilities of bitcoin, which is traded; one has them of DOGE."""
+    rows = [
+        "2025-03-03T11:00:00Z,Bitcoin leads,0.1,0.1,0.8,access,0.75,"
+        '"{""DOGE"": {""bearish"": 0.5, ""neutral"": 0.25, ""bullish"": 0.25}}"',
+        "2025-03-03T12:00:00Z,Bitcoin gains,0.1,0.1,0.8,price,,",
+    ]
+    header = "published_at,title,bearish,neutral,bullish,kind,kind_confidence,assets"
+    (tmp_path / "scores.csv").write_text("\n".join([header, *rows]) + "\n")
+    result = run_json(
+        tapewire, "--klines", BTC, "--sentiment", tmp_path / "scores.csv", "--strategy", "sentiment"
+    )
+    assert {
+        "scores.csv: the probabilities of assets are of none that is traded: DOGE (1)",
+        "scores.csv: 1 headlines with a kind of news but no kind_confidence: taken as certain",
+    } <= set(result["notes"])
+    with closing(open_database(f"sqlite:///{tmp_path / 'var' / 'tapewire.db'}")) as database:
+        found = list(read_rows(database, result["run"], Sentiment))
+    assert [(one.kind, one.kind_confidence) for one in found] == [("access", 0.75), ("price", 1.0)]
+    assert found[0].assets == (AssetSentiment("DOGE", 0.5, 0.25, 0.25),)
+    assert tapewire("verify", result["run"]).code == 0
+
+
+def test_a_model_reads_the_assets_of_headlines_by_their_configured_names(
+    tapewire: Tapewire, tmp_path: Path, write_reader: Callable[..., Path]
+) -> None:
+    """The alias `orange coin` is bitcoin, which soars; ether crashes. The second run scores nothing."""
+    model = write_reader(tmp_path / "reader")
+    (tmp_path / "config.toml").write_text(
+        f"[model]\npath = '{model}'\n[instruments.BTCUSDT]\naliases = ['orange coin']\n"
+    )
+    (tmp_path / "news.csv").write_text(
+        "published_at,title\n2025-03-03T11:00:00Z,Ether crashes after the orange coin soars\n"
+    )
+    given = ("--klines", BTC, "--klines", ETH, "--news", tmp_path / "news.csv", "--strategy", "sentiment")
+    runs = [run_json(tapewire, *given)["run"] for _ in range(2)]
+    with closing(open_database(f"sqlite:///{tmp_path / 'var' / 'tapewire.db'}")) as database:
+        first, second = ([*read_rows(database, run, Sentiment)] for run in runs)
+    (read,) = first
+    assert [one.asset for one in read.assets] == ["ETH", "BTC"]
+    assert read.assets[0].bearish > 0.9
+    assert read.assets[1].bullish > 0.7  # the mean over `orange` (0) and `coin` (+3)
+    assert read.kind == "price"
+    assert first == second
+    assert tapewire("verify", runs[0]).code == 0
 
 
 def test_a_note_names_headlines_whose_times_may_be_midnights_of_another_zone(

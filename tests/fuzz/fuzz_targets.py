@@ -454,9 +454,13 @@ _HEADLINES: Final = tuple(
     }
     for i in range(4)
 )
+_PROBABILITIES: Final = {"bearish": 0.1, "neutral": 0.2, "bullish": 0.7}
 _SCORES: Final = tuple(
-    line | {"bearish": 0.1, "neutral": 0.2, "bullish": 0.7, "symbols": ["BTCUSDT"]} for line in _HEADLINES
+    line | {**_PROBABILITIES, "symbols": ["BTCUSDT"], "kind": "price", "kind_confidence": 0.5}
+    for line in _HEADLINES
 )
+_ASSETS: Final = ({"BTC": _PROBABILITIES}, [{"asset": "BTC", **_PROBABILITIES}])
+"""Both forms of the column `assets`; a parquet column holds one of them only."""
 _FUNDING: Final = tuple({"ts": NOW + i * 28_800_000, "symbol": "BTCUSDT", "rate": "0.0001"} for i in range(4))
 
 # -- commands -----------------------------------------------------------------------------------------------
@@ -524,6 +528,7 @@ class _OwnModel:
 
     health = SentimentHealth("sentiment", model="m" * 64)
     fingerprint = health.model
+    names = "n" * 64
 
 
 def receive_worker_message(payload: bytes) -> None:
@@ -559,6 +564,22 @@ _WORKERS: Final = _json(
         "worker": "w-1",
         "model": "m" * 64,
         "scores": [{"id": "n", "bearish": 0.1, "neutral": 0.2, "bullish": 0.7, "abstained": False}],
+    },
+    {
+        "worker": "w-2",
+        "model": "m" * 64,
+        "names": "n" * 64,
+        "scores": [
+            {
+                "id": "n",
+                "bearish": 0.1,
+                "neutral": 0.2,
+                "bullish": 0.7,
+                "assets": [{"asset": "BTC", "bearish": 0.1, "neutral": 0.2, "bullish": 0.7}],
+                "kind": "price",
+                "kind_confidence": 0.5,
+            }
+        ],
     },
 )
 
@@ -607,13 +628,16 @@ TARGETS: Final[Mapping[str, FuzzTarget]] = {
     "sentiment-jsonl": FuzzTarget(
         _in_file(lambda path: list(SentimentFile(path)), "scores.jsonl"),
         (DataError,),
-        [b"\n".join(_json(*_SCORES))],
+        [b"\n".join(_json(*(line | {"assets": assets} for line in _SCORES))) for assets in _ASSETS],
         _AS_LINES,
     ),
     "sentiment-parquet": FuzzTarget(
         _in_file(lambda path: list(SentimentFile(path)), "scores.parquet"),
         (DataError,),
-        [_parquet(pa.Table.from_pylist(list(_SCORES)))],
+        [
+            _parquet(pa.Table.from_pylist([line | {"assets": assets} for line in _SCORES]))
+            for assets in _ASSETS
+        ],
         (corrupt_columns, corrupt_columns, corrupt_bytes),
     ),
     "funding-jsonl": FuzzTarget(

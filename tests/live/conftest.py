@@ -14,10 +14,10 @@ from agent.live import timekeeping
 from agent.live.log import configure
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
-from tests.models.conftest import write_model
+from tests.models.conftest import write_model, write_reader
 from tests.support.live import options
 
-__all__ = ["write_model"]
+__all__ = ["write_model", "write_reader"]
 
 
 @pytest.fixture

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from msgspec.structs import astuple, replace
 
 from agent.config.live import LiveConfig
 from agent.core.errors import ModelError
 from agent.core.events import News, Sentiment
 from agent.live.scoring import SentimentConsumer
-from models.sentiment.serve.scorer import HeadlineScore
+from models.labels import NOT_FINITE, UNKNOWN_KIND
+from models.sentiment.serve.scorer import AssetScore, HeadlineScore, Scorer
 from tests.support.live import Words, until
 
 T0 = 1_790_000_000_000
@@ -150,6 +154,76 @@ async def test_a_model_that_cannot_be_loaded_leaves_the_old_one() -> None:
         listening.consumer.offer(headline(1))
         await until(lambda: listening.said)
     assert [s.model for s in listening.said] == ["first"]
+
+
+async def test_sentiments_have_the_assets_and_the_kind_that_the_model_reads(
+    tmp_path: Path, write_reader: Callable[..., Path]
+) -> None:
+    """The model reads +3 for bitcoin, -3 for ether, and 0 for the headline as a whole (`write_reader`)."""
+    reader = Scorer.load(write_reader(tmp_path / "reader"))
+    async with Listening(lambda _: reader) as listening:
+        listening.consumer.offer(headline(1, title="Bitcoin soars ether crashes"))
+        await until(lambda: listening.said)
+        listening.consumer.embedded = True
+        listening.consumer.offer(headline(2, title="Bitcoin soars ether crashes"))
+        await until(lambda: len(listening.said) == 2)
+        assert listening.consumer.names == reader.names != ""
+    (expected,) = reader.score(["Bitcoin soars ether crashes"])
+    for said in listening.said:
+        assert [(one.asset, one.bearish, one.neutral, one.bullish) for one in said.assets] == [
+            astuple(one) for one in expected.assets
+        ]
+        assert (said.kind, said.kind_confidence) == ("price", expected.kind_confidence)
+    bitcoin, ether = listening.said[0].assets
+    assert (bitcoin.asset, ether.asset) == ("BTC", "ETH")
+    assert bitcoin.bullish == pytest.approx(ether.bearish)
+    assert bitcoin.bullish > 0.9
+    assert [one.embedding for one in listening.said[0].assets] == [b"", b""]
+    assert [np.frombuffer(one.embedding, "<f2").tolist() for one in listening.said[1].assets] == [
+        [3.0, 1.0],
+        [-3.0, 1.0],
+    ]
+
+
+async def test_a_model_without_assets_has_no_names() -> None:
+    async with Listening(lambda _: Words()) as listening:
+        assert listening.consumer.names == ""
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"assets": (AssetScore("BTC", NAN, NAN, NAN),)}, NOT_FINITE),
+        ({"assets": (AssetScore("BTC", 0.1, 0.2, 0.7), AssetScore("ETH", 0.5, 0.5, 0.5))}, NOT_FINITE),
+        ({"assets": (AssetScore("BTC", -0.5, 0.5, 1.0),)}, NOT_FINITE),
+        ({"kind": "gossip", "kind_confidence": 0.5}, UNKNOWN_KIND),
+        ({"kind": "price", "kind_confidence": NAN}, UNKNOWN_KIND),
+        ({"kind": "price", "kind_confidence": 0.5}, ""),
+    ],
+)
+async def test_an_invalid_answer_for_an_asset_makes_the_headline_unsound(
+    changes: dict[str, Any], reason: str
+) -> None:
+    """The headline's own probabilities are valid."""
+
+    class Odd(Words):
+        def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
+            return [replace(HeadlineScore(0.1, 0.2, 0.7), **changes) for _ in texts]
+
+    async with Listening(lambda _: Odd()) as listening:
+        listening.consumer.offer(headline(1))
+        await until(lambda: listening.said)
+        health = listening.consumer.health
+    (said,) = listening.said
+    assert (health.unsound, health.abstained) == ((1, 1) if reason else (0, 0))
+    assert said.abstained is bool(reason)
+    if reason:
+        assert (said.assets, said.kind, said.kind_confidence) == ((), "", 0.0)
+        assert reason in health.last_error
 
 
 async def test_excess_headlines_drop_the_oldest_and_expired_ones_are_not_scored() -> None:

@@ -66,9 +66,7 @@ async def test_a_defective_model_is_refused_and_the_old_one_stays(
         strategy=SENTIMENT,
         model={"path": str(write_tiny(tmp_path / "first")), "threads": 1},
     )
-    daemon = make_agent(
-        config, database, load_model=model_loader(config.model, database), clock=sandbox.clock
-    )
+    daemon = make_agent(config, database, load_model=model_loader(config, database), clock=sandbox.clock)
     folders = [str(spoil(write_tiny(tmp_path / name))) for name, spoil in HOSTILE.items()]
     async with living(daemon):
         await until(lambda: of(Sentiment, journal(database)))

@@ -31,6 +31,11 @@ class LocalModel(HeadlineScorer, Protocol):
         """Identifies the model that scores now; empty before one is loaded."""
         ...
 
+    @property
+    def names(self) -> str:
+        """Hash of the names by which the model finds assets; empty if it doesn't read single assets."""
+        ...
+
 
 class RunningAgent(Protocol):
     """The agent, before and while it runs. Methods that need it running raise UsageError before `started`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent.config import Config, FusionConfig, StrategyConfig
+from agent.core.symbols import AssetFinder
 from agent.data.sentiment import score_news
 from agent.replay.history import History, Plan
 from agent.store.database import open_database
@@ -76,7 +77,8 @@ def prepare_dataset(
     if not history.news:
         return PreparedDataset(build(news=()), records, 0)
     with closing(open_database(config.store.url)) as database:
-        model = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None)
+        finder = AssetFinder(history.config.market.symbols, history.config.instruments)
+        model = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None, finder=finder)
         scorer = CachedScorer(model, SqlScoreCache(database))
         fill_cache(scorer, (news.title for news in history.news), progress=on_scored)
         latency, fingerprint = config.history.inference_latency, scorer.fingerprint

@@ -139,22 +139,42 @@ class Headline(msgspec.Struct, frozen=True):
     version: int = VERSION
 
 
+class AssetScore(msgspec.Struct, frozen=True):
+    """Calibrated probabilities for one asset that a headline names; `asset` is its ticker, such as BTC."""
+
+    asset: str
+    bearish: float
+    neutral: float
+    bullish: float
+
+
 class HeadlineScore(msgspec.Struct, frozen=True):
-    """Calibrated probabilities of headline `id`."""
+    """Calibrated probabilities of headline `id`, as a whole and for single assets, and its kind of news.
+
+    `assets` and `kind` are empty if the model has none.
+    """
 
     id: str
     bearish: float
     neutral: float
     bullish: float
     abstained: bool = False
+    assets: tuple[AssetScore, ...] = ()
+    kind: str = ""
+    kind_confidence: float = 0.0
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """Scores of a worker, with the full fingerprint of its model."""
+    """Scores of a worker, with the full fingerprint of its model.
+
+    `names` is the hash of the names by which the worker finds assets; empty if its model reads no single
+    assets.
+    """
 
     worker: str
     model: str
     scores: tuple[HeadlineScore, ...]
+    names: str = ""
     version: int = VERSION
 
 

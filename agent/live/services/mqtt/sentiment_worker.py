@@ -15,9 +15,10 @@ import structlog
 
 from agent.config.services import MqttConfig
 from agent.core.errors import first_error
-from agent.data.sentiment import NamedScorer
+from agent.data.sentiment import NamedScorer, ScoredText, names_of, score_texts
 from agent.live.services.mqtt.connection import LinkHealth, MqttLink, RetainedPresence
 from agent.live.services.mqtt.mqtt_messages import (
+    AssetScore,
     Headline,
     HeadlineScore,
     ModelInUse,
@@ -136,15 +137,16 @@ class SentimentWorker:
     async def _score(self, batch: dict[str, str]) -> None:
         fresh = {key: title for key, title in batch.items() if key not in self._scores}
         if fresh:
-            judged = await asyncio.to_thread(self._scorer.score, list(fresh.values()))
-            for key, one in zip(fresh, judged, strict=True):
-                self._scores[key] = HeadlineScore(key, one.bearish, one.neutral, one.bullish, one.abstained)
+            judged = await asyncio.to_thread(score_texts, self._scorer, list(fresh.values()), embedded=False)
+            for key, scored in zip(fresh, judged, strict=True):
+                self._scores[key] = _message(key, scored)
         self.scored += len(fresh)
         self.repeated += len(batch) - len(fresh)
         scores: Sequence[HeadlineScore] = [self._scores[key] for key in batch]
         while len(self._scores) > _REMEMBERED:
             self._scores.popitem(last=False)
-        answer = Scores(worker=self._name, model=self._scorer.fingerprint, scores=tuple(scores))
+        model, names = self._scorer.fingerprint, names_of(self._scorer)
+        answer = Scores(worker=self._name, model=model, scores=tuple(scores), names=names)
         self._link.outbox.put(self._topics.scores, answer)
 
     async def _report(self) -> Never:
@@ -162,6 +164,20 @@ class SentimentWorker:
                     waiting=len(self._waiting),
                 )
             scored, since = done, now
+
+
+def _message(key: str, scored: ScoredText) -> HeadlineScore:
+    score = scored.score
+    return HeadlineScore(
+        key,
+        score.bearish,
+        score.neutral,
+        score.bullish,
+        score.abstained,
+        tuple(AssetScore(one.asset, one.bearish, one.neutral, one.bullish) for one in scored.assets),
+        scored.kind,
+        scored.kind_confidence,
+    )
 
 
 def _discard(_: object) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -19,11 +20,12 @@ import msgspec
 import structlog
 
 from agent.config.services import WorkersConfig
-from agent.core.events import News, Sentiment
+from agent.core.events import NEWS_KINDS, AssetSentiment, News, Sentiment
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.live.interfaces.running_agent import LocalModel
 from agent.live.services.mqtt.connection import MqttLink
 from agent.live.services.mqtt.mqtt_messages import (
+    AssetScore,
     Headline,
     HeadlineScore,
     ModelInUse,
@@ -36,6 +38,8 @@ from agent.system.untrusted import JSON_DECODE_ERRORS, Throttle
 
 _MOST_WORKERS: Final = 1_000  # names remembered, since any publisher could invent more
 _MOST_SCORES: Final = 10_000  # messages with scores that wait to be handled
+_MOST_ASSETS: Final = 128  # in a score
+_LONGEST_ASSET: Final = 32  # characters of a ticker
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -47,6 +51,7 @@ class WorkersHealth(Health):
 
     workers: int = 0  # with the agent's model
     others: int = 0  # with another one
+    other_names: int = 0  # with the agent's model, but with other names of assets; their scores are used
     waiting: int = 0
     scored: int = 0
     abstained: int = 0
@@ -93,6 +98,7 @@ class WorkerPool:
         self._other_models = Throttle()
         self._invalid = Throttle()
         self._workers: dict[str, str] = {}  # name -> fingerprint of its model
+        self._other_names: set[str] = set()  # workers that find assets by other names
         self._model = ""
         # `connected_since` of the connection on which the workers were discovered
         self._connection: float | None = None
@@ -106,6 +112,7 @@ class WorkerPool:
     def health(self) -> WorkersHealth:
         health, able = self._health, self._usable_workers()
         health.workers, health.others = able, len(self._workers) - able
+        health.other_names = len(self._other_names)
         health.waiting = len(self._unsent) + len(self._sent)
         health.state = "live" if able else "waiting"
         return health
@@ -163,6 +170,8 @@ class WorkerPool:
                 "worker gone", worker=presence.worker, workers=self._usable_workers(), sent=len(self._sent)
             )
             self._send_again()
+        if presence.state == "offline":
+            self._other_names.discard(presence.worker)
         self._woken.set()
 
     def _on_scores(self, payload: bytes, retained: bool) -> None:
@@ -178,6 +187,7 @@ class WorkerPool:
     # -- the life of a headline -----------------------------------------------------------------------
 
     async def _handle_scores(self, message: Scores, emit: Emit) -> None:
+        self._check_names(message)
         for score in message.scores:
             offered = self._sent.get(score.id)
             if message.model != self._model or not _is_valid(score):
@@ -196,6 +206,28 @@ class WorkerPool:
             else:
                 await self._emit_sentiment(score, message.model, emit)
 
+    def _check_names(self, message: Scores) -> None:
+        """Log once for each worker that finds assets by other names than the agent's model does."""
+        if message.model != self._model:
+            return
+        expected = self._local_model.names
+        if message.names == expected:
+            self._other_names.discard(message.worker)
+            return
+        if message.worker in self._other_names or len(self._other_names) >= _MOST_WORKERS:
+            return
+        self._other_names.add(message.worker)
+        what = "a worker finds assets by other names; its scores are used"
+        hint = "start it with the agent's market.symbols and instruments"
+        _log.warning(
+            what,
+            worker=message.worker,
+            names=message.names[:12] or "none",
+            agent_names=expected[:12] or "none",
+            hint=hint,
+        )
+        self._health.failed(f"{what}: {message.worker} ({hint})", self._clock.now())
+
     async def _emit_sentiment(self, score: HeadlineScore, model: str, emit: Emit) -> None:
         """Emit the sentiment.
 
@@ -213,6 +245,9 @@ class WorkerPool:
             model,
             score.abstained,
             waited * 1000,
+            assets=() if score.abstained else tuple(map(_answer, score.assets)),
+            kind="" if score.abstained else score.kind,
+            kind_confidence=0.0 if score.abstained else score.kind_confidence,
         )
         try:
             await deliver(emit, sentiment)
@@ -283,11 +318,34 @@ class WorkerPool:
                 self._send_again()
         if (model := self._local_model.fingerprint) != self._model:
             self._model = model
+            self._other_names.clear()
             self._send_again()
             self._link.outbox.put(self._topics.model, ModelInUse(model), retain=True, latest=True)
 
 
+def _answer(score: AssetScore) -> AssetSentiment:
+    return AssetSentiment(score.asset, score.bearish, score.neutral, score.bullish)
+
+
 def _is_valid(score: HeadlineScore) -> bool:
-    """Whether the values are probabilities."""
-    three = (score.bearish, score.neutral, score.bullish)
+    """Return whether the values are probabilities, the assets distinct tickers, and the kind a known one."""
+    tickers = {one.asset for one in score.assets}
+    return (
+        len(score.assets) <= _MOST_ASSETS
+        and len(tickers) == len(score.assets)
+        and all(0 < len(ticker) <= _LONGEST_ASSET and ticker.isprintable() for ticker in tickers)
+        and all(_has_probabilities(*one) for one in _numbers(score))
+        and (not score.kind or score.kind in NEWS_KINDS)
+        and 0 <= score.kind_confidence <= 1
+    )
+
+
+def _numbers(score: HeadlineScore) -> Iterator[tuple[float, float, float]]:
+    """Yield the probabilities of the headline, then those of its assets."""
+    yield score.bearish, score.neutral, score.bullish
+    for one in score.assets:
+        yield one.bearish, one.neutral, one.bullish
+
+
+def _has_probabilities(*three: float) -> bool:
     return all(0 <= one <= 1 for one in three) and 0.99 < sum(three) < 1.01

@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import astuple
 
 from agent.config import Config, ModelConfig
 from agent.config.services import MqttConfig
 from agent.core.errors import ConfigError, ModelError
 from agent.core.events import News, Sentiment
+from agent.core.symbols import AssetFinder
+from agent.data.sentiment import NamedScorer
 from agent.live.app import make_agent
 from agent.live.model_loader import LazyScorer, model_loader
 from agent.live.services.mqtt.sentiment_worker import SentimentWorker
+from agent.live.services.mqtt.worker_pool import WorkerPool
+from agent.replay.verify import verify
 from agent.sandbox import Sandbox
 from agent.store.database import Database
+from agent.store.queries import find_run, read_rows
 from models.sentiment import model_dir
 from models.sentiment.serve.scorer import HeadlineScore, Scorer
 from tests.cli.conftest import Outcome, tapewire
@@ -54,7 +60,7 @@ class Slow(Words):
 
 
 @asynccontextmanager
-async def working(broker: Mosquitto, scorer: Words, name: str) -> Any:
+async def working(broker: Mosquitto, scorer: NamedScorer, name: str) -> Any:
     worker = SentimentWorker(MqttConfig(**broker.settings()), scorer, name)
     task = asyncio.create_task(worker.run())
     try:
@@ -104,6 +110,45 @@ async def test_workers_score_and_the_agents_model_is_idle(
             assert not own.batches
             await until(lambda: handled(daemon) > 0 and not daemon.pipeline.memory.unscored)
     assert_each_once(database)
+
+
+async def test_workers_scores_have_assets_and_kinds_as_the_agents_model_would(
+    sandbox: Sandbox,
+    database: Database,
+    broker: Mosquitto,
+    tmp_path: Path,
+    write_reader: Callable[..., Path],
+) -> None:
+    """The first worker has the agent's names of assets, the second those of no configuration."""
+    folder = write_reader(tmp_path / "reader")
+    settled = config_for(sandbox, broker, tmp_path)
+    config = settled.model_copy(update={"model": ModelConfig(path=str(folder))})
+    own = Scorer.load(folder, finder=AssetFinder(config.market.symbols, config.instruments))
+    loader = model_loader(config, database, lazy=True)
+    daemon = make_agent(config, database, load_model=loader, clock=sandbox.clock)
+    async with living(daemon):
+        pool = daemon.services.scorer
+        assert isinstance(pool, WorkerPool)
+        async with working(broker, own, "configured"):
+            await until(lambda: pool.health.scored >= 3)
+            assert pool.health.other_names == 0
+        async with working(broker, Scorer.load(folder), "unconfigured"):
+            before = pool.health.scored
+            await until(lambda: pool.health.scored > before and pool.health.other_names == 1)
+            assert "unconfigured" in pool.health.last_error
+    events = journal(database)
+    titles = {one.id: one.title for one in of(News, events)}
+    found = of(Sentiment, events)
+    for one in found:
+        (score,) = own.score([titles[one.news_id]])
+        assert [(a.asset, a.bearish, a.neutral, a.bullish) for a in one.assets] == [
+            astuple(answer) for answer in score.assets
+        ]
+        assert (one.kind, one.kind_confidence) == (score.kind, score.kind_confidence)
+    assert any(one.assets for one in found)
+    run = find_run(database)
+    assert list(read_rows(database, run.id, Sentiment)) == found
+    assert verify(database, run).identical
 
 
 async def test_a_dying_worker_loses_no_headline(
@@ -196,7 +241,7 @@ async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_runs
 
 
 def test_the_agents_model_is_identified_by_its_card_and_loaded_on_first_use(database: Database) -> None:
-    scorer = model_loader(ModelConfig(), database, lazy=True)("starter")
+    scorer = model_loader(Config(), database, lazy=True)("starter")
     assert isinstance(scorer, LazyScorer)
     assert scorer.fingerprint == Scorer.load(model_dir("starter"), threads=1).fingerprint
     assert not scorer.loaded
