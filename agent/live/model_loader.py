@@ -10,6 +10,7 @@ import structlog
 from agent.config import ModelConfig
 from agent.data.sentiment import NamedScorer, Score
 from agent.store.database import Database
+from models.cards import ReferenceShares
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -19,8 +20,14 @@ class LazyScorer:
     them.
     """
 
-    def __init__(self, fingerprint: str, load: Callable[[], NamedScorer]) -> None:
+    def __init__(
+        self,
+        fingerprint: str,
+        load: Callable[[], NamedScorer],
+        reference: ReferenceShares | None = None,
+    ) -> None:
         self.fingerprint = fingerprint
+        self.reference = reference
         self._load = load
         self._scorer: NamedScorer | None = None
 
@@ -58,6 +65,7 @@ def model_loader(
         from models.sentiment import model_dir
         from models.sentiment.serve.scorer import Scorer
 
-        return LazyScorer(Scorer.load(model_dir(folder), threads=1).fingerprint, lambda: load(folder))
+        scorer = Scorer.load(model_dir(folder), threads=1)
+        return LazyScorer(scorer.fingerprint, lambda: load(folder), scorer.reference)
 
     return name if lazy else load
