@@ -72,7 +72,7 @@ class Comparison(msgspec.Struct, frozen=True):
     """One property of the headlines against its reference. Shares are in the order of `bins`.
 
     `live` is empty if nothing is known of the headlines, `reference` if the model's card lacks it. `psi` and
-    `chance`, the PSI that 1 % of all windows exceed without any drift, are None unless both are known.
+    `chance`, the PSI that 1 % of all windows exceed without any drift, are None while the state is unknown.
     """
 
     of: str
@@ -89,7 +89,7 @@ class Comparison(msgspec.Struct, frozen=True):
         if self.psi is None:
             return f"{self.of}: unknown"
         gaps = [abs(p - q) for p, q in zip(self.live, self.reference, strict=True)]
-        at = gaps.index(max(gaps))
+        at = gaps.index(max(gaps)) if len(gaps) > 2 else 0
         return (
             f"{self.of} (PSI {self.psi:.2f}): {self.bins[at]} {self.live[at]:.1%} instead of "
             f"{self.reference[at]:.1%}"
@@ -295,14 +295,12 @@ def _compare(
     enough: int,
 ) -> Comparison:
     """Compare two distributions; nothing is judged unless `enough` reaches `LEAST_HEADLINES`."""
-    if not live or not reference:
+    if not live or not reference or enough < LEAST_HEADLINES:
         return Comparison(of, _BINS[of], "unknown", texts, live, reference)
     psi = population_stability_index(live, reference, texts, reference_texts)
     occupied = sum(p > 0 or q > 0 for p, q in zip(live, reference, strict=True))
     chance = psi_by_chance(occupied, texts, reference_texts)
     state: State = "ok"
-    if enough < LEAST_HEADLINES:
-        state = "unknown"
-    elif psi > chance and psi >= WATCH:
+    if psi > chance and psi >= WATCH:
         state = "drifted" if psi >= DRIFTED else "watch"
     return Comparison(of, _BINS[of], state, texts, live, reference, psi, chance)
