@@ -63,7 +63,7 @@ class CoverageRow(msgspec.Struct, frozen=True):
 
 
 class ReferenceShares(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sentiment model answers on texts like those that it was trained on: the reference for drift.
+    """A sentiment model's scores of texts like those that it was trained on: the reference for drift.
 
     `models.sentiment.serve.drift.reference_shares` measures it. Raises ValueError if the shares are not
     distributions.

@@ -1,9 +1,10 @@
-"""Answers for single symbols compared with what the price then did: hit rate and calibration.
+"""Bullish and bearish calls compared with the price moves after them: hit rate and calibration.
 
-A bullish or bearish answer is a hit if the price moved in its direction from the last price known with the
-answer to the last price `horizon` later. Most headlines report a price that has moved, so a hit rate near one
-half is expected even of a model that reads well. The interval is Wilson's (1927) at 95 %; since the answers
-to one headline move together, it counts headlines, not answers.
+A call is a headline's score for one symbol, if its leading class is not neutral. It is a hit if the price
+moved in its direction from the last price known with the call to the last price `horizon` later. Most
+headlines report a price that has moved, so a hit rate near one half is expected even of a model that reads
+well. The interval is Wilson's (1927) at 95 %; it counts headlines, since the calls on one headline move
+together.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ BULLISH: Final = "bullish"
 _NORMAL_95: Final = 1.959963984540054  # two-sided 95 % quantile of the standard normal distribution
 
 
-class DirectedAnswer(NamedTuple):
-    """A bullish or bearish answer for one symbol; `confidence` is its probability."""
+class DirectionalCall(NamedTuple):
+    """A bullish or bearish call for one symbol; `confidence` is its probability."""
 
     headline: str
     symbol: str
@@ -38,7 +39,7 @@ class DirectedAnswer(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A directed answer after its horizon."""
+    """A directed call after its horizon."""
 
     headline: str
     bullish: bool
@@ -47,12 +48,12 @@ class Outcome(NamedTuple):
 
 
 class HitRate(msgspec.Struct, frozen=True):
-    """Hit rate of `answers` to `headlines` with its interval; all are None without an answer.
+    """Hit rate of `calls` on `headlines` with its interval; all are None without a call.
 
     A calibrated `confidence` (mean) equals the rate. `brier` is the mean of (confidence - hit)².
     """
 
-    answers: int
+    calls: int
     headlines: int
     rate: float | None = None
     low: float | None = None
@@ -64,7 +65,7 @@ class HitRate(msgspec.Struct, frozen=True):
 class RealisedMoves(msgspec.Struct, frozen=True):
     """Hit rates by side (`ALL`, `BEARISH`, `BULLISH`); `horizon` in ms.
 
-    `unmoved` answers had no price change, `unpriced` ones no price in time, `pending` ones wait for their
+    `unmoved` calls had no price change, `unpriced` ones no price in time, `pending` ones wait for their
     horizon: all three are left out.
     """
 
@@ -101,8 +102,8 @@ def hit_rate(outcomes: Iterable[Outcome]) -> HitRate:
     )
 
 
-def directed_answer(sentiment: Sentiment, symbol: str) -> DirectedAnswer | None:
-    """Return the model's own answer for `symbol`; None if it is neutral or the model abstained."""
+def directional_call(sentiment: Sentiment, symbol: str) -> DirectionalCall | None:
+    """Return the model's own call for `symbol`; None if it is neutral or the model abstained."""
     if sentiment.abstained:
         return None
     own = sentiment.of(base_of(symbol))
@@ -110,7 +111,7 @@ def directed_answer(sentiment: Sentiment, symbol: str) -> DirectedAnswer | None:
     if side == 1:
         return None
     confidence = own.bullish if side == 2 else own.bearish
-    return DirectedAnswer(sentiment.news_id, symbol, side == 2, confidence, sentiment.available_at)
+    return DirectionalCall(sentiment.news_id, symbol, side == 2, confidence, sentiment.available_at)
 
 
 class MoveTally:
@@ -128,18 +129,18 @@ class MoveTally:
         self.outcomes.clear()
         self.unmoved = self.unpriced = 0
 
-    def add(self, answer: DirectedAnswer, before: float, after: float) -> None:
-        """Add an answer with the prices at its time and at its horizon."""
+    def add(self, call: DirectionalCall, before: float, after: float) -> None:
+        """Add a call with the prices at its time and at its horizon."""
         if before == after:
             self.unmoved += 1
         else:
-            hit = (after > before) is answer.bullish
-            self.outcomes.append(Outcome(answer.headline, answer.bullish, answer.confidence, hit))
+            hit = (after > before) is call.bullish
+            self.outcomes.append(Outcome(call.headline, call.bullish, call.confidence, hit))
             while self._size is not None and len(self.outcomes) > self._size:
                 self.outcomes.popleft()
 
     def result(self, pending: int = 0) -> RealisedMoves:
-        """Return the hit rates; `pending` answers wait for their horizon."""
+        """Return the hit rates; `pending` calls wait for their horizon."""
         sides = {
             ALL: hit_rate(self.outcomes),
             BEARISH: hit_rate(one for one in self.outcomes if not one.bullish),
@@ -154,21 +155,21 @@ def patience_of(interval: int) -> int:
 
 
 def moves_of_run(
-    answers: Iterable[DirectedAnswer], closes: Mapping[str, Closes], interval: int, horizon: int
+    calls: Iterable[DirectionalCall], closes: Mapping[str, Closes], interval: int, horizon: int
 ) -> RealisedMoves:
-    """Compare the answers of a recorded run with its closes, by symbol."""
+    """Compare the calls of a recorded run with its closes, by symbol."""
     tally, patience, pending = MoveTally(horizon), patience_of(interval), 0
-    for answer in answers:
-        own = closes.get(answer.symbol)
-        due = answer.at + horizon
+    for call in calls:
+        own = closes.get(call.symbol)
+        due = call.at + horizon
         if own is not None and len(own.ts) and due > own.ts[-1]:
             pending += 1
             continue
-        before, after = (None if own is None else _row_at(own, ts, patience) for ts in (answer.at, due))
+        before, after = (None if own is None else _row_at(own, ts, patience) for ts in (call.at, due))
         if own is None or before is None or after is None or before == after:
             tally.unpriced += 1
         else:
-            tally.add(answer, float(own.price[before]), float(own.price[after]))
+            tally.add(call, float(own.price[before]), float(own.price[after]))
     return tally.result(pending)
 
 

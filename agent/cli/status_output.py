@@ -112,7 +112,7 @@ def show_drift(status: ModelDriftStatus) -> None:
     ]
     if rate.rate is not None:
         figures.append(
-            f"{rate.rate:.1%} of {rate.answers:,} answers moved as predicted "
+            f"{rate.rate:.1%} of {rate.calls:,} calls moved as predicted "
             f"({rate.low or 0:.1%} to {rate.high or 0:.1%})"
         )
     out.print(", ".join(figures), soft_wrap=True, markup=False)

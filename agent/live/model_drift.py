@@ -1,7 +1,7 @@
-"""Drift of the sentiment model while it runs: what it answers, and what prices do after its answers.
+"""Drift of the sentiment model while it runs: its scores, and the price moves after them.
 
 `ModelDrift` observes the run, so a restart continues its window: the last headlines are compared with the
-reference in the model's card (`models.sentiment.serve.drift`), and bullish and bearish answers with the price
+reference in the model's card (`models.sentiment.serve.drift`), and bullish and bearish calls with the price
 moves after them (`agent.analysis.realised_moves`). Everything but the shares of unknown tokens, which only
 the local model measures, is a function of the journal.
 """
@@ -17,10 +17,10 @@ import structlog
 
 from agent.analysis.realised_moves import (
     ALL,
-    DirectedAnswer,
+    DirectionalCall,
     HitRate,
     MoveTally,
-    directed_answer,
+    directional_call,
     patience_of,
 )
 from agent.config import Config
@@ -31,13 +31,13 @@ from agent.live.interfaces.status import ModelDriftStatus
 from models.cards import ReferenceShares
 from models.sentiment.serve.drift import LEAST_HEADLINES, NO_REFERENCE, Drift, SentimentWindow
 
-ANSWERS: Final = "answers"
+SCORES: Final = "scores"
 HIT_RATE: Final = "hit rate"
 RAISED: Final = "raised"
 CLEARED: Final = "cleared"
 """Values of the alarm's arguments `of` and `state`."""
 
-_MOST_WAITING: Final = 10_000  # headlines without a sentiment, and answers that wait for one symbol's price
+_MOST_WAITING: Final = 10_000  # headlines without a sentiment, and calls that wait for one symbol's price
 _POLL: Final = 1.0  # seconds between two checks for a due alarm
 _log: Final = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ class ScoringModel(Protocol):
 
 
 class PriceFollower:
-    """Follows the price of each symbol, and gives `tally` each answer at its horizon.
+    """Follows the price of each symbol, and gives `tally` each call at its horizon.
 
     Prices count by their own time, so bars that are fetched after an outage are used as if they had come in
     time. Times are UTC ms.
@@ -68,44 +68,44 @@ class PriceFollower:
         self._horizon = horizon
         self._patience = patience  # age up to which a price counts as the last one
         self._prices: dict[str, tuple[int, float]] = {}
-        self._waiting: dict[str, deque[tuple[DirectedAnswer, int, float]]] = {}
+        self._waiting: dict[str, deque[tuple[DirectionalCall, int, float]]] = {}
 
     @property
     def pending(self) -> int:
-        """Number of answers that wait for their horizon."""
+        """Number of calls that wait for their horizon."""
         return sum(map(len, self._waiting.values()))
 
     def clear(self) -> None:
-        """Forget the answers, but not the prices."""
+        """Forget the calls, but not the prices."""
         self._waiting.clear()
 
-    def add(self, answer: DirectedAnswer) -> None:
-        """Add an answer; without a price in time it counts as unpriced."""
-        at, price = self._prices.get(answer.symbol, (0, 0.0))
-        if answer.at - at > self._patience:
+    def add(self, call: DirectionalCall) -> None:
+        """Add a call; without a price in time it counts as unpriced."""
+        at, price = self._prices.get(call.symbol, (0, 0.0))
+        if call.at - at > self._patience:
             self._tally.unpriced += 1
             return
-        waiting = self._waiting.setdefault(answer.symbol, deque())
-        waiting.append((answer, at, price))
+        waiting = self._waiting.setdefault(call.symbol, deque())
+        waiting.append((call, at, price))
         if len(waiting) > _MOST_WAITING:
             waiting.popleft()
             self._tally.unpriced += 1
 
     def on_price(self, symbol: str, ts: int, price: float) -> bool:
-        """Take a price; return True if an answer reached its horizon."""
+        """Take a price; return True if a call reached its horizon."""
         last = self._prices.get(symbol, (0, 0.0))
         if ts < last[0]:
             return False
         waiting = self._waiting.get(symbol)
         reached = False
         while waiting and waiting[0][0].at + self._horizon <= ts:
-            answer, began, before = waiting.popleft()
-            due = answer.at + self._horizon
+            call, began, before = waiting.popleft()
+            due = call.at + self._horizon
             at, after = (ts, price) if due == ts else last
             if at <= began or due - at > self._patience:
                 self._tally.unpriced += 1
             else:
-                self._tally.add(answer, before, after)
+                self._tally.add(call, before, after)
             reached = True
         self._prices[symbol] = ts, price
         return reached
@@ -124,7 +124,7 @@ class ModelDrift:
         self._prices = PriceFollower(self._tally, settings.move_horizon, patience_of(config.market.interval))
         self._news: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # id -> symbols, until the sentiment
         self._unknown: OrderedDict[str, float | None] = OrderedDict()  # id -> share of unknown tokens
-        self._raised: dict[str, str] = {}  # ANSWERS or HIT_RATE -> model that the raised alarm is about
+        self._raised: dict[str, str] = {}  # SCORES or HIT_RATE -> model that the raised alarm is about
         self._version = 0
         self._judged: tuple[tuple[object, ...], ModelDriftStatus] | None = None
 
@@ -167,9 +167,9 @@ class ModelDrift:
             self._prices.clear()
         mapped = self._news.pop(sentiment.news_id, ())
         for symbol in (sentiment.symbols or mapped) if mapped else ():
-            answer = directed_answer(sentiment, symbol)
-            if answer is not None:
-                self._prices.add(answer)
+            call = directional_call(sentiment, symbol)
+            if call is not None:
+                self._prices.add(call)
 
     # -- what it finds --------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class ModelDrift:
         """
         status = self.status()
         model = status.drift.model
-        verdicts = {ANSWERS: _verdict(status.drift), HIT_RATE: self._verdict_on(status.moves.sides[ALL])}
+        verdicts = {SCORES: _verdict(status.drift), HIT_RATE: self._verdict_on(status.moves.sides[ALL])}
         due = []
         for of, (bad, detail) in verdicts.items():
             raised = self._raised.get(of)
@@ -215,7 +215,7 @@ class ModelDrift:
             return None, ""
         where = "below" if found.high < self._floor else "at least"
         detail = (
-            f"{found.rate:.1%} of the answers moved as predicted (95 % interval {found.low:.1%} to "
+            f"{found.rate:.1%} of the calls moved as predicted (95 % interval {found.low:.1%} to "
             f"{found.high:.1%}, {found.headlines:,} headlines): {where} the floor of {self._floor:.1%}"
         )
         if found.headlines < LEAST_HEADLINES:
@@ -235,7 +235,7 @@ class ModelDrift:
 
 
 def _verdict(drift: Drift) -> tuple[bool | None, str]:
-    """Return whether the answers have drifted (None if undecided), and a description."""
+    """Return whether the scores have drifted (None if undecided), and a description."""
     if drift.state == "drifted":
         return True, f"the headlines differ from the model's training texts: {drift.reason}"
     if drift.state == "ok":

@@ -63,13 +63,13 @@ def test_without_a_reference_the_report_gives_the_reason(
     assert reason in Page(render(data)).text
 
 
-def test_answers_are_compared_with_the_hourly_closes(tmp_path: Path) -> None:
+def test_calls_are_compared_with_the_hourly_closes(tmp_path: Path) -> None:
     """Prices rise each hour; headlines come at half past, two of a story, bearish and bullish by turns."""
     data = load_report_data(record_run(tmp_path, hours=48, headlines=40))
     assert data.model_drift is not None
     moves = data.model_drift.moves
     assert moves.horizon == HOUR_MS
-    sides = {side: (one.answers, one.rate) for side, one in moves.sides.items()}
+    sides = {side: (one.calls, one.rate) for side, one in moves.sides.items()}
     assert sides == {"all": (20, 0.5), "bullish": (10, 1.0), "bearish": (10, 0.0)}
     assert (moves.unmoved, moves.unpriced, moves.pending) == (0, 0, 0)
 

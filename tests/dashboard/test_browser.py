@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agent.analysis.realised_moves import DirectedAnswer, MoveTally
+from agent.analysis.realised_moves import DirectionalCall, MoveTally
 from agent.core.events import AssetSentiment, Decision, Direction, Event, Fill, RiskState, Signal
 from agent.core.risk import RESUME_FROM_KILL
 from agent.dashboard.page_rows import TITLE_LENGTH
@@ -415,7 +415,8 @@ async def test_the_health_panel_shows_the_drift_of_the_model(page: BrowserPage, 
     window, tally = SentimentWindow(500), MoveTally(3_600_000)
     for number in range(120):
         window.add(HeadlineScore(0.1, 0.1, 0.8), model="m", unknown=0.125)
-        tally.add(DirectedAnswer(f"h{number}", "BTCUSDT", True, 0.8, 0), 100.0, 101.0 if number % 2 else 99.0)
+        call = DirectionalCall(f"h{number}", "BTCUSDT", True, 0.8, 0)
+        tally.add(call, 100.0, 101.0 if number % 2 else 99.0)
     status = ModelDriftStatus(500, window.compare(even), tally.result(pending=3))
     async with served(database, Measuring(status)) as served_page:
         await page.open(served_page.login_url(), screen=PHONE)
@@ -427,7 +428,7 @@ async def test_the_health_panel_shows_the_drift_of_the_model(page: BrowserPage, 
     assert shown.startswith("Model drift: drifted on the last 120 of at most 500 headlines: class (PSI ")
     assert "bearish 0.0 % (50.0 %)" in text
     assert "unknown tokensunknown–unknown 12.5 %" in text  # the card of the model doesn't have them
-    assert "Price 60 min later as predicted: 50.0 % [41.2 %, 58.8 %] of 120 answers to 120 headlines" in text
+    assert "Price 60 min later as predicted: 50.0 % [41.2 %, 58.8 %] of 120 calls on 120 headlines" in text
     assert "(3 pending, 0 unmoved, 0 without a price)" in text
     assert overflow <= 0
     assert await page.console_errors() == []

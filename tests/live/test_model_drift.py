@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.analysis.daily import Closes
-from agent.analysis.realised_moves import ALL, DirectedAnswer, MoveTally, moves_of_run
+from agent.analysis.realised_moves import ALL, DirectionalCall, MoveTally, moves_of_run
 from agent.cli.main import build
 from agent.config import Config, parse
 from agent.config.live import LogConfig
@@ -97,7 +97,7 @@ class Watched:
         return [(args["of"], args["state"]) for args in due]
 
 
-def test_an_answer_is_compared_with_the_price_at_its_horizon() -> None:
+def test_an_call_is_compared_with_the_price_at_its_horizon() -> None:
     watched = Watched(move_horizon="3m")
     watched.price(0, 100.0)
     watched.headline(0.5, BULLISH)
@@ -105,10 +105,10 @@ def test_an_answer_is_compared_with_the_price_at_its_horizon() -> None:
     watched.headline(0.7, NEUTRAL)
     watched.price(3, 101.0)
     moves = watched.drift.status().moves
-    assert (moves.pending, moves.sides[ALL].answers) == (2, 0)
+    assert (moves.pending, moves.sides[ALL].calls) == (2, 0)
     watched.price(4, 99.0)  # both horizons end before: the price at 3 min is the last one
     sides = watched.drift.status().moves.sides
-    assert {side: (one.answers, one.rate) for side, one in sides.items()} == {
+    assert {side: (one.calls, one.rate) for side, one in sides.items()} == {
         "all": (2, 0.5),
         "bullish": (1, 1.0),
         "bearish": (1, 0.0),
@@ -134,7 +134,7 @@ def test_each_recent_story_counts_once(title: str, more: dict[str, Any], counted
         watched.headline(0, NEUTRAL, "Bitcoin ETF sees record inflows this week")
     watched.headline(0, BULLISH, title, **more)
     watched.price(1, 101.0)
-    assert watched.drift.status().moves.sides[ALL].answers == counted
+    assert watched.drift.status().moves.sides[ALL].calls == counted
     assert watched.drift.status().drift.headlines == watched.count  # all of them are in the window
 
 
@@ -147,14 +147,14 @@ def test_bars_fetched_after_an_outage_count_at_their_own_time() -> None:
     assert watched.drift.status().moves.sides[ALL].rate == 1.0
 
 
-def test_an_answer_without_a_price_in_time_is_counted_and_left_out() -> None:
+def test_an_call_without_a_price_in_time_is_counted_and_left_out() -> None:
     watched = Watched(move_horizon="10m")
     watched.headline(0, BULLISH)  # before the first price
     watched.price(1, 100.0)
     watched.headline(1, BULLISH)
     watched.price(60, 120.0)  # no price around its horizon
     moves = watched.drift.status().moves
-    assert (moves.unpriced, moves.pending, moves.sides[ALL].answers) == (2, 0, 0)
+    assert (moves.unpriced, moves.pending, moves.sides[ALL].calls) == (2, 0, 0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -164,7 +164,7 @@ def test_live_and_recorded_runs_find_the_same_moves(seed: int) -> None:
     prices = [100.0 + rng.randrange(-3, 4) for _ in minutes]
     ts = [T0 + at * MINUTE_MS for at in minutes]
     given = [
-        DirectedAnswer(f"h{n}", "X", rng.random() < 0.5, 0.7, T0 + at)
+        DirectionalCall(f"h{n}", "X", rng.random() < 0.5, 0.7, T0 + at)
         for n, at in enumerate(sorted(rng.randrange(0, 299 * MINUTE_MS) for _ in range(100)))
     ]
     tally = MoveTally(7 * MINUTE_MS)
@@ -174,13 +174,13 @@ def test_live_and_recorded_runs_find_the_same_moves(seed: int) -> None:
         while waiting and waiting[0].at < at:
             follower.add(waiting.pop(0))
         follower.on_price("X", at, price)
-    for answer in waiting:
-        follower.add(answer)
+    for call in waiting:
+        follower.add(call)
     closes = {"X": Closes(np.array(ts), np.array(prices))}
     recorded = moves_of_run(given, closes, MINUTE_MS, 7 * MINUTE_MS)
     live = tally.result(follower.pending)
     assert live.sides == recorded.sides
-    assert live.sides[ALL].answers > 30
+    assert live.sides[ALL].calls > 30
     assert live.unmoved == recorded.unmoved
     assert live.unpriced + live.pending == recorded.unpriced + recorded.pending
 
@@ -194,15 +194,15 @@ def test_an_alarm_is_raised_once_and_cleared_once() -> None:
     assert watched.journal_alarms() == []  # 99 headlines
     watched.headlines(0, 0, 60)
     assert watched.drift.status().drift.state == "drifted"
-    assert [watched.journal_alarms() for _ in range(3)] == [[("answers", RAISED)], [], []]
+    assert [watched.journal_alarms() for _ in range(3)] == [[("scores", RAISED)], [], []]
     watched.headlines(33, 33, 34)
-    assert [watched.journal_alarms() for _ in range(3)] == [[("answers", CLEARED)], [], []]
+    assert [watched.journal_alarms() for _ in range(3)] == [[("scores", CLEARED)], [], []]
 
 
 def test_an_alarm_holds_while_the_drift_is_only_smaller() -> None:
     watched = Watched(drift_window=1_000)
     watched.headlines(600, 200, 200)
-    assert watched.journal_alarms() == [("answers", RAISED)]
+    assert watched.journal_alarms() == [("scores", RAISED)]
     watched.headlines(500, 250, 250)
     assert watched.drift.status().drift.state == "watch"
     assert watched.journal_alarms() == []
@@ -220,11 +220,11 @@ def test_the_alarm_names_what_changed() -> None:
 def test_another_model_clears_the_alarm_and_is_judged_by_its_own_headlines() -> None:
     watched = Watched()
     watched.headlines(0, 0, 100)
-    assert watched.journal_alarms() == [("answers", RAISED)]
+    assert watched.journal_alarms() == [("scores", RAISED)]
     watched.model.fingerprint = "new"
     assert watched.drift.status().drift.reason == "the loaded model has scored no headline yet"
     watched.headlines(0, 0, 1, model="new")
-    assert watched.journal_alarms() == [("answers", CLEARED)]
+    assert watched.journal_alarms() == [("scores", CLEARED)]
     drift = watched.drift.status().drift
     assert (drift.state, drift.headlines, drift.left_out) == ("unknown", 1, 100)
 
@@ -237,8 +237,8 @@ def test_a_model_without_a_reference_is_unknown_and_raises_nothing() -> None:
     assert watched.journal_alarms() == []
 
 
-def answers(watched: Watched, count: int, *, right: int, begin: int = 0) -> None:
-    """Bullish answers, of which the first `right` are followed by a rise."""
+def calls(watched: Watched, count: int, *, right: int, begin: int = 0) -> None:
+    """Bullish calls, of which the first `right` are followed by a rise."""
     for number in range(begin, begin + count):
         watched.price(2 * number, 100.0)
         watched.headline(2 * number, BULLISH)
@@ -254,12 +254,12 @@ def test_a_hit_rate_below_the_floor_raises_an_alarm(
     floor: float, right: int, alarms: list[tuple[str, str]]
 ) -> None:
     watched = Watched(Loaded(reference=None), move_horizon="1m", hit_rate_floor=floor, drift_window=100)
-    answers(watched, 99, right=right)
+    calls(watched, 99, right=right)
     assert watched.journal_alarms() == []
-    answers(watched, 1, right=0, begin=99)
+    calls(watched, 1, right=0, begin=99)
     assert [watched.journal_alarms() for _ in range(2)] == [alarms, []]
     if alarms:
-        answers(watched, 100, right=55, begin=200)
+        calls(watched, 100, right=55, begin=200)
         assert watched.journal_alarms() == [("hit rate", CLEARED)]
 
 

@@ -1,11 +1,11 @@
-"""The sentiment model of a recorded run: drift of its answers, and the price moves after them."""
+"""The sentiment model of a recorded run: drift of its scores, and the price moves after them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 from agent.analysis.daily import Closes
-from agent.analysis.realised_moves import directed_answer, moves_of_run
+from agent.analysis.realised_moves import directional_call, moves_of_run
 from agent.analysis.report.report_data import ModelDrift
 from agent.analysis.report.scored_headlines import ScoredHeadline
 from agent.config import Config
@@ -25,15 +25,15 @@ def model_drift_of(
     scored: Iterable[ScoredHeadline],
     closes: Mapping[str, Closes],
 ) -> ModelDrift | None:
-    """Judge the model of a run; None if nothing was scored. `scored` has one answer per story and symbol."""
+    """Judge the model of a run; None if nothing was scored. `scored` has one call per story and symbol."""
     window = SentimentWindow(None)
     for sentiment in read_rows(database, run_id, Sentiment):
         window.add(sentiment, model=sentiment.model)
     if not len(window):
         return None
-    answers = (directed_answer(one.sentiment, one.symbol) for one in scored)
+    calls = (directional_call(one.sentiment, one.symbol) for one in scored)
     moves = moves_of_run(
-        (answer for answer in answers if answer is not None),
+        (call for call in calls if call is not None),
         closes,
         config.market.interval,
         config.monitoring.move_horizon,

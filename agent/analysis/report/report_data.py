@@ -94,7 +94,7 @@ class RunEvidence(msgspec.Struct, frozen=True):
 
 
 class ModelDrift(msgspec.Struct, frozen=True):
-    """The drift of the model that scored last, and the price moves after all bullish and bearish answers.
+    """The drift of the model that scored last, and the price moves after all bullish and bearish calls.
 
     Unknown tokens are not recorded.
     """

@@ -11,29 +11,30 @@ function shift({ bins, live, reference }) {
   return `${bins[at]} ${share(live[at])}${reference.length ? ` (${share(reference[at])})` : ""}`;
 }
 
-function comparisonTable({ comparisons }) {
+function comparisonTable({ comparisons, confidence, reference_confidence: trained }) {
   const table = element("table");
-  const columns = [["Model drift"], ["State"], ["PSI", "n"], ["Largest change (training)", "n"]];
+  const columns = [["Model drift"], ["State"], ["PSI", "n"], ["Now (training)", "n"]];
+  const mean = `mean ${share(confidence)}${trained === null ? "" : ` (${share(trained)})`}`;
   fillTable(table, columns, comparisons.map((one) => ({ cells: [
     one.of,
     element("span", { class: `drift ${one.state}`, text: one.state }),
     element("span", {
       title: one.chance === null ? "" : `by chance up to ${number(one.chance, 3)}`, text: number(one.psi, 3),
     }),
-    shift(one),
+    one.of === "confidence" ? mean : shift(one),
   ] })), "");
   return table;
 }
 
 function movesNote({ sides, horizon, unmoved, unpriced, pending }) {
-  const { answers, headlines, rate, low, high, confidence } = sides.all;
+  const { calls, headlines, rate, low, high, confidence } = sides.all;
   const minutes = number(horizon / 60_000, 0);
   const left = `${number(pending, 0)} pending, ${number(unmoved, 0)} unmoved, ` +
     `${number(unpriced, 0)} without a price`;
-  if (!answers) return `No answer has a price move of ${minutes} min yet (${left}).`;
+  if (!calls) return `No call has a price move of ${minutes} min yet (${left}).`;
   return `Price ${minutes} min later as predicted: ${share(rate)} [${share(low)}, ${share(high)}] of ` +
-    `${number(answers, 0)} answers to ${number(headlines, 0)} headlines, at a mean confidence of ` +
-    `${share(confidence)} (${left}). Near 50 % is to be expected: most headlines report moves that were.`;
+    `${number(calls, 0)} calls on ${number(headlines, 0)} headlines, at a mean confidence of ` +
+    `${share(confidence)} (${left}). Near 50 % is to be expected: most headlines report a move that has happened.`;
 }
 
 /** Returns the elements of the block; none if the strategy uses no model. */

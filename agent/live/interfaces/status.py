@@ -92,7 +92,7 @@ class StorageStatus(msgspec.Struct):
 
 
 class ModelDriftStatus(msgspec.Struct, frozen=True):
-    """The sentiment model on the last `window` headlines: its answers, and the price moves after them."""
+    """The sentiment model on the last `window` headlines: its scores, and the price moves after its calls."""
 
     window: int
     drift: Drift

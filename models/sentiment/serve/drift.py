@@ -1,4 +1,4 @@
-"""Drift of a sentiment model's answers: recent headlines compared with the texts that it was trained on.
+"""Drift of a sentiment model: recent headlines compared with the texts that it was trained on.
 
 The measure is the population stability index (Siddiqi, *Credit Risk Scorecards*, 2006) of live shares p
 against reference shares q over the same bins:
@@ -14,7 +14,7 @@ changed population. Chance alone gives about
 for samples of n and m texts from one population (Yurdakul, *Statistical Properties of the Population
 Stability Index*, 2018), so a PSI below the 99 % quantile of that is ok whatever its value.
 
-Drift means that the headlines differ from the training texts, not that the answers to them are wrong.
+Drift means that the headlines differ from the training texts, not that their scores are wrong.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _BINS: Final = {
 }
 
 
-class Answer(Protocol):
+class ThreeClassScore(Protocol):
     """Probabilities of one text with sum 1, or an abstention."""
 
     @property
@@ -151,13 +151,13 @@ def confidence_bin(confidence: float) -> int:
 
 
 def reference_shares(
-    scores: Iterable[Answer], unknown: Iterable[float | None] | None = None
+    scores: Iterable[ThreeClassScore], unknown: Iterable[float | None] | None = None
 ) -> ReferenceShares:
     """Measure `Card.reference` on texts like those that the model was trained on.
 
-    `scores` are the exported model's answers, one a text; `unknown` is for each text the share of its tokens
+    `scores` are the exported model's, one for each text; `unknown` is for each text the share of its tokens
     that the vocabulary lacks, None if it is not known. Those of abstentions are not used. Raises ValueError
-    if there are no scores, if the model abstained on all of them, or if the lengths differ.
+    without any score, if the model abstained on all of them, or if the lengths differ.
     """
     judged = list(scores)
     window = SentimentWindow(None)
@@ -196,7 +196,7 @@ class SentimentWindow:
     def __len__(self) -> int:
         return len(self._scores)
 
-    def add(self, score: Answer, *, model: str = "", unknown: float | None = None) -> bool:
+    def add(self, score: ThreeClassScore, *, model: str = "", unknown: float | None = None) -> bool:
         """Add a score; return True if it is the first of another model.
 
         `unknown` is the share of tokens that the vocabulary lacks. A score without usable probabilities

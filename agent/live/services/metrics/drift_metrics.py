@@ -1,4 +1,4 @@
-"""Prometheus metrics of the sentiment model's drift and of the price moves after its answers.
+"""Prometheus metrics of the sentiment model's drift and of the price moves after its calls.
 
 A value that is not known, such as the index of a model without a reference, has no sample.
 """
@@ -43,16 +43,16 @@ def drift_metrics(status: ModelDriftStatus) -> Iterator[Metric]:
     sides = moves.sides
     horizon = f"{moves.horizon / 60_000:g} minutes"
     yield _gauges(
-        "answers",
-        f"Bullish and bearish answers whose price moved within {horizon}",
+        "calls",
+        f"Bullish and bearish calls whose price moved within {horizon}",
         "side",
-        {side: one.answers for side, one in sides.items()},
+        {side: one.calls for side, one in sides.items()},
     )
     for name, text, values in (
         ("hit_rate", "Share of these whose price moved as predicted", {s: o.rate for s, o in sides.items()}),
         ("hit_rate_low", "Lower end of its 95 % interval", {s: o.low for s, o in sides.items()}),
         ("hit_rate_high", "Upper end of its 95 % interval", {s: o.high for s, o in sides.items()}),
-        ("hit_confidence", "Mean confidence of these answers", {s: o.confidence for s, o in sides.items()}),
+        ("hit_confidence", "Mean confidence of these calls", {s: o.confidence for s, o in sides.items()}),
         ("brier", "Mean squared error of their confidence", {s: o.brier for s, o in sides.items()}),
     ):
         yield _gauges(name, text, "side", values)
