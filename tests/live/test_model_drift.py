@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from agent.analysis.daily import Closes
 from agent.analysis.realised_moves import ALL, DirectionalCall, MoveTally, moves_of_run
 from agent.cli.main import build
-from agent.config import Config, parse
+from agent.config import Config, ModelConfig, parse
 from agent.config.live import LogConfig
 from agent.core.deduplication import HeadlineDeduplicator
 from agent.core.events import MINUTE_MS, Command, Kline, News, RiskEvent, RiskState, Sentiment
@@ -28,20 +28,21 @@ from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.log import configure
 from agent.live.model_drift import CLEARED, RAISED, ModelDrift, PriceFollower
+from agent.live.model_loader import model_loader
 from agent.live.pipeline import Pipeline
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
 from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run, RunKind
-from models.cards import ReferenceShares
+from models.cards import ReferenceShares, read_card, write_card
 from models.sentiment.serve.drift import CLASS, reference_shares
 from models.sentiment.serve.scorer import HeadlineScore
-from tests.live.conftest import database, hasty_start, quiet_log, sandbox
+from tests.live.conftest import database, hasty_start, quiet_log, sandbox, write_model
 from tests.live.services.metrics.test_metrics import METRICS, Asked, value
 from tests.support.live import SENTIMENT, Words, assert_sound, living, settings, until
 from tests.support.stories import Story
 
-__all__ = ["database", "hasty_start", "quiet_log", "sandbox"]
+__all__ = ["database", "hasty_start", "quiet_log", "sandbox", "write_model"]
 
 T0 = 1_741_011_900_000
 BEARISH, NEUTRAL, BULLISH = (0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8)
@@ -273,6 +274,19 @@ def test_unknown_tokens_come_from_the_local_model_only() -> None:
     workers.headlines(34, 33, 33)
     drift = workers.drift.status().drift
     assert (drift.unknown_tokens, drift.of("unknown tokens").state, drift.state) == (None, "unknown", "ok")
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["loaded", "loaded when workers fail"])
+def test_the_reference_is_that_of_the_loaded_folder(
+    database: Database, tmp_path: Path, write_model: Callable[..., Path], lazy: bool
+) -> None:
+    folder = write_model(tmp_path / "tiny")
+    load = model_loader(ModelConfig(), database, lazy=lazy)
+    assert cast(Loaded, load(str(folder))).reference is None
+    card = read_card(folder)
+    card.reference = EVEN
+    write_card(card, folder)
+    assert cast(Loaded, load(str(folder))).reference == EVEN
 
 
 # -- restarts --------------------------------------------------------------------------------------------
