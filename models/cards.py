@@ -21,6 +21,8 @@ from models.labels import LABELS
 CARD_NAME: Final = "card.json"
 CARD_FORMAT: Final = 1
 _RESTORE: Final = "copy the whole folder again, or make it again with `tapewire train` or `tapewire export`"
+CONFIDENCE_BINS: Final = 10
+"""Number of bins of confidence in `ReferenceShares`."""
 LABELS_OF: Final = {"sentiment": LABELS, "fusion": CLASSES}
 """Classes of each kind of model, in the order of its probability vectors."""
 
@@ -60,6 +62,36 @@ class CoverageRow(msgspec.Struct, frozen=True):
     """None if no text reaches the threshold."""
 
 
+class ReferenceShares(msgspec.Struct, frozen=True, kw_only=True):
+    """A sentiment model's scores of texts like those that it was trained on: the reference for drift.
+
+    `models.sentiment.serve.drift.reference_shares` measures it. Raises ValueError if the shares are not
+    distributions.
+    """
+
+    texts: int
+    """Number of texts."""
+    classes: tuple[float, ...]
+    """Share of each class among the texts without abstentions, in the order of `LABELS`."""
+    confidence: tuple[float, ...]
+    """Share of each of the `CONFIDENCE_BINS` equal bins of confidence from 1/3 to 1 among the same texts."""
+    mean_confidence: float
+    abstained: float
+    """Share of the texts on which the model abstained."""
+    unknown_tokens: float | None = None
+    """Mean share of a text's tokens that the vocabulary lacks; None if it was not measured."""
+
+    def __post_init__(self) -> None:
+        counts = len(self.classes), len(self.confidence)
+        if counts != (len(LABELS), CONFIDENCE_BINS) or self.texts < 1:
+            raise ValueError(f"reference shares of {counts} bins and {self.texts} texts")
+        rates = self.abstained, self.mean_confidence, self.unknown_tokens or 0.0
+        if not all(0.0 <= share <= 1.0 for share in (*self.classes, *self.confidence, *rates)):
+            raise ValueError("reference shares outside of 0 to 1")
+        if any(abs(sum(shares) - 1.0) > 1e-6 for shares in (self.classes, self.confidence)):
+            raise ValueError("reference shares that don't sum to 1")
+
+
 class Card(msgspec.Struct, kw_only=True):
     """The contents of `card.json`."""
 
@@ -92,6 +124,8 @@ class Card(msgspec.Struct, kw_only=True):
     threshold: float = 0.7
     """Least calibrated confidence of an actionable score."""
     coverage: tuple[CoverageRow, ...] = ()
+    reference: ReferenceShares | None = None
+    """Reference for the drift of live headlines. None in cards of earlier versions: drift is then unknown."""
     metrics: dict[str, dict[str, Estimate]] = {}
     """Metric name → estimate, for each evaluated set ("test", "calibration", …)."""
     versions: dict[str, str] = {}

@@ -10,7 +10,7 @@ from agent.core.masking import mask, masked
 from agent.data.text import one_line
 
 if TYPE_CHECKING:
-    from agent.live.interfaces.status import Status
+    from agent.live.interfaces.status import ModelDriftStatus, Status
 
 _ERROR: Final = 160  # characters shown of an error
 
@@ -53,6 +53,8 @@ def show(status: Status) -> None:
     elif saved.event:
         facts = f"{saved.size / 1e3:,.1f} kB, {saved.took_ms:.1f} ms"
         out.print(f"snapshot after event {saved.event:,}: {facts}")
+    if status.model_drift is not None:
+        show_drift(status.model_drift)
     positions = Table(
         "symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim"
     )
@@ -94,6 +96,26 @@ def show(status: Status) -> None:
             )
     for line in status.recent[-10:]:
         print_text(f"  {iso(line['at'])}  {line['what']}")
+
+
+def show_drift(status: ModelDriftStatus) -> None:
+    """Print the sentiment model's drift and its hit rate."""
+    from rich.markup import escape
+
+    drift, rate = status.drift, status.moves.sides["all"]
+    style = {"drifted": "bold red", "watch": "yellow"}.get(drift.state, "default")
+    why = f": {escape(drift.reason)}" if drift.reason else ""
+    out.print(f"[{style}]model drift[/] {drift.state} on {drift.headlines:,} headlines{why}", soft_wrap=True)
+    figures = [
+        f"{name} {share:.1%}" if share is not None else f"{name} unknown"
+        for name, share in (("abstained", drift.abstained), ("unknown tokens", drift.unknown_tokens))
+    ]
+    if rate.rate is not None:
+        figures.append(
+            f"{rate.rate:.1%} of {rate.calls:,} calls moved as predicted "
+            f"({rate.low or 0:.1%} to {rate.high or 0:.1%})"
+        )
+    out.print(", ".join(figures), soft_wrap=True, markup=False)
 
 
 def show_last(config: Path | None, json: bool) -> None:

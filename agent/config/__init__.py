@@ -16,7 +16,14 @@ from agent.config.checks import check_fractions, check_limits, check_symbols, fr
 from agent.config.control import ArchiveConfig, BackupConfig, ControlConfig
 from agent.config.execution import ExecutionConfig
 from agent.config.live import BybitConfig, LiveConfig, LogConfig, NewsConfig
-from agent.config.services import DashboardConfig, MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
+from agent.config.services import (
+    DashboardConfig,
+    MetricsConfig,
+    MonitoringConfig,
+    MqttConfig,
+    NotifyConfig,
+    WorkersConfig,
+)
 from agent.core.durations import Duration
 from agent.core.errors import ConfigError, did_you_mean
 from agent.core.settings import (
@@ -107,6 +114,7 @@ class Config(CoreConfig):
     log: LogConfig = LogConfig()
     dashboard: DashboardConfig = DashboardConfig()
     metrics: MetricsConfig = MetricsConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
     mqtt: MqttConfig = MqttConfig()
     workers: WorkersConfig = WorkersConfig()
     notify: NotifyConfig = NotifyConfig()

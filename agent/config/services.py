@@ -83,6 +83,15 @@ class MetricsConfig(ListenerConfig):
     stuck_after: Duration = Field(30_000, gt=0)
 
 
+class MonitoringConfig(Section):
+    """Drift of the sentiment model, measured on the headlines that it scores."""
+
+    drift_window: int = Field(500, ge=100, le=100_000)  # last headlines that are compared with the reference
+    move_horizon: Duration = Field(3_600_000, gt=0)  # from a score to the price that it is compared with
+    # an alarm is raised if the hit rate's 95 % interval lies below it; 0: never
+    hit_rate_floor: float = Field(0.0, ge=0, lt=1)
+
+
 class MqttConfig(Section):
     """MQTT 5 broker. Secrets come from the environment or from files of mode 0600."""
 

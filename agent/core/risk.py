@@ -27,7 +27,10 @@ CLOCK = "clock"
 PRICE_BAND = "price band"
 """Rule of an alarm about a price that the market-data feed withholds."""
 
-NOTES = (STALE, CLOCK, PRICE_BAND)
+MODEL_DRIFT = "model drift"
+"""Rule of an alarm about headlines that differ from the sentiment model's training texts."""
+
+NOTES = (STALE, CLOCK, PRICE_BAND, MODEL_DRIFT)
 """Rules of risk events that neither change the state nor refuse an order."""
 
 FLATTEN = "flatten"

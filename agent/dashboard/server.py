@@ -36,6 +36,7 @@ _PAGE: Final = Path(__file__).with_name("page")
 _ASSETS: Final = {
     "app.js": "app.js",
     "charts.js": "charts.js",
+    "drift.js": "drift.js",
     "format.js": "format.js",
     "panels.js": "panels.js",
     "style.css": "style.css",

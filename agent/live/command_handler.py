@@ -12,7 +12,7 @@ from msgspec import to_builtins
 from agent.config import Config
 from agent.core.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.core.events import Command, Event, RiskState
-from agent.core.risk import CLOCK, KILL, RESUME_FROM_KILL
+from agent.core.risk import KILL, RESUME_FROM_KILL
 from agent.live.control_socket import COMMANDS
 from agent.live.emergency_close import EmergencyReport
 from agent.live.event_queue import EventQueue
@@ -86,9 +86,9 @@ class CommandHandler:
         """Give the core the time, and wait until it has handled it."""
         await (await self.put("heartbeat"))
 
-    async def alarm(self, detail: str) -> None:
-        """Journal an alarm about the clock."""
-        await (await self.put("alarm", {"rule": CLOCK, "detail": detail}))
+    async def alarm(self, rule: str, detail: str, **more: str) -> None:
+        """Journal an alarm, and wait until the core has handled it."""
+        await (await self.put("alarm", {"rule": rule, "detail": detail, **more}))
 
     @property
     def killed(self) -> bool:

@@ -26,6 +26,7 @@ from agent.live.interfaces.running_agent import Services
 from agent.live.interfaces.status import Status
 from agent.live.kill_file import KillSwitch
 from agent.live.life import Life, Sources
+from agent.live.model_drift import ModelDrift
 from agent.live.observers import LogObserver, RecentActivity
 from agent.live.order_routing import open_gateway, open_guard, venue_port
 from agent.live.pipeline import Pipeline
@@ -80,6 +81,7 @@ class Daemon:
         self.control_port = 0  # on loopback; 0 if no control port is configured
         self.predictor = open_predictor(config)
         self.model: SentimentConsumer | None = None
+        self.drift: ModelDrift | None = None
         if wants_headlines(config):
             self.model = SentimentConsumer(config.live, self.clock, load_model, self.predictor)
         self.services = Services()
@@ -91,6 +93,10 @@ class Daemon:
         self._recent = RecentActivity()
         self._observers: list[Observer] = [LogObserver(), self._recent]
         self._run_observers: list[Callable[[Run], Observer]] = []
+        if self.model is not None:
+            self.drift = drift = ModelDrift(config, self.model)
+            self.model.on_score = drift.note_score
+            self.observe_run(lambda _: drift)
         self._life: Life | None = None
         self._began = 0.0  # of the event loop's clock
         self.record = RunRecord()
@@ -176,6 +182,7 @@ class Daemon:
             uptime=asyncio.get_running_loop().time() - self._began,
             clock=self._time.status(self.pipeline.memory),
             model=self.model.health.model if self.model else "",
+            drift=self.drift,
             listeners=self.listeners,
             recent=self._recent,
             record=self.record,
@@ -243,6 +250,7 @@ class Daemon:
                 self._time,
                 self.clock,
                 self._rng,
+                self.drift,
             )
             self._life = life
             _log.info(

@@ -14,6 +14,7 @@ from agent.config import Config
 from agent.core.durations import format_duration
 from agent.core.errors import VenueError
 from agent.core.events import Command, Event, News
+from agent.core.risk import CLOCK
 from agent.live import session
 from agent.live.archiver import watch_segments
 from agent.live.command_handler import CommandHandler
@@ -24,6 +25,7 @@ from agent.live.gateway.venue_gateway import VenueGateway
 from agent.live.interfaces.producer import Emit, Producer
 from agent.live.interfaces.running_agent import HeadlineScorer, Services
 from agent.live.kill_file import KillSwitch
+from agent.live.model_drift import ModelDrift
 from agent.live.news.news_producer import NewsProducer
 from agent.live.pipeline import Pipeline
 from agent.live.run_record import RunRecord
@@ -72,6 +74,7 @@ class Life:
         time: Timekeeper,
         clock: Clock,
         rng: random.Random,
+        drift: ModelDrift | None,
     ) -> None:
         self.pipeline = pipeline
         self.queue = queue
@@ -87,6 +90,7 @@ class Life:
         self._time = time
         self._clock = clock
         self._rng = rng
+        self._drift = drift
         self._stopped = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -111,7 +115,10 @@ class Life:
             shell.append(
                 tasks.create_task(watch_for_stale_data(self.pipeline.engine, self._clock, commands.heartbeat))
             )
-            shell.append(tasks.create_task(self._time.watch(self.pipeline.memory, commands.alarm)))
+            alarm = partial(commands.alarm, CLOCK)
+            shell.append(tasks.create_task(self._time.watch(self.pipeline.memory, alarm)))
+            if self._drift is not None:
+                shell.append(tasks.create_task(self._drift.watch(commands.alarm)))
             shell.append(tasks.create_task(self._kill_switch.watch(commands.kill, lambda: commands.killed)))
             shell.append(tasks.create_task(self._keep_feed_health()))
             segments = watch_segments(

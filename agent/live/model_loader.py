@@ -11,6 +11,7 @@ from agent.config import Config
 from agent.core.symbols import AssetFinder
 from agent.data.sentiment import NamedScorer, Score
 from agent.store.database import Database
+from models.cards import ReferenceShares
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -20,9 +21,17 @@ class LazyScorer:
     them.
     """
 
-    def __init__(self, fingerprint: str, load: Callable[[], NamedScorer], names: str = "") -> None:
+    def __init__(
+        self,
+        fingerprint: str,
+        load: Callable[[], NamedScorer],
+        *,
+        names: str = "",
+        reference: ReferenceShares | None = None,
+    ) -> None:
         self.fingerprint = fingerprint
         self.names = names
+        self.reference = reference
         self._load = load
         self._scorer: NamedScorer | None = None
 
@@ -60,6 +69,8 @@ def model_loader(config: Config, database: Database, *, lazy: bool = False) -> C
         from models.sentiment.serve.scorer import Scorer
 
         scorer = Scorer.load(model_dir(folder), threads=1, finder=finder)
-        return LazyScorer(scorer.fingerprint, lambda: load(folder), scorer.names)
+        return LazyScorer(
+            scorer.fingerprint, lambda: load(folder), names=scorer.names, reference=scorer.reference
+        )
 
     return name if lazy else load

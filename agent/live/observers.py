@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import structlog
 
-from agent.core.events import Decision, Event, Kline, Order, OrderUpdate
+from agent.core.events import Decision, Event, Kline, News, Order, OrderUpdate
 from agent.core.sinks import DecisionSink
 from agent.live.formatting import describe, one_line_summary
-from agent.live.interfaces.observer import Observer
+from agent.live.interfaces.observer import HeadlineObserver, Observer
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -28,7 +28,6 @@ class LiveSink:
         self.event_seq = 0
         self.orders = 0
         self.observers: list[Observer] = []
-        self.news = inner.news
         self.sentiment = inner.sentiment
         self._inner = inner
         self._every = every
@@ -49,6 +48,12 @@ class LiveSink:
             self.orders += 1
         for observer in self.observers:
             observer.decision(self.event_seq, decision)
+
+    def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
+        self._inner.news(news, symbols, story)
+        for observer in self.observers:
+            if isinstance(observer, HeadlineObserver):
+                observer.headline(news, symbols, story)
 
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]

@@ -17,6 +17,7 @@ from agent.data.sentiment import NamedScorer, Score, ScoredText, names_of, score
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.replay.fusion_model import check_scorer
 from agent.system.clock import Clock
+from models.cards import ReferenceShares
 from models.labels import NOT_FINITE, UNKNOWN_KIND, UNSOUND
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class SentimentConsumer:
         self._predictor = predictor
         self.embedded = predictor is not None and predictor.reads_embeddings
         """Whether sentiments carry their headline's embedding."""
+        self.on_score: Callable[[str, Score], None] | None = None
+        """Called with each headline's id and score before its sentiment is emitted."""
         self._scorer: NamedScorer | None = None
         self._waiting: OrderedDict[str, tuple[News, float]] = OrderedDict()
         self._filled = asyncio.Event()
@@ -117,6 +120,11 @@ class SentimentConsumer:
     def names(self) -> str:
         """Hash of the names by which the model finds assets; empty if it doesn't read single assets."""
         return names_of(self._scorer)
+
+    @property
+    def reference(self) -> ReferenceShares | None:
+        """The reference for drift of the current model; None if its card has none."""
+        return getattr(self._scorer, "reference", None)
 
     def offer(self, news: News) -> None:
         """Queue a headline to score; if too many wait, drop the oldest."""
@@ -166,6 +174,8 @@ class SentimentConsumer:
                     kind=scored.kind,
                     kind_confidence=scored.kind_confidence,
                 )
+                if self.on_score is not None:
+                    self.on_score(news.id, score)
                 await deliver(emit, sentiment)
                 self._waiting.pop(news.id, None)
 

@@ -265,10 +265,22 @@ _DASHBOARD: Final[dict[str, tuple[str, ...]]] = {
     "agent.dashboard.dashboard_state:DashboardState": ("header", "_mapper", "_bar_limit"),
     "agent.dashboard.page_rows:VersionedRows": ("_limit",),
 }
+_DRIFT: Final[dict[str, tuple[str, ...]]] = {
+    "agent.live.model_drift:ModelDrift": (*("_model", "_floor", "_size", "_judged", "_unknown"),),
+    "agent.live.model_drift:PriceFollower": ("_horizon", "_patience"),
+    "agent.analysis.realised_moves:MoveTally": ("_horizon", "_size"),
+    "models.sentiment.serve.drift:SentimentWindow": ("_size",),
+}
 _OBSERVER_SPEC: Final = Spec(
-    ("agent.dashboard.", "agent.analysis.thinning", "agent.core.portfolio", "agent.core.events"),
-    wiring=_DASHBOARD,
-    first={"agent.core.portfolio:Portfolio": ("positions",)},
+    (
+        *("agent.dashboard.", "agent.analysis.thinning", "agent.core.portfolio", "agent.core.events"),
+        *("agent.live.model_drift", "agent.analysis.realised_moves", "models.sentiment.serve.drift"),
+    ),
+    wiring=_DASHBOARD | _DRIFT,
+    first={
+        "agent.core.portfolio:Portfolio": ("positions",),
+        "agent.live.model_drift:ModelDrift": ("_tally",),
+    },
     rebuild={},
     blank={},
 )

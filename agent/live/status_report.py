@@ -16,6 +16,7 @@ from agent.live.interfaces.producer import Health
 from agent.live.interfaces.status import PositionStatus, Status
 from agent.live.life import Life
 from agent.live.log import status as log_status
+from agent.live.model_drift import ModelDrift
 from agent.live.observers import RecentActivity
 from agent.live.run_record import RunRecord
 from agent.live.supervisor import Supervision
@@ -31,6 +32,7 @@ def report_status(
     uptime: float,
     clock: ClockStatus,
     model: str,
+    drift: ModelDrift | None,
     listeners: Sequence[Listener],
     recent: RecentActivity,
     record: RunRecord,
@@ -78,6 +80,7 @@ def report_status(
         spans={name: histogram.summary() for name, histogram in sorted(pipeline.spans.items())},
         ignored=dict(engine.counts) | ({"open bars left out": left_out} if left_out else {}),
         headlines=dict(engine.signals.counts),
+        model_drift=None if drift is None else drift.status(),
         recent=list(recent.lines),
         record=record.problem,
     )

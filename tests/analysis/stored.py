@@ -48,6 +48,7 @@ def record_run(
     headlines: int = 0,
     answers: tuple[AssetSentiment, ...] = (),
     kinds: tuple[str, ...] = ("",),
+    model: str = "starter",
 ) -> Database:
     """Record run `run-1` in `folder`/store.db, with kline files beside it; prices are 100 + hour.
 
@@ -55,7 +56,9 @@ def record_run(
     `answers` for single assets, the headlines are about both symbols. `kinds` are those of successive
     stories, by turns.
     """
-    config = Config.model_validate({"market": {"interval": "1h"}, "paper": paper or {}})
+    config = Config.model_validate(
+        {"market": {"interval": "1h"}, "paper": paper or {}, "model": {"path": model}}
+    )
     inputs = tuple(_kline_file(folder / f"{symbol}-1h.csv", symbol, hours) for symbol in SYMBOLS)
     run = Run(
         id="run-1",

@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from agent.analysis.realised_moves import DirectionalCall, MoveTally
 from agent.core.events import AssetSentiment, Decision, Direction, Event, Fill, RiskState, Signal
 from agent.core.risk import RESUME_FROM_KILL
 from agent.dashboard.page_rows import TITLE_LENGTH
+from agent.live.interfaces.status import ModelDriftStatus
 from agent.sandbox import Sandbox
 from agent.store.database import Database
+from models.sentiment.serve.drift import SentimentWindow, reference_shares
+from models.sentiment.serve.scorer import HeadlineScore
 from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
 from tests.dashboard.dashboard_harness import FakeAgent, agent_with_page, bar, headline, scored, served
 from tests.dashboard.reverse_proxy import proxy
@@ -388,3 +392,43 @@ async def test_the_banner_explains_a_proxy_that_changes_the_host(
         await page.until(
             "/live connection is refused.*Host header/.test(document.querySelector('#banner').textContent)"
         )
+
+
+class Measuring(FakeAgent):
+    """An agent that shows a status of its model."""
+
+    def __init__(self, model_drift: ModelDriftStatus) -> None:
+        super().__init__()
+        self.model_drift = model_drift
+
+    def health(self) -> dict[str, Any]:
+        queue = dict.fromkeys(("depth", "high_water", "blocked", "coalesced", "dropped"), 0)
+        return {
+            **{"now": 0, "uptime_s": 1.0, "model": "m", "sources": [], "feeds": [], "listeners": []},
+            **{"storage": {"writable": True}, "latencies": {}, "queue": queue},
+            "model_drift": self.model_drift,
+        }
+
+
+async def test_the_health_panel_shows_the_drift_of_the_model(page: BrowserPage, database: Database) -> None:
+    even = reference_shares([HeadlineScore(*one) for one in ((0.8, 0.1, 0.1), (0.1, 0.1, 0.8)) * 100])
+    window, tally = SentimentWindow(500), MoveTally(3_600_000)
+    for number in range(120):
+        window.add(HeadlineScore(0.1, 0.1, 0.8), model="m", unknown=0.125)
+        call = DirectionalCall(f"h{number}", "BTCUSDT", True, 0.8, 0)
+        tally.add(call, 100.0, 101.0 if number % 2 else 99.0)
+    status = ModelDriftStatus(500, window.compare(even), tally.result(pending=3))
+    async with served(database, Measuring(status)) as served_page:
+        await page.open(served_page.login_url(), screen=PHONE)
+        shown = await page.until("document.querySelector('#model-drift')?.textContent")
+        text = (await page.text("#health")).replace("\u00a0", " ")
+        overflow = await page.run(
+            "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+    assert shown.startswith("Model drift: drifted on the last 120 of at most 500 headlines: class (PSI ")
+    assert "bearish 0.0 % (50.0 %)" in text
+    assert "unknown tokensunknown–unknown 12.5 %" in text  # the card of the model doesn't have them
+    assert "Price 60 min later as predicted: 50.0 % [41.2 %, 58.8 %] of 120 calls on 120 headlines" in text
+    assert "(3 pending, 0 unmoved, 0 without a price)" in text
+    assert overflow <= 0
+    assert await page.console_errors() == []

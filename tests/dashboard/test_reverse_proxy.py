@@ -104,7 +104,7 @@ async def test_all_links_and_the_websocket_work_below_a_path(
 
 async def test_no_script_contains_an_absolute_path(database: Database) -> None:
     async with served(database, FakeAgent()) as page, client(page.login_url()) as http:
-        for name in ("app.js", "panels.js", "charts.js", "format.js"):
+        for name in ("app.js", "panels.js", "drift.js", "charts.js", "format.js"):
             async with http.get(f"/assets/{name}") as response:
                 assert not re.findall(r"""["'`]/(?:assets|api|runs|login)\b""", await response.text()), name
 

@@ -10,6 +10,7 @@ from agent.analysis.decay import Decay
 from agent.analysis.event_study import EventStudy
 from agent.analysis.kind_study import KindStudy
 from agent.analysis.outcomes import Outcomes
+from agent.analysis.realised_moves import RealisedMoves
 from agent.analysis.regimes import RULE, RegimeRule
 from agent.analysis.run_metrics import Metrics
 from agent.analysis.significance import Difference, Interval
@@ -17,6 +18,7 @@ from agent.analysis.trades import RoundTrip
 from agent.config import Config, parse
 from agent.core.events import DAY_MS, RiskEvent, RiskState
 from agent.store.runs import Run
+from models.sentiment.serve.drift import Drift
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -91,6 +93,16 @@ class RunEvidence(msgspec.Struct, frozen=True):
     absent: dict[str, str] = {}
 
 
+class ModelDrift(msgspec.Struct, frozen=True):
+    """The drift of the model that scored last, and the price moves after all bullish and bearish calls.
+
+    Unknown tokens are not recorded.
+    """
+
+    drift: Drift
+    moves: RealisedMoves
+
+
 class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     """All data of the page. Curves have at most about 4,000 points; `trades` are in order of exit."""
 
@@ -105,6 +117,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     headlines: dict[str, list[SourceHeadline]] = {}  # client order id -> headlines of its signal
     risk: list[RiskEvent] = []  # changes of the risk state
     refusals: dict[str, int] = {}  # number of orders that each risk rule refused
+    model_drift: ModelDrift | None = None  # None if the run scored no headline
     notes: list[str] = []  # missing data, for example a kline file that was deleted
 
     @property

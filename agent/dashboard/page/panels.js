@@ -1,4 +1,5 @@
 // Everything on the page except the charts, rendered from the server's rows.
+import { driftBlock } from "./drift.js";
 import {
   MISSING, address, arrow, duration, element, fillTable, minute, number, percent, price, quantity,
   timeRenderer, tone, untrusted,
@@ -257,6 +258,7 @@ export function health(state, head) {
   box.replaceChildren(
     element("div", { class: "scroll" }, sourcesTable(state)),
     element("div", { class: "scroll" }, latencyTable(state.latencies)),
+    ...driftBlock(state.model_drift),
     problem ? element("p", { class: "error" }, untrusted(problem)) : "",
     ...notes.filter(Boolean).map((text) => element("p", { class: "note" }, untrusted(text))),
   );

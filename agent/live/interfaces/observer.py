@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from agent.core.events import Decision, Event
+from agent.core.events import Decision, Event, News
 
 
 class Observer(Protocol):
@@ -19,4 +19,13 @@ class Observer(Protocol):
 
     def decision(self, seq: int, decision: Decision) -> None:
         """Receive a decision that the core made on event `seq`."""
+        ...
+
+
+@runtime_checkable
+class HeadlineObserver(Observer, Protocol):
+    """An observer that also receives the core's reading of each headline."""
+
+    def headline(self, news: News, symbols: tuple[str, ...], story: str) -> None:
+        """Receive a headline, the traded symbols that it is about, and the id of its story's first one."""
         ...

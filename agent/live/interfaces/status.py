@@ -7,10 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
+from agent.analysis.realised_moves import RealisedMoves
 from agent.core.events import RiskState
 from agent.live.interfaces.producer import Health
 from agent.system.clock_discipline import ClockStatus
 from agent.system.listening_sockets import ListenerStatus
+from models.sentiment.serve.drift import Drift
 
 HEADLINE_TO_SENTIMENT: Final = "headline to sentiment"
 """From the offer of a headline to the model to its sentiment, including waits."""
@@ -89,6 +91,14 @@ class StorageStatus(msgspec.Struct):
     pending_s: float = 0.0  # duration of the write in progress
 
 
+class ModelDriftStatus(msgspec.Struct, frozen=True):
+    """The sentiment model on the last `window` headlines: its scores, and the price moves after its calls."""
+
+    window: int
+    drift: Drift
+    moves: RealisedMoves
+
+
 class PositionStatus(msgspec.Struct, frozen=True):
     """One symbol: signed quantity in the base coin, mark, value in the account's currency, and age of the
     data.
@@ -145,5 +155,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     spans: dict[str, dict[str, float]]  # ms: headline to sentiment, sentiment to order, store write
     ignored: dict[str, int]  # inputs, by reason
     headlines: dict[str, int]  # sentiments by outcome
+    model_drift: ModelDriftStatus | None = None  # None if no model scores headlines
     recent: list[dict[str, Any]]
     record: str = ""  # commits that the store lost, or why a loss can't be detected

@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 
 from agent.store.database import Database
+from models.cards import ReferenceShares
 from models.sentiment.serve.scorer import AssetScore, Floats, HeadlineScore, Scorer
 
 METADATA: Final = MetaData()
@@ -134,6 +135,11 @@ class CachedScorer:
     @property
     def fingerprint(self) -> str:
         return self.scorer.fingerprint
+
+    @property
+    def reference(self) -> ReferenceShares | None:
+        """The reference for drift, of the model's card."""
+        return self.scorer.reference
 
     def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
         """Return one score for each text, in the same order."""

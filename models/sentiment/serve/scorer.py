@@ -31,7 +31,7 @@ from agent.core.symbols import AssetFinder
 from agent.system.atomic import settled
 from agent.system.latency_histogram import LatencyHistogram
 from models.calibration import softmax
-from models.cards import CARD_NAME, Card, check_files, read_card, sha256_files
+from models.cards import CARD_NAME, Card, ReferenceShares, check_files, read_card, sha256_files
 from models.labels import LABELS, NOT_FINITE, NOT_READABLE
 from models.sentiment.serve.headline_text import VERSION, abstention_reason, clean
 
@@ -262,6 +262,11 @@ class Scorer:
             scorer._check_output(folder)
         scorer.latency = LatencyHistogram()
         return scorer
+
+    @property
+    def reference(self) -> ReferenceShares | None:
+        """The reference for drift, of the card."""
+        return self.card.reference
 
     @property
     def names(self) -> str:

@@ -35,6 +35,8 @@ from models.cards import (
     write_card_with_hashes,
 )
 from models.classification_metrics import Floats, Ints, coverage, estimates
+from models.sentiment.serve.drift import reference_shares
+from models.sentiment.serve.scorer import HeadlineScore
 from models.sentiment.train.bases import EMBEDDED, Base, load_base
 from models.sentiment.train.catastrophic_forgetting import measure_forgetting
 from models.sentiment.train.classifier import SentimentClassifier
@@ -299,7 +301,10 @@ def _card(
     )
     if measured:
         logits, truth = predicted[measured]
-        card.coverage = coverage(softmax(logits, temperature), truth)
+        probabilities = softmax(logits, temperature)
+        card.coverage = coverage(probabilities, truth)
+        if np.isfinite(probabilities).all():
+            card.reference = reference_shares(HeadlineScore(*row) for row in probabilities.tolist())
         card.notes |= {
             f"{measured}_{name}_{when}": value
             for when, values in before_after(logits, truth, temperature).items()

@@ -223,6 +223,8 @@ def test_the_card_records_data_settings_versions_and_metrics(
     assert {"torch", "peft", "transformers"} <= card.versions.keys()
     assert card.metrics.keys() == {"validation", "calibration", "test"}
     assert len(card.fingerprint) == 64
+    assert card.reference is not None
+    assert (card.reference.texts, card.reference.abstained) == (6, 0.0)
     assert card.notes["mlm_loss_before"] > 0
     assert card.notes["mlm_loss_after"] != card.notes["mlm_loss_before"]
     assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")

@@ -25,6 +25,7 @@ from agent import __version__
 from agent.core.events import Decision, Event, RiskState
 from agent.live.interfaces.running_agent import RunningAgent
 from agent.live.interfaces.status import HEADLINE_TO_SENTIMENT, SENTIMENT_TO_ORDER, STORE_WRITE, Status
+from agent.live.services.metrics.drift_metrics import drift_metrics
 from agent.system.latency_histogram import LatencyHistogram
 
 BUCKET_STEP: Final = 10
@@ -83,6 +84,8 @@ class AgentMetrics(Collector):
         yield from _listeners(status)
         yield from _account(status)
         yield from _model(status)
+        if status.model_drift is not None:
+            yield from drift_metrics(status.model_drift)
 
     def _flow(self, status: Status) -> Iterator[Metric]:
         queue, kinds = status.queue, status.queue.kinds

@@ -1,0 +1,54 @@
+"""The sentiment model of a recorded run: drift of its scores, and the price moves after them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agent.analysis.daily import Closes
+from agent.analysis.realised_moves import directional_call, moves_of_run
+from agent.analysis.report.report_data import ModelDrift
+from agent.analysis.report.scored_headlines import ScoredHeadline
+from agent.config import Config
+from agent.core.errors import ModelError
+from agent.core.events import Sentiment
+from agent.store.database import Database
+from agent.store.queries import read_rows
+from models.cards import ReferenceShares, read_card
+from models.sentiment import model_dir
+from models.sentiment.serve.drift import NO_REFERENCE, SentimentWindow
+
+
+def model_drift_of(
+    database: Database,
+    run_id: str,
+    config: Config,
+    scored: Iterable[ScoredHeadline],
+    closes: Mapping[str, Closes],
+) -> ModelDrift | None:
+    """Judge the model of a run; None if nothing was scored. `scored` has one call per story and symbol."""
+    window = SentimentWindow(None)
+    for sentiment in read_rows(database, run_id, Sentiment):
+        window.add(sentiment, model=sentiment.model)
+    if not len(window):
+        return None
+    calls = (directional_call(one.sentiment, one.symbol) for one in scored)
+    moves = moves_of_run(
+        (call for call in calls if call is not None),
+        closes,
+        config.market.interval,
+        config.monitoring.move_horizon,
+    )
+    return ModelDrift(window.compare(*_reference(config, window.model)), moves)
+
+
+def _reference(config: Config, fingerprint: str) -> tuple[ReferenceShares | None, str]:
+    """Return the reference of the model with this fingerprint, or None and the reason."""
+    if not fingerprint:
+        return None, "the scores name no model"
+    try:
+        card = read_card(model_dir(config.model.path))
+    except ModelError as error:
+        return None, error.message
+    if card.fingerprint != fingerprint:
+        return None, f"{config.model.path} holds another model than the one that scored"
+    return card.reference, NO_REFERENCE
