@@ -38,7 +38,8 @@ from numpy.typing import NDArray
 from agent.analysis.daily import Floats, Ints
 from agent.analysis.day_bootstrap import FEW_DAYS, DayBootstrap, band
 from agent.core.deduplication import HeadlineDeduplicator
-from agent.core.events import MINUTE_MS, NEWS_KINDS, News
+from agent.core.events import MINUTE_MS, News
+from agent.core.news_kinds import NEWS_KINDS
 from agent.core.settings import SignalsConfig
 from agent.core.symbols import AssetFinder, SymbolMapper, base_of
 from agent.data.news import NewsFile

@@ -27,7 +27,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from agent.system.atomic import write_bytes
 from bench import event_study
 from bench.judge_tables import markdown

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from agent.core.symbols import AssetFinder
 from agent.system.atomic import write_bytes
 from bench.reader_tables import markdown

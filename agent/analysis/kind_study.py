@@ -23,7 +23,8 @@ from agent.analysis.daily import Closes, Floats, Ints
 from agent.analysis.day_bootstrap import DayBootstrap, band
 from agent.analysis.event_study import Headlines, bar_counts, bars_at
 from agent.analysis.significance import Interval
-from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS, NEWS_KINDS
+from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
+from agent.core.news_kinds import NEWS_KINDS
 
 HORIZONS: Final = (-HOUR_MS, 5 * MINUTE_MS, HOUR_MS, 4 * HOUR_MS, DAY_MS)
 """Lengths of the moves in ms; a negative one ends when the headline becomes known.

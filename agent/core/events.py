@@ -16,24 +16,6 @@ from typing import Final
 
 import msgspec
 
-NEWS_KINDS: Final = (
-    "failure",
-    "regulation",
-    "macro",
-    "access",
-    "business",
-    "protocol",
-    "price",
-    "opinion",
-    "other",
-)
-"""Kinds of news, in the order of a model's logits.
-
-failure: hack, outage, insolvency. regulation: law, lawsuit, ruling. macro: rates, jobs, war. access: listing,
-fund, custody. business: firms buy, raise, hire. protocol: upgrade, launch, burn. price: moves and flows.
-opinion: forecasts and views. other: education, recaps, advertising.
-"""
-
 
 class Side(str, Enum):
     """Side of an order or a fill."""

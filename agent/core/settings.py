@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agent.core.durations import Duration
 from agent.core.errors import did_you_mean
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 
 Category = Literal["linear", "spot", "equity"]
 

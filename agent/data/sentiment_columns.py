@@ -10,7 +10,8 @@ from typing import Any, Final, NamedTuple, NoReturn
 import msgspec
 
 from agent.core.errors import DataError
-from agent.core.events import NEWS_KINDS, AssetSentiment
+from agent.core.events import AssetSentiment
+from agent.core.news_kinds import NEWS_KINDS
 from agent.data.columns import Aliases, location
 from agent.data.rows import Rows
 from agent.system.untrusted import JSON_DECODE_ERRORS

@@ -12,7 +12,8 @@ import numpy as np
 import structlog
 
 from agent.config.live import LiveConfig
-from agent.core.events import NEWS_KINDS, AssetSentiment, News, Sentiment
+from agent.core.events import AssetSentiment, News, Sentiment
+from agent.core.news_kinds import NEWS_KINDS
 from agent.data.sentiment import NamedScorer, Score, ScoredText, names_of, score_texts
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.replay.fusion_model import check_scorer

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agent.core.events import DAY_MS, MINUTE_MS, NEWS_KINDS, News
+from agent.core.events import DAY_MS, MINUTE_MS, News
+from agent.core.news_kinds import NEWS_KINDS
 from bench.event_study import (
     COLUMNS,
     HORIZONS,

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from bench.reader import kind_figures, measure_model
 from bench.reader_tables import markdown
 from models.cards import read_card, write_card

@@ -15,7 +15,6 @@ from agent.core.events import (
     HOLD,
     HOUR_MS,
     MINUTE_MS,
-    NEWS_KINDS,
     SELL,
     AssetSentiment,
     Direction,
@@ -23,6 +22,7 @@ from agent.core.events import (
     Sentiment,
     Signal,
 )
+from agent.core.news_kinds import NEWS_KINDS
 from agent.core.signals import SignalEngine
 from agent.core.symbols import SymbolMapper
 

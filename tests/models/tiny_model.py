@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from models.cards import Card, write_card
 from models.sentiment.serve.scorer import (
     INPUTS,

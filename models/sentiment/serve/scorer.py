@@ -26,7 +26,7 @@ import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
 from agent.core.errors import ModelError, UsageError
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from agent.core.symbols import AssetFinder
 from agent.system.atomic import settled
 from agent.system.latency_histogram import LatencyHistogram

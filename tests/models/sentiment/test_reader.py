@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from agent.core.errors import ModelError
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from agent.core.symbols import AssetFinder
 from models.cards import Card
 from models.sentiment.serve.scorer import Scorer

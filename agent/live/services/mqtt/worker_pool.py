@@ -20,7 +20,8 @@ import msgspec
 import structlog
 
 from agent.config.services import WorkersConfig
-from agent.core.events import NEWS_KINDS, AssetSentiment, News, Sentiment
+from agent.core.events import AssetSentiment, News, Sentiment
+from agent.core.news_kinds import NEWS_KINDS
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.live.interfaces.running_agent import LocalModel
 from agent.live.services.mqtt.connection import MqttLink

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from agent.core.errors import DataError, UsageError, did_you_mean
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from agent.core.symbols import AssetFinder
 from models.cards import DatasetRecord
 from models.labels import canonical

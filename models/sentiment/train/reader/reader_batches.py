@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from models.labels import LABELS
 from models.sentiment.serve.scorer import tokens_of
 from models.sentiment.train.datasets.asset_labels import AssetExample

@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from agent.core.errors import DataError
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from models.cards import Card, latest_of
 from models.sentiment.train.bases import EMBEDDED, Base, load_base
 from models.sentiment.train.datasets import Example

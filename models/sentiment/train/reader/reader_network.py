@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from models.labels import LABELS
 from models.sentiment.train.classifier import mean_pool
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agent.core.errors import ModelError
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from agent.system.atomic import replaced_file
 from models.classification_metrics import Floats
 from models.labels import LABELS
