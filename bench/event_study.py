@@ -44,7 +44,7 @@ from agent.core.settings import SignalsConfig
 from agent.core.symbols import AssetFinder, SymbolMapper, base_of
 from agent.data.news import NewsFile
 from models.labels import LABELS
-from models.sentiment.serve.scorer import HeadlineScore
+from models.sentiment.serve.headline_score import HeadlineScore
 
 BEFORE: Final = 60
 HORIZONS: Final = {"5m": 5, "15m": 15, "60m": 60, "4h": 240, "1d": 1440}

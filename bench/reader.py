@@ -32,7 +32,8 @@ from models.cards import Card, DatasetRecord
 from models.classification_metrics import ABSTAINED, BINS, estimates, macro_f1
 from models.labels import LABELS
 from models.sentiment import model_dir
-from models.sentiment.serve.scorer import HeadlineScore, Scorer
+from models.sentiment.serve.headline_score import HeadlineScore
+from models.sentiment.serve.scorer import Scorer
 from models.sentiment.train.datasets import Example, load
 from models.sentiment.train.datasets.asset_labels import (
     AssetExample,

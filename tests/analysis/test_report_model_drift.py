@@ -12,7 +12,7 @@ from agent.analysis.report.report_loader import load_report_data
 from agent.core.events import HOUR_MS
 from models.cards import Card, ReferenceShares, write_card
 from models.sentiment.serve.drift import CLASS, UNKNOWN_TOKENS, reference_shares
-from models.sentiment.serve.scorer import HeadlineScore
+from models.sentiment.serve.headline_score import HeadlineScore
 from tests.analysis.stored import record_run
 from tests.analysis.test_report import Page
 

@@ -30,7 +30,8 @@ from bench.event_study import (
     score_titles,
     study,
 )
-from models.sentiment.serve.scorer import AssetScore, HeadlineScore, Scorer
+from models.sentiment.serve.headline_score import AssetScore, HeadlineScore
+from models.sentiment.serve.scorer import Scorer
 
 DAY = 1_440
 UP, DOWN = (0.05, 0.05, 0.9), (0.9, 0.05, 0.05)

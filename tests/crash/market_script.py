@@ -8,7 +8,7 @@ from typing import Final
 
 from agent.config import Config, parse
 from agent.core.events import MINUTE_MS, Command, Event, Gap, Kline, News
-from models.sentiment.serve.scorer import HeadlineScore
+from models.sentiment.serve.headline_score import HeadlineScore
 from tests.simulation.generated_data import SYMBOLS, headline, random_walk, running_bar
 
 AUTHOR: Final = "script"

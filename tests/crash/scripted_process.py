@@ -29,7 +29,7 @@ from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.live.log import configure
 from agent.store.database import open_database
 from agent.store.journal import read_journal
-from models.sentiment.serve.scorer import HeadlineScore
+from models.sentiment.serve.headline_score import HeadlineScore
 from tests.crash.kill_points import KillMoment, install
 from tests.crash.market_script import Burst, KeywordModel, compose_script, is_scripted, scripted_config
 from tests.simulation.generated_data import T0

@@ -20,7 +20,7 @@ from agent.live.interfaces.status import ModelDriftStatus
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from models.sentiment.serve.drift import SentimentWindow, reference_shares
-from models.sentiment.serve.scorer import HeadlineScore
+from models.sentiment.serve.headline_score import HeadlineScore
 from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
 from tests.dashboard.dashboard_harness import FakeAgent, agent_with_page, bar, headline, scored, served
 from tests.dashboard.reverse_proxy import proxy

@@ -36,7 +36,7 @@ from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run, RunKind
 from models.cards import ReferenceShares, read_card, write_card
 from models.sentiment.serve.drift import CLASS, reference_shares
-from models.sentiment.serve.scorer import HeadlineScore
+from models.sentiment.serve.headline_score import HeadlineScore
 from tests.live.conftest import database, hasty_start, quiet_log, sandbox, write_model
 from tests.live.services.metrics.test_metrics import METRICS, Asked, value
 from tests.support.live import SENTIMENT, Words, assert_sound, living, settings, until

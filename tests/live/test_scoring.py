@@ -17,7 +17,8 @@ from agent.core.errors import ModelError
 from agent.core.events import News, Sentiment
 from agent.live.scoring import SentimentConsumer
 from models.labels import NOT_FINITE, UNKNOWN_KIND
-from models.sentiment.serve.scorer import AssetScore, HeadlineScore, Scorer
+from models.sentiment.serve.headline_score import AssetScore, HeadlineScore
+from models.sentiment.serve.scorer import Scorer
 from tests.support.live import Words, until
 
 T0 = 1_790_000_000_000

@@ -18,7 +18,8 @@ from agent.live.model_loader import model_loader
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from models.labels import NOT_FINITE
-from models.sentiment.serve.scorer import MODEL_NAME, TOKENIZER_NAME, HeadlineScore
+from models.sentiment.serve.headline_score import HeadlineScore
+from models.sentiment.serve.scorer import MODEL_NAME, TOKENIZER_NAME
 from tests.live.test_scoring import Listening, headline
 from tests.models.sentiment.broken_models import (
     catastrophic,

@@ -19,7 +19,7 @@ from agent.live.daemon import Daemon
 from agent.replay.verify import verify
 from agent.store.queries import find_run
 from agent.store.runs import Run, RunStatus
-from models.sentiment.serve.scorer import HeadlineScore
+from models.sentiment.serve.headline_score import HeadlineScore
 from tests.crash.market_script import KeywordModel
 from tests.simulation.boundaries import patched_boundaries
 from tests.simulation.clocks import Clocks

@@ -29,9 +29,9 @@ from agent.store.queries import find_run, read_rows
 from agent.store.recorder import Recorder
 from agent.store.tables import metadata
 from agent.system.resources import resource
+from models.sentiment.serve.headline_score import HeadlineScore
 from models.sentiment.serve.score_cache import METADATA as SCORES_METADATA
 from models.sentiment.serve.score_cache import CachedScore, SqlScoreCache
-from models.sentiment.serve.scorer import HeadlineScore
 from tests.conftest import ROOT
 from tests.store.store_samples import ONE_OF_EACH, T0, a_run
 

@@ -22,7 +22,7 @@ from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_decisions, read_frame
 from agent.store.runs import Run
-from models.sentiment.serve.scorer import HeadlineScore
+from models.sentiment.serve.headline_score import HeadlineScore
 from strategies import load_strategy
 from tests.conftest import ROOT
 

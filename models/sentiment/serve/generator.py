@@ -19,7 +19,8 @@ import msgspec
 from agent.core.errors import UsageError
 from agent.core.events import BUY, HOLD, SELL, Direction
 from models.sentiment import STARTER, model_dir
-from models.sentiment.serve.scorer import AssetScore, HeadlineScore, Scorer, abstention
+from models.sentiment.serve.headline_score import AssetScore, HeadlineScore, abstention
+from models.sentiment.serve.scorer import Scorer
 
 _DIRECTIONS: Final = (SELL, HOLD, BUY)  # in the order of bearish, neutral, bullish
 

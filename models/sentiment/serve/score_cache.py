@@ -33,7 +33,8 @@ from sqlalchemy import (
 
 from agent.store.database import Database
 from models.cards import ReferenceShares
-from models.sentiment.serve.scorer import AssetScore, Floats, HeadlineScore, Scorer
+from models.sentiment.serve.headline_score import AssetScore, HeadlineScore
+from models.sentiment.serve.scorer import Floats, Scorer
 
 METADATA: Final = MetaData()
 SCORES: Final = Table(

@@ -19,7 +19,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
@@ -33,6 +32,7 @@ from agent.system.latency_histogram import LatencyHistogram
 from models.calibration import softmax
 from models.cards import CARD_NAME, Card, ReferenceShares, check_files, read_card, sha256_files
 from models.labels import LABELS, NOT_FINITE, NOT_READABLE
+from models.sentiment.serve.headline_score import AssetScore, HeadlineScore, abstention
 from models.sentiment.serve.headline_text import VERSION, abstention_reason, clean
 
 MODEL_NAME: Final = "model.onnx"
@@ -66,50 +66,6 @@ _WARM_UP: Final = (
 Floats = npt.NDArray[np.float32]
 
 
-class AssetScore(msgspec.Struct, frozen=True):
-    """Calibrated probabilities for one asset that a text names, which sum to 1."""
-
-    asset: str
-    bearish: float
-    neutral: float
-    bullish: float
-
-
-class HeadlineScore(msgspec.Struct, frozen=True):
-    """Calibrated probabilities of one text, which sum to 1. They are equal and meaningless if the model
-    abstained.
-    """
-
-    bearish: float
-    neutral: float
-    bullish: float
-    abstained: bool = False
-    reason: str = ""
-    assets: tuple[AssetScore, ...] = ()
-    """Answers for the assets that the text names, in the order of first mention."""
-    kind: str = ""
-    """Likeliest of `NEWS_KINDS`; empty if the model doesn't tell."""
-    kind_confidence: float = 0.0
-    """Calibrated probability of `kind`."""
-    unknown: float = 0.0
-    """Share of the text's tokens that the model's vocabulary lacks."""
-
-    @property
-    def probabilities(self) -> tuple[float, float, float]:
-        """In the order of `LABELS`."""
-        return self.bearish, self.neutral, self.bullish
-
-    @property
-    def confidence(self) -> float:
-        """The largest probability; 0 if the model abstained."""
-        return 0.0 if self.abstained else max(self.probabilities)
-
-    @property
-    def label(self) -> str:
-        """Name of the likeliest class; empty if the model abstained."""
-        return "" if self.abstained else LABELS[self.probabilities.index(max(self.probabilities))]
-
-
 def providers_of(device: str) -> tuple[str, ...]:
     """Return onnxruntime's providers for "cpu" or "cuda". Raises UsageError for any other name."""
     if device not in _PROVIDERS:
@@ -120,11 +76,6 @@ def providers_of(device: str) -> tuple[str, ...]:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def abstention(reason: str) -> HeadlineScore:
-    """Return the score of a text that the model does not judge."""
-    return HeadlineScore(1 / 3, 1 / 3, 1 / 3, abstained=True, reason=reason)
 
 
 def fingerprint(folder: Path, card: Card) -> str:

@@ -16,7 +16,7 @@ from models.labels import LABELS
 from models.sentiment.train.datasets import Dataset, Example
 
 if TYPE_CHECKING:
-    from models.sentiment.serve.scorer import HeadlineScore
+    from models.sentiment.serve.headline_score import HeadlineScore
 
 
 def class_indices(examples: Sequence[Example]) -> Ints:

@@ -36,7 +36,7 @@ from models.cards import (
 )
 from models.classification_metrics import Floats, Ints, coverage, estimates
 from models.sentiment.serve.drift import reference_shares
-from models.sentiment.serve.scorer import HeadlineScore
+from models.sentiment.serve.headline_score import HeadlineScore
 from models.sentiment.train.bases import EMBEDDED, Base, load_base
 from models.sentiment.train.catastrophic_forgetting import measure_forgetting
 from models.sentiment.train.classifier import SentimentClassifier

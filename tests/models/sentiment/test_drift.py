@@ -27,7 +27,7 @@ from models.sentiment.serve.drift import (
     psi_by_chance,
     reference_shares,
 )
-from models.sentiment.serve.scorer import HeadlineScore, abstention
+from models.sentiment.serve.headline_score import HeadlineScore, abstention
 
 BEARISH, NEUTRAL, BULLISH = (0.8, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8)
 NOTHING = abstention("no Latin letters")

@@ -13,7 +13,8 @@ from models.calibration import fit_temperature, softmax
 from models.cards import Card, Estimate, write_card
 from models.classification_metrics import coverage, estimates
 from models.labels import LABELS
-from models.sentiment.serve.scorer import HeadlineScore, Scorer
+from models.sentiment.serve.headline_score import HeadlineScore
+from models.sentiment.serve.scorer import Scorer
 from models.sentiment.train.datasets.asset_labels import AssetExample
 from models.sentiment.train.reader.reader_batches import UNLABELLED, TokenisedHeadline
 from models.sentiment.train.reader.reader_training import ReaderAnswers

@@ -26,7 +26,8 @@ from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, read_rows
 from models.sentiment import model_dir
-from models.sentiment.serve.scorer import HeadlineScore, Scorer
+from models.sentiment.serve.headline_score import HeadlineScore
+from models.sentiment.serve.scorer import Scorer
 from tests.cli.conftest import Outcome, tapewire
 from tests.models.fusion.fusion_harness import write_fusion
 from tests.support.live import (
