@@ -31,7 +31,9 @@ from agent.core.symbols import AssetFinder
 from agent.system.atomic import replaced_file
 from models.cards import Card, DatasetRecord, latest_of, sha256_files
 from models.sentiment import starter_dir
+from models.sentiment.serve.drift import reference_shares
 from models.sentiment.serve.headline_text import clean
+from models.sentiment.serve.scorer import Scorer
 from models.sentiment.train.bases import EMBEDDED, load_base
 from models.sentiment.train.datasets import Example, Options, load, record_of
 from models.sentiment.train.datasets.asset_labels import AssetExample, AssetTarget, load_assets
@@ -121,6 +123,10 @@ def build(
     calibrating = _rows(material.calibrating, tokenizer)
     calibrate(card, answers_of(model, calibrating, pad=tokenizer.pad_token_id), calibrating)
     export_reader(model, tokenizer, card, output, reference=reference_texts())
+    # Of headlines that nothing was learned from: the confidence in those that were is higher
+    later = [row.text for row in (*material.calibrating, *material.measuring)]
+    scores = Scorer.load(output).score(later)
+    card.reference = reference_shares(scores, [score.unknown for score in scores])
     measure_export(card, output, {"wire": material.measuring, **material.held_out})
     for name, found in card.metrics.items():
         values = (f"{metric} {found[metric].value:.3f}" for metric in METRICS & found.keys())

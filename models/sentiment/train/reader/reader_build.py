@@ -13,6 +13,8 @@ import torch
 from agent.core.errors import DataError
 from agent.core.news_kinds import NEWS_KINDS
 from models.cards import Card, latest_of
+from models.sentiment.serve.drift import reference_shares
+from models.sentiment.serve.scorer import Scorer
 from models.sentiment.train.bases import EMBEDDED, Base, load_base
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.datasets.asset_labels import AssetDataset, AssetExample
@@ -98,6 +100,10 @@ def train_reader(
     if rows["calibration"]:
         calibrate(card, answers_of(model, rows["calibration"], pad=pad), rows["calibration"])
     card = export_reader(model, tokenizer, card, output, quantise=quantise, reference=reference_texts())
+    later = [example.text for example in (*split.calibration, *split.test)]
+    if later:
+        scores = Scorer.load(output).score(later)
+        card.reference = reference_shares(scores, [score.unknown for score in scores])
     measure_export(card, output, {"test": split.test})
     checkpoint.unlink(missing_ok=True)
     return card
