@@ -168,7 +168,7 @@ def voting_kinds(part: Part, study: dict[str, Any] | None) -> list[str]:
 
 
 def run_walk_forward(name: str, args: argparse.Namespace, files: dict[str, str]) -> dict[str, Any] | None:
-    """Return a walk-forward, from the folder if it is there; None if the rule bars no kind of news, or all."""
+    """Return a walk-forward, from the folder if it is there; None if the rule bars no kind of news or all."""
     part = PARTS[name]
     kinds = voting_kinds(part, run_study(args, files) if part.kinds else None)
     if not kinds:
