@@ -39,6 +39,7 @@ STUDY: Final = "study"
 CUT: Final = "2024-09-01"
 """Start of the event study's second half."""
 
+JOBS: Final = "--jobs"
 OFFSET: Final = "limit_offset=0.0002"
 _HOLD: Final = ("--set", "exit_on_fade=false", "--set", "allow_short=true")
 _HOLD_RANGE: Final = ("--fit", "refit", "--range", "hold=5m,15m,1h,4h,1d", "--train", "90d")
@@ -84,7 +85,7 @@ def main() -> None:
         "--only", action="append", choices=(STUDY, *PARTS), help="only this part; may be repeated"
     )
     parser.add_argument("--placebo", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(JOBS, type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", type=Path, default=Path("var/judge"))
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--allow-leakage", action="store_true", help="judge a model that knows the window")
@@ -157,33 +158,43 @@ def fingerprint(args: argparse.Namespace) -> str:
     return read_card(model_dir(args.model)).fingerprint
 
 
+def voting_kinds(part: Part, study: dict[str, Any] | None) -> list[str]:
+    """Return the kinds of news that vote in a part; [] if the study bars none or all, or is missing."""
+    if not part.kinds:
+        return list(NEWS_KINDS)
+    judged = study["kinds"] if study else {}
+    kinds = [kind for kind in NEWS_KINDS if judged and not judged[kind]["fails_first"]]
+    return kinds if len(kinds) < len(NEWS_KINDS) else []
+
+
 def run_walk_forward(name: str, args: argparse.Namespace, files: dict[str, str]) -> dict[str, Any] | None:
-    """Return a walk-forward, from the folder if it is there; None if the model doesn't tell kinds apart."""
+    """Return a walk-forward, from the folder if it is there; None if the rule bars no kind of news or all."""
     part = PARTS[name]
-    kinds: list[str] = []
-    if part.kinds:
-        judged = run_study(args, files)["kinds"]
-        kinds = [kind for kind in NEWS_KINDS if judged and not judged[kind]["fails_first"]]
-        if not kinds or len(kinds) == len(NEWS_KINDS):
-            bars = "every kind" if judged and not kinds else "no kind"
-            print(f"{name} is not computed: the rule bars {bars} of news", file=sys.stderr)
-            return None
-    config = args.folder / f"{name}.toml"
-    write_bytes(config, settings(args.folder, kinds).encode())
-    command = walk_forward_command(part, args, config)
+    kinds = voting_kinds(part, run_study(args, files) if part.kinds else None)
+    if not kinds:
+        print(f"{name} is not computed: the rule bars no kind of news, or all", file=sys.stderr)
+        return None
+    write_bytes(config_path(name, args), settings(args.folder, kinds).encode())
+    command = walk_forward_command(name, args)
     return run_command(args.folder / f"{name}.json", command, [fingerprint(args), *kinds], args.folder)
 
 
+def config_path(name: str, args: argparse.Namespace) -> Path:
+    """Return the path of a part's configuration."""
+    path: Path = args.folder / f"{name}.toml"
+    return path
+
+
 def settings(folder: Path, kinds: Sequence[str]) -> str:
-    """Return a configuration whose scores are those of the study, in which only `kinds` vote if given."""
+    """Return a configuration whose scores are those of the study, in which only `kinds` vote."""
     lines = ["[store]", f'url = "sqlite:///{folder / "judge.db"}"']
-    if kinds:
-        lines += ["[signals]", f"kinds = {json.dumps(list(kinds))}"]
+    lines += ["[signals]", f"kinds = {json.dumps(list(kinds))}"]
     return "\n".join(lines) + "\n"
 
 
-def walk_forward_command(part: Part, args: argparse.Namespace, config: Path) -> list[str]:
+def walk_forward_command(name: str, args: argparse.Namespace) -> list[str]:
     """Return the command line of a walk-forward whose folds are judged from `args.judge` on."""
+    part, config = PARTS[name], config_path(name, args)
     judge = date.fromisoformat(args.judge)
     window = {
         "": ["--strategy", "sentiment", "--start", args.judge, "--train", "0d"],
@@ -198,7 +209,7 @@ def walk_forward_command(part: Part, args: argparse.Namespace, config: Path) -> 
         *(word for text in args.klines for word in ("--klines", absolute(text))),
         *("--news", str(args.news.resolve()), "--model", model_path(args.model)),
         *("--end", args.end, "--test", "30d", "--embargo", "1d"),
-        *("--placebo", str(args.placebo), "--jobs", str(args.jobs)),
+        *("--placebo", str(args.placebo), JOBS, str(args.jobs)),
         *window,
         *part.options,
         *(["--allow-leakage"] if args.allow_leakage else []),
@@ -221,13 +232,21 @@ def model_path(name: str) -> str:
     return name if name == "starter" else str(model_dir(name).resolve())
 
 
+def command_key(command: Sequence[str], salt: Sequence[str]) -> list[str]:
+    """Return what the result of a command depends on: all but the interpreter and the number of processes."""
+    words = list(command[1:])
+    if JOBS in words:
+        del words[words.index(JOBS) : words.index(JOBS) + 2]
+    return [*words, *salt]
+
+
 def run_command(path: Path, command: Sequence[str], salt: Sequence[str], folder: Path) -> dict[str, Any]:
     """Return the JSON that a command prints, with its cost, from `path` if it was run before.
 
     The command runs in `folder`, so that its records, and the number of tries that they stand for, are those
     of this judgement alone.
     """
-    key = [*command[1:], *salt]
+    key = command_key(command, salt)
     known = kept(path, key)
     if known is not None:
         return known
@@ -263,12 +282,14 @@ def child_cpu_seconds() -> float:
 
 
 def collect(args: argparse.Namespace, files: dict[str, str]) -> dict[str, Any]:
-    """Return all parts in the folder that the current model was used for; `missing` names the others."""
+    """Return the parts in the folder that these arguments would compute again; `missing` names the others."""
     parts, missing = {}, []
+    study = kept(args.folder / f"{STUDY}.json", study_key(args))
     for name, part in PARTS.items():
-        path = args.folder / f"{name}.json"
-        found = json.loads(path.read_text("utf-8")) if path.is_file() else None
-        if found is None or fingerprint(args) not in found["key"]:
+        salt = [fingerprint(args), *voting_kinds(part, study)]
+        key = command_key(walk_forward_command(name, args), salt)
+        found = kept(args.folder / f"{name}.json", key)
+        if found is None:
             missing.append(name)
             continue
         parts[name] = {
@@ -276,7 +297,6 @@ def collect(args: argparse.Namespace, files: dict[str, str]) -> dict[str, Any]:
             **summarise(found["result"]),
             **{key: found[key] for key in ("wall_seconds", "cpu_seconds", "peak_mb")},
         }
-    study = kept(args.folder / f"{STUDY}.json", study_key(args))
     if study is None:
         missing.insert(0, STUDY)
     else:

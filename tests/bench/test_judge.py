@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bench.judge import PARTS, run_command, settings
+from agent.core.events import NEWS_KINDS
+from bench.judge import PARTS, run_command, settings, voting_kinds
 from bench.judge_tables import markdown, sentences
 
 COUNT = "import json, pathlib; p = pathlib.Path('calls'); n = len(p.read_text()) if p.exists() else 0; "
@@ -40,10 +42,35 @@ def test_a_failed_command_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_all_parts_share_the_scores_and_some_let_only_certain_kinds_vote(tmp_path: Path) -> None:
-    store = f'[store]\nurl = "sqlite:///{tmp_path}/judge.db"\n'
-    assert settings(tmp_path, []) == store
-    assert settings(tmp_path, ["failure", "access"]) == store + '[signals]\nkinds = ["failure", "access"]\n'
+def test_the_number_of_processes_changes_no_result(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COUNT]
+    path = tmp_path / "part.json"
+    for jobs in ("1", "8"):
+        assert run_command(path, [*command, "--jobs", jobs], [], tmp_path)["result"] == {"call": 1}
+
+
+def test_the_configuration_of_a_part_names_the_shared_scores_and_the_kinds_that_vote(tmp_path: Path) -> None:
+    found = tomllib.loads(settings(tmp_path, ["failure", "access"]))
+    assert found == {
+        "store": {"url": f"sqlite:///{tmp_path}/judge.db"},
+        "signals": {"kinds": ["failure", "access"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "failing", "voting"),
+    [
+        ("sentiment", {"price"}, set(NEWS_KINDS)),  # all vote, whatever the default
+        ("sentiment_kinds", {"price", "opinion"}, set(NEWS_KINDS) - {"price", "opinion"}),
+        ("sentiment_kinds", set(), set()),  # the same as `sentiment`: not computed
+        ("sentiment_kinds", set(NEWS_KINDS), set()),
+    ],
+)
+def test_the_rule_of_the_first_half_says_which_kinds_vote(
+    part: str, failing: set[str], voting: set[str]
+) -> None:
+    study = {"kinds": {kind: {"fails_first": kind in failing} for kind in NEWS_KINDS}}
+    assert set(voting_kinds(PARTS[part], study)) == voting
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +145,9 @@ def test_the_study_and_a_walk_forward_are_computed_once_and_told_together(
     assert "In the hour before publication the price moved +19.2" in text
     assert "| sentiment |" in text
     assert part["verdict"]["headline"] in text
+
+    again = judge(market, model, tmp_path, "--judge", "2024-08-18", "--only", "study", "--placebo", "2")
+    assert again["missing"] == list(PARTS), "a part with other arguments isn't this judgement's"
 
 
 def cell(mean: list[float], low: list[float], high: list[float]) -> dict[str, Any]:
