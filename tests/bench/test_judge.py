@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agent.core.events import NEWS_KINDS
+from agent.core.news_kinds import NEWS_KINDS
 from bench.judge import PARTS, run_command, settings, voting_kinds
 from bench.judge_tables import markdown, sentences
 
