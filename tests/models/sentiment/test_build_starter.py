@@ -11,8 +11,10 @@ import pytest
 
 pytest.importorskip("torch")
 
+from models.sentiment.train.bases import load_base
+from models.sentiment.train.reader.reader_network import HeadlineReader
 from models.sentiment.train.splits import story_key
-from tools.build_starter import KNOWN_UNTIL, Material, ms, read_material
+from tools.build_starter import KNOWN_UNTIL, Material, blend, ms, read_material
 
 pytestmark = pytest.mark.train
 
@@ -109,3 +111,10 @@ def test_no_story_is_both_learned_and_measured(material: Material) -> None:
         "fiqa": True,
         "corpus": True,
     }
+
+
+def test_a_blend_has_the_weighted_mean_of_both_weights(tiny_bases: dict[str, Path]) -> None:
+    before, after = (HeadlineReader(load_base(str(tiny_bases["mean"])).encoder) for _ in range(2))
+    before.classifier.bias.data[:] = 1.0
+    after.classifier.bias.data[:] = 3.0
+    assert blend(before, after, 0.75).classifier.bias.tolist() == [2.5, 2.5, 2.5]
