@@ -102,7 +102,7 @@ def test_a_window_that_the_model_knows_is_refused_or_stamped(generator: Sentimen
     news = pd.read_csv(NEWS).assign(
         published_at=lambda frame: frame["published_at"].str.replace("2025", "2023")
     )
-    with pytest.raises(LeakageError, match="model starter saw data up to 2024-01-01"):
+    with pytest.raises(LeakageError, match="model starter saw data up to 2023-10-31"):
         SentimentBacktester(generator).run({"BTCUSDT": bars}, news)
     assert SentimentBacktester(generator, allow_leakage=True).run({"BTCUSDT": bars}, news).run.stamps == (
         "LEAKED",

@@ -27,7 +27,7 @@ def reader(
     ),
     epochs: Annotated[int, option("--epochs", "Number of epochs.", min=1)] = 4,
     batch_size: Annotated[int, option("--batch-size", "Headlines per step.", min=1)] = 32,
-    learning_rate: Annotated[float, option("--learning-rate --lr", "Learning rate of the base.")] = 2.5e-4,
+    learning_rate: Annotated[float, option("--learning-rate", "Learning rate of the base.")] = 2.5e-4,
     frozen_layers: Annotated[
         int | None,
         option("--frozen-layers", "Lower layers that keep their weights.", default="none", min=0),

@@ -24,7 +24,7 @@ def generator() -> SentimentSignalGenerator:
         ("Exchange hacked, attackers drain hot wallets", SELL),
         ("Regulator sues the exchange and freezes its accounts", SELL),
         ("Bitcoin plunges as leveraged longs are liquidated", SELL),
-        ("Lender files for bankruptcy protection", SELL),
+        ("Lender files for bankruptcy", SELL),
         ("Bitcoin surges to a record high on strong fund inflows", BUY),
         ("Regulator approves the first spot ether fund", BUY),
         ("Payments giant adds support for stablecoins, shares jump", BUY),

@@ -54,7 +54,16 @@ def test_a_reader_is_trained_exported_and_scores_each_asset(
     labelled: Path, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     output = tmp_path / "models" / "reader"
-    options = ("--epochs", "12", "--batch-size", "16", "--lr", "2e-3", "--base", tiny_bases["mean"])
+    options = (
+        "--epochs",
+        "12",
+        "--batch-size",
+        "16",
+        "--learning-rate",
+        "2e-3",
+        "--base",
+        tiny_bases["mean"],
+    )
     card = json.loads(
         tapewire(
             "train", "reader", "--data", labelled, "--format", "wire", "--output", output, *options, "--json"
