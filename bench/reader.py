@@ -42,7 +42,8 @@ from models.sentiment.train.datasets.asset_labels import (
     load_assets,
 )
 from models.sentiment.train.evaluation import as_array, class_indices
-from models.sentiment.train.splits import Fractions, make_split
+from models.sentiment.train.splits import make_split
+from tools.starter_periods import CALIBRATED_UNTIL, FRACTIONS, SPLIT_SEED
 
 ROOT: Final = Path(__file__).parents[1]
 Ints = NDArray[np.int64]
@@ -51,10 +52,6 @@ KEPT: Final = ("accuracy", "macro_f1", "weighted_f1", "ece")
 RESAMPLES: Final = 1000
 TIMED: Final = 300
 """Headlines whose latency is measured one at a time."""
-
-SPLIT_SEED: Final = 7
-FRACTIONS: Final = Fractions(validation=0.02, calibration=0.1, test=0.1)
-"""Split of TFNS and FiQA by `tools/build_starter.py`."""
 
 PUBLISHED: Final = {
     "wire": "two careful readers agree on .96",
@@ -93,7 +90,8 @@ def main() -> None:
     )
     parser.add_argument("--model", default="starter")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--from", dest="since", default="2023-10-01", help="first day of the wire's slice")
+    since = f"{CALIBRATED_UNTIL:%Y-%m-%d}"
+    parser.add_argument("--from", dest="since", default=since, help="first day of the wire's slice")
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results")
     args = parser.parse_args()
     result = measure_model(model_dir(args.model), args.data / "sentiment", args.since)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -32,9 +32,8 @@ from agent.core.symbols import AssetFinder
 from agent.system.atomic import replaced_file
 from models.cards import Card, DatasetRecord, latest_of, sha256_files, write_card
 from models.sentiment import starter_dir
-from models.sentiment.serve.drift import reference_shares
 from models.sentiment.serve.headline_text import clean
-from models.sentiment.serve.scorer import Scorer, fingerprint
+from models.sentiment.serve.scorer import fingerprint
 from models.sentiment.train.bases import EMBEDDED, load_base
 from models.sentiment.train.datasets import Example, Options, load, record_of
 from models.sentiment.train.datasets.asset_labels import AssetExample, AssetTarget, load_assets
@@ -43,7 +42,7 @@ from models.sentiment.train.reader.reader_batches import TokenisedHeadline, toke
 from models.sentiment.train.reader.reader_build import MAX_LENGTH, base_card
 from models.sentiment.train.reader.reader_export import export_reader
 from models.sentiment.train.reader.reader_folder import WEIGHTS, load_reader, save_reader
-from models.sentiment.train.reader.reader_measure import calibrate, measure_export
+from models.sentiment.train.reader.reader_measure import calibrate, measure_export, measure_reference
 from models.sentiment.train.reader.reader_network import HeadlineReader
 from models.sentiment.train.reader.reader_training import (
     ReaderAnswers,
@@ -53,20 +52,13 @@ from models.sentiment.train.reader.reader_training import (
     fit_reader,
     mean_answers,
 )
-from models.sentiment.train.splits import Fractions, make_split, story_key
+from models.sentiment.train.splits import make_split, story_key
 from tools import synthetic_headlines as grammar
 from tools.mpnet_base import mpnet_base
+from tools.starter_periods import CALIBRATED_UNTIL, FRACTIONS, KNOWN_UNTIL, LEARNED_UNTIL, SPLIT_SEED
 from tools.synthetic_headlines import statements
 
-LEARNED_UNTIL: Final = datetime(2023, 9, 1, tzinfo=UTC)
-CALIBRATED_UNTIL: Final = datetime(2023, 10, 1, tzinfo=UTC)
-KNOWN_UNTIL: Final = datetime(2023, 11, 1, tzinfo=UTC)
-"""Headlines before the first are learned from, those until the second calibrate, and those until the third
-measure.
-"""
 STARTER_FOLDER: Final = starter_dir()
-SPLIT_SEED: Final = 7
-FRACTIONS: Final = Fractions(validation=0.02, calibration=0.1, test=0.1)
 TEACHER: Final = ReaderRecipe(epochs=3, learning_rate=5e-5, frozen_layers=2)
 TEACHER_ENTITIES: Final = 0.3
 """Share of SEntFiN that a teacher reads in an epoch."""
@@ -136,12 +128,8 @@ def build(
     # What was measured is the temperature of one month; what ships is that of both, which knows more
     calibrate(card, answers_of(model, [*calibrating, *measuring]), [*calibrating, *measuring])
     card.fingerprint = fingerprint(output, card)
-    # Of headlines that nothing was learned from: the confidence in those that were is higher
-    later = [row.text for row in (*material.calibrating, *material.measuring)]
     write_card(card, output)
-    scores = Scorer.load(output).score(later)
-    card.reference = reference_shares(scores, [score.unknown for score in scores])
-    write_card(card, output)
+    measure_reference(card, output, [row.text for row in (*material.calibrating, *material.measuring)])
     for name, found in card.metrics.items():
         values = (f"{metric} {found[metric].value:.3f}" for metric in METRICS & found.keys())
         out.print(f"{name}: {', '.join(sorted(values))}")
@@ -171,6 +159,8 @@ def read_material(data: Path) -> Material:
         learned[name] = as_assets(split.train)
         held_out[name] = as_assets(split.test)
         records.append(found.record)
+    unplaced = sum(not target.spans for row in learned["wire"] for target in row.targets)
+    err.print(f"wire: {unplaced:,} labels of assets whose names aren't in the headline teach nothing")
     learned["corpus"] += as_assets(statements(STATEMENTS, SPLIT_SEED))
     return Material(
         learned,

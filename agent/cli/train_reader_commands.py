@@ -65,6 +65,10 @@ def reader(
         split = split_headlines(examples, Fractions(0.0, calibration, test), seed)
         sizes = (f"{name} {len(part):,}" for name, part in split._asdict().items())
         err.print(f"headlines: {', '.join(sizes)}")
+        if left_out := len(examples) - sum(map(len, split)):
+            err.print(f"left out: {left_out:,} duplicates, near-duplicates and headlines close to a cut")
+        if split.unplaced:
+            err.print(f"not learned: {split.unplaced:,} labels of assets whose names aren't in the headline")
         recipe = ReaderRecipe(
             epochs=epochs,
             batch_size=batch_size,

@@ -34,34 +34,33 @@ COLUMNS: Final[Aliases] = {
 }
 
 
-class Score(Protocol):
-    """Calibrated probabilities with sum 1, or an abstention.
+class Probabilities(Protocol):
+    """Calibrated probabilities of the three classes, with sum 1."""
+
+    @property
+    def bearish(self) -> float: ...
+    @property
+    def neutral(self) -> float: ...
+    @property
+    def bullish(self) -> float: ...
+
+
+class Score(Probabilities, Protocol):
+    """Probabilities of one text, or an abstention, which makes them meaningless.
 
     A scorer that reads single assets also returns `assets` (a sequence of `AssetScore`), and one that tells
     kinds of news apart `kind` (one of `NEWS_KINDS`) and `kind_confidence`.
     """
 
     @property
-    def bearish(self) -> float: ...
-    @property
-    def neutral(self) -> float: ...
-    @property
-    def bullish(self) -> float: ...
-    @property
     def abstained(self) -> bool: ...
 
 
-class AssetScore(Protocol):
-    """Calibrated probabilities for one asset that a text names, with sum 1."""
+class AssetScore(Probabilities, Protocol):
+    """Probabilities for one asset that a text names."""
 
     @property
     def asset(self) -> str: ...
-    @property
-    def bearish(self) -> float: ...
-    @property
-    def neutral(self) -> float: ...
-    @property
-    def bullish(self) -> float: ...
 
 
 class TextScorer(Protocol):

@@ -19,8 +19,8 @@ def upgrade() -> None:
     for table in ("sentiments", "scores", "signals"):
         op.add_column(table, sa.Column("kind", sa.Text(), nullable=False, server_default=empty))
     op.add_column("sentiments", sa.Column("kind_confidence", sa.Double(), nullable=True, server_default=zero))
-    for name in ("kind_confidence", "unknown"):
-        op.add_column("scores", sa.Column(name, sa.Float(), nullable=False, server_default=zero))
+    op.add_column("scores", sa.Column("kind_confidence", sa.Float(), nullable=False, server_default=zero))
+    op.add_column("scores", sa.Column("unknown", sa.Float(), nullable=True))
 
 
 def downgrade() -> None:

@@ -61,7 +61,7 @@ def test_the_page_shows_a_table_by_kind_of_news(tmp_path: Path) -> None:
     page = Page(render(data))
     text = " ".join(page.text.split())
     assert "Price moves by kind of news Of 200 scores" in text
-    for words in ("With direction", "1h before", "1h after", "4h after", "1d after", "not told"):
+    for words in ("With direction", "1h before", "1h after", "4h after", "1d after", "unknown kind"):
         assert words in text
     assert HOSTILE in text
     assert not [tag for tag, _ in page.elements if tag == "img"]

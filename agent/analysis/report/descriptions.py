@@ -122,7 +122,7 @@ def describe_kinds(study: KindStudy) -> list[str]:
 
 def kind_name(kind: str) -> str:
     """Return the kind's name for readers."""
-    return kind or "not told"
+    return kind or "unknown kind"
 
 
 def is_distinguishable(move: KindMove) -> bool:

@@ -15,8 +15,8 @@ from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.daily import Floats, Ints
 from agent.analysis.equity import EquityCurve, without_flows
 from agent.analysis.outcomes import Forecasts
-from agent.analysis.report.model_drift import model_drift_of
 from agent.analysis.report.prices import closes_of
+from agent.analysis.report.recorded_drift import model_drift_of
 from agent.analysis.report.report_data import Curve, ReportData, recorded_config
 from agent.analysis.report.run_evidence import RunRecord, evidence_of
 from agent.analysis.report.scored_headlines import (

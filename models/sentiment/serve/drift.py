@@ -22,11 +22,12 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from math import fsum, isfinite, log, sqrt
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import msgspec
 
 from agent.core.votes import leading
+from agent.data.sentiment import Score
 from models.cards import CONFIDENCE_BINS, ReferenceShares
 from models.labels import LABELS
 
@@ -53,19 +54,6 @@ _BINS: Final = {
     ABSTAINED: ("abstained", "judged"),
     UNKNOWN_TOKENS: ("unknown", "known"),
 }
-
-
-class ThreeClassScore(Protocol):
-    """Probabilities of one text with sum 1, or an abstention."""
-
-    @property
-    def bearish(self) -> float: ...
-    @property
-    def neutral(self) -> float: ...
-    @property
-    def bullish(self) -> float: ...
-    @property
-    def abstained(self) -> bool: ...
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -151,7 +139,7 @@ def confidence_bin(confidence: float) -> int:
 
 
 def reference_shares(
-    scores: Iterable[ThreeClassScore], unknown: Iterable[float | None] | None = None
+    scores: Iterable[Score], unknown: Iterable[float | None] | None = None
 ) -> ReferenceShares:
     """Measure `Card.reference` on texts like those that the model was trained on.
 
@@ -196,7 +184,7 @@ class SentimentWindow:
     def __len__(self) -> int:
         return len(self._scores)
 
-    def add(self, score: ThreeClassScore, *, model: str = "", unknown: float | None = None) -> bool:
+    def add(self, score: Score, *, model: str = "", unknown: float | None = None) -> bool:
         """Add a score; return True if it is the first of another model.
 
         `unknown` is the share of tokens that the vocabulary lacks. A score without usable probabilities

@@ -38,17 +38,9 @@ class AssetSignal(msgspec.Struct, frozen=True):
     """True if the confidence reaches the threshold."""
 
 
-class SentimentSignal(msgspec.Struct, frozen=True):
-    """Trading signal of a text or of a vote. The three probabilities are calibrated and sum to 1."""
+class SentimentSignal(AssetSignal, frozen=True):
+    """Trading signal of a text or of a vote; the confidence is 0 if the model abstained."""
 
-    bearish: float
-    neutral: float
-    bullish: float
-    prediction: Direction
-    confidence: float
-    """Probability of the prediction; 0 if the model abstained."""
-    actionable: bool
-    """True if the confidence reaches the threshold."""
     abstained: bool = False
     reason: str = ""
     assets: dict[str, AssetSignal] = {}
@@ -56,7 +48,7 @@ class SentimentSignal(msgspec.Struct, frozen=True):
     answers only for the whole text.
     """
     kind: str = ""
-    """Likeliest kind of news, one of `agent.core.events.NEWS_KINDS`; empty if the model doesn't tell."""
+    """Likeliest kind of news, one of `agent.core.news_kinds.NEWS_KINDS`; empty if the model doesn't tell."""
     kind_confidence: float = 0.0
     """Calibrated probability of the kind."""
 

@@ -32,8 +32,8 @@ class HeadlineScore(msgspec.Struct, frozen=True):
     """Likeliest of `NEWS_KINDS`; empty if the model doesn't tell."""
     kind_confidence: float = 0.0
     """Calibrated probability of `kind`."""
-    unknown: float = 0.0
-    """Share of the text's tokens that the model's vocabulary lacks."""
+    unknown: float | None = None
+    """Share of the text's tokens that the model's vocabulary lacks; None if it wasn't measured."""
 
     @property
     def probabilities(self) -> tuple[float, float, float]:

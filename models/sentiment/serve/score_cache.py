@@ -52,7 +52,7 @@ SCORES: Final = Table(
     Column("assets", JSON(none_as_null=True)),  # [[asset, bearish, neutral, bullish], ...]; NULL if empty
     Column("kind", Text, nullable=False, server_default=text("''")),
     Column("kind_confidence", Float, nullable=False, server_default=text("0")),
-    Column("unknown", Float, nullable=False, server_default=text("0")),  # 0 also in rows of earlier versions
+    Column("unknown", Float),  # NULL in rows of earlier versions
 )
 """Scores of texts by model. The store's migrations create the table."""
 
@@ -158,7 +158,8 @@ class CachedScorer:
         return [entry.score for entry in entries], states
 
     def _lookup(self, texts: Sequence[str], *, embedded: bool) -> list[CachedScore]:
-        hashes = [text_hash(text, self.names) for text in texts]
+        names = self.names
+        hashes = [text_hash(text, names) for text in texts]
         by_hash = dict(zip(hashes, texts, strict=True))
         known = dict(self.cache.get(self.fingerprint, by_hash))
         missing = [key for key in by_hash if key not in known or (embedded and known[key].embeddings is None)]

@@ -16,7 +16,7 @@ from agent.core.errors import ModelError
 from agent.core.news_kinds import NEWS_KINDS
 from agent.core.symbols import AssetFinder
 from models.cards import Card
-from models.sentiment.serve.scorer import Scorer
+from models.sentiment.serve.scorer import BATCH_TOLERANCE, Scorer
 from models.sentiment.train.bases import load_base
 from models.sentiment.train.datasets.asset_labels import AssetExample, AssetTarget
 from models.sentiment.train.reader.reader_batches import tokenise
@@ -152,12 +152,55 @@ def test_an_interrupted_training_continues_and_ends_with_the_same_weights(
         assert torch.equal(weight, resumed.state_dict()[name]), name
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["recipe", "data", "labels", "base"])
+def test_a_checkpoint_of_another_training_is_refused(
+    tiny_bases: dict[str, Path], tmp_path: Path, other: str
+) -> None:
+    recipe = msgspec.structs.replace(RECIPE, epochs=1)
     model, tokenizer = fresh(tiny_bases["mean"])
-    sets = [ReaderSet(tokenise(EXAMPLES[:16], tokenizer, 96))]
-    fit_reader(model, sets, msgspec.structs.replace(RECIPE, epochs=1), tmp_path / "c")
-    with pytest.raises(ModelError, match="another recipe"):
-        fit_reader(model, sets, msgspec.structs.replace(RECIPE, epochs=2), tmp_path / "c")
+    rows = tokenise(EXAMPLES[:16], tokenizer, 96)
+    fit_reader(model, [ReaderSet(rows)], recipe, tmp_path / "c")
+    if other == "recipe":
+        recipe = msgspec.structs.replace(RECIPE, epochs=2)
+    if other == "data":
+        rows = tokenise(EXAMPLES[16:32], tokenizer, 96)
+    if other == "labels":
+        rows = [row._replace(label=0) for row in rows]
+    model, _ = fresh(tiny_bases["mean"])
+    if other == "base":
+        model.encoder.embeddings.word_embeddings.weight.data[0, 0] += 1.0
+    with pytest.raises(ModelError, match="checkpoint of another training"):
+        fit_reader(model, [ReaderSet(rows)], recipe, tmp_path / "c")
+
+
+def test_a_damaged_checkpoint_is_refused(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+    model, tokenizer = fresh(tiny_bases["mean"])
+    (tmp_path / "c").write_bytes(b"no checkpoint")
+    with pytest.raises(ModelError, match="/c: "):
+        fit_reader(model, [ReaderSet(tokenise(EXAMPLES[:16], tokenizer, 96))], RECIPE, tmp_path / "c")
+
+
+@pytest.mark.parametrize("quantise", [False, True])
+def test_an_answer_does_not_depend_on_the_other_headlines_of_a_call(
+    trained: Path, tmp_path: Path, quantise: bool
+) -> None:
+    model, tokenizer = load_reader(trained)
+    card = Card(base="tiny", method="full", kinds=NEWS_KINDS)
+    export_reader(model, tokenizer, card, tmp_path / "out", quantise=quantise)
+    scorer = Scorer.load(tmp_path / "out", threads=2)
+    texts = [example.text for example in EXAMPLES[:40]]
+    texts += [" ".join(text.split()[1:]) for text in texts] + ["the exchange is hacked"]
+    together = scorer.score(texts)
+    for text, score in zip(texts, together, strict=True):
+        (alone,) = scorer.score([text])
+        pairs = [
+            (getattr(one, name), getattr(other, name))
+            for one, other in zip((score, *score.assets), (alone, *alone.assets), strict=True)
+            for name in ("bearish", "neutral", "bullish")
+        ]
+        if quantise:
+            assert score == alone
+        assert [one for one, _ in pairs] == pytest.approx([other for _, other in pairs], abs=BATCH_TOLERANCE)
 
 
 def test_a_student_learns_the_answers_of_teachers_to_texts_without_labels(

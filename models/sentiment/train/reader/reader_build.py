@@ -13,15 +13,13 @@ import torch
 from agent.core.errors import DataError
 from agent.core.news_kinds import NEWS_KINDS
 from models.cards import Card, latest_of
-from models.sentiment.serve.drift import reference_shares
-from models.sentiment.serve.scorer import Scorer
 from models.sentiment.train.bases import EMBEDDED, Base, load_base
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.datasets.asset_labels import AssetDataset, AssetExample
 from models.sentiment.train.onnx_export import reference_texts
 from models.sentiment.train.reader.reader_batches import tokenise
 from models.sentiment.train.reader.reader_export import export_reader
-from models.sentiment.train.reader.reader_measure import calibrate, measure_export
+from models.sentiment.train.reader.reader_measure import calibrate, measure_export, measure_reference
 from models.sentiment.train.reader.reader_network import HeadlineReader
 from models.sentiment.train.reader.reader_training import ReaderRecipe, ReaderSet, answers_of, fit_reader
 from models.sentiment.train.splits import Fractions, make_split
@@ -37,6 +35,11 @@ class AssetSplit(NamedTuple):
     train: list[AssetExample]
     calibration: list[AssetExample]
     test: list[AssetExample]
+
+    @property
+    def unplaced(self) -> int:
+        """Number of labels of assets in `train` whose names aren't found in the text; they teach nothing."""
+        return sum(not target.spans for example in self.train for target in example.targets)
 
 
 def split_headlines(examples: Sequence[AssetExample], fractions: Fractions, seed: int) -> AssetSplit:
@@ -97,13 +100,11 @@ def train_reader(
     card.notes = {f"rows_{name}": len(part) for name, part in rows.items()}
     counts = Counter(row.kind for row in split.train if row.kind)
     card.notes |= {f"kind_{kind}": counts[kind] for kind in NEWS_KINDS}
+    card.notes["asset_labels_without_a_name_in_the_text"] = split.unplaced
     if rows["calibration"]:
         calibrate(card, answers_of(model, rows["calibration"], pad=pad), rows["calibration"])
     card = export_reader(model, tokenizer, card, output, quantise=quantise, reference=reference_texts())
-    later = [example.text for example in (*split.calibration, *split.test)]
-    if later:
-        scores = Scorer.load(output).score(later)
-        card.reference = reference_shares(scores, [score.unknown for score in scores])
     measure_export(card, output, {"test": split.test})
+    measure_reference(card, output, [row.text for row in (*split.calibration, *split.test)])
     checkpoint.unlink(missing_ok=True)
     return card

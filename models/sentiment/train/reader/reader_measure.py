@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
+from agent.analysis.realised_moves import wilson
 from models.calibration import fit_temperature, softmax
 from models.cards import Card, Estimate, write_card
 from models.classification_metrics import coverage, estimates
 from models.labels import LABELS
+from models.sentiment.serve.drift import reference_shares
 from models.sentiment.serve.headline_score import HeadlineScore
 from models.sentiment.serve.scorer import Scorer
 from models.sentiment.train.datasets.asset_labels import AssetExample
 from models.sentiment.train.reader.reader_batches import UNLABELLED, TokenisedHeadline
 from models.sentiment.train.reader.reader_training import ReaderAnswers
-
-_Z: Final = 1.96
-"""Standard deviations of a 95 % interval."""
 
 
 def calibrate(card: Card, answers: ReaderAnswers, rows: Sequence[TokenisedHeadline]) -> None:
@@ -68,7 +66,19 @@ def measure_export(card: Card, folder: Path, sets: Mapping[str, Sequence[AssetEx
                 card.metrics[f"{name}_{part}"] = estimates(answers, own)
         kinds = [scores[example].kind == example.kind for example in examples if example.kind]
         if kinds:
-            card.metrics[f"{name}_kinds"] = {"accuracy": _share(kinds)}
+            share = sum(kinds) / len(kinds)
+            card.metrics[f"{name}_kinds"] = {"accuracy": Estimate(share, *wilson(share, len(kinds)))}
+    write_card(card, folder)
+
+
+def measure_reference(card: Card, folder: Path, texts: Sequence[str]) -> None:
+    """Write the reference for drift to the card of the export in `folder`; without texts there is none.
+
+    The texts must not be learned ones, in which the model's confidence is higher.
+    """
+    if texts:
+        scores = Scorer.load(folder).score(texts)
+        card.reference = reference_shares(scores, [score.unknown for score in scores])
     write_card(card, folder)
 
 
@@ -82,12 +92,3 @@ def answer_for(score: HeadlineScore, asset: str) -> tuple[float, float, float]:
 
 def _known(score: HeadlineScore) -> tuple[float, float, float]:
     return (math.nan, math.nan, math.nan) if score.abstained else score.probabilities
-
-
-def _share(right: Sequence[bool]) -> Estimate:
-    """Return a share with its 95 % interval (Wilson 1927)."""
-    n, share = len(right), float(np.mean(right))
-    centre = share + _Z * _Z / (2 * n)
-    spread = _Z * math.sqrt(share * (1 - share) / n + _Z * _Z / (4 * n * n))
-    scale = 1 + _Z * _Z / n
-    return Estimate(share, (centre - spread) / scale, (centre + spread) / scale)

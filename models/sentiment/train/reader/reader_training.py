@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -80,15 +82,17 @@ def fit_reader(
     """Train `model` on `sets`. `pad` is the id of the token that pads.
 
     After each epoch the state goes into the file `checkpoint`, from which a later call with the same model
-    and arguments continues. Raises ModelError if the checkpoint is damaged or of another recipe.
+    and arguments continues. Raises ModelError if the checkpoint is damaged, or of another model, recipe or
+    data.
     """
+    identity = _identity(model, sets, recipe)
     if recipe.frozen_layers is not None:
         _freeze(model, recipe.frozen_layers)
     optimizer, rates = _optimizer(model, recipe)
     counts = [round(part.share * len(part.rows)) for part in sets]
     batches = -(-sum(counts) // recipe.batch_size)
     steps = recipe.epochs * batches
-    for epoch in range(_resume(checkpoint, model, optimizer, recipe), recipe.epochs):
+    for epoch in range(_resume(checkpoint, model, optimizer, identity), recipe.epochs):
         torch.manual_seed(recipe.seed + epoch)
         rng = np.random.default_rng((recipe.seed, epoch))
         chosen = [
@@ -112,7 +116,7 @@ def fit_reader(
             optimizer.zero_grad()
             if progress:
                 progress(step + 1, steps, float(loss.detach()))
-        _save(checkpoint, model, optimizer, recipe, epoch + 1)
+        _save(checkpoint, model, optimizer, identity, epoch + 1)
     model.eval()
 
 
@@ -231,24 +235,38 @@ def _slope(step: int, steps: int, warm_up: float) -> float:
     return min((step + 1) / rising, max((steps - step) / max(steps - rising, 1.0), 0.0))
 
 
+def _identity(model: HeadlineReader, sets: Sequence[ReaderSet], recipe: ReaderRecipe) -> str:
+    """Return a hash of recipe, initial weights, headlines and teachers' answers."""
+    digest = hashlib.sha256(msgspec.json.encode(recipe))
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode() + weight.contiguous().numpy().tobytes())
+    for part in sets:
+        digest.update(msgspec.json.encode((part.share, part.rows)))
+        if part.taught is not None:
+            for logits in (part.taught.logits, part.taught.kind_logits, *part.taught.asset_logits):
+                digest.update(logits.tobytes())
+    return digest.hexdigest()
+
+
 def _save(
-    path: Path, model: HeadlineReader, optimizer: torch.optim.Optimizer, recipe: ReaderRecipe, epochs: int
+    path: Path, model: HeadlineReader, optimizer: torch.optim.Optimizer, identity: str, epochs: int
 ) -> None:
-    state = {"recipe": msgspec.json.encode(recipe).decode(), "epochs": epochs}
+    state = {"identity": identity, "epochs": epochs}
     with replaced_file(path) as file:
         torch.save(state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
 
 
-def _resume(path: Path, model: HeadlineReader, optimizer: torch.optim.Optimizer, recipe: ReaderRecipe) -> int:
+def _resume(path: Path, model: HeadlineReader, optimizer: torch.optim.Optimizer, identity: str) -> int:
     """Load the state of an interrupted training; return the number of epochs it has completed."""
     if not path.exists():
         return 0
     try:
         state = torch.load(path, weights_only=True)
-        if state["recipe"] != msgspec.json.encode(recipe).decode():
-            raise ModelError(f"{path} is a checkpoint of another recipe", hint="delete it")
+        if state["identity"] != identity:
+            what = f"{path} is a checkpoint of another training: other options, data or base"
+            raise ModelError(what, hint="delete it")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
         raise ModelError(f"{path}: {error}", hint="the checkpoint is damaged: delete it") from None
     return int(state["epochs"])
