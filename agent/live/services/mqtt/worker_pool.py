@@ -22,6 +22,7 @@ import structlog
 from agent.config.services import WorkersConfig
 from agent.core.events import AssetSentiment, News, Sentiment
 from agent.core.news_kinds import NEWS_KINDS
+from agent.data.sentiment_columns import MAX_ASSET
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.live.interfaces.running_agent import LocalModel
 from agent.live.services.mqtt.connection import MqttLink
@@ -40,7 +41,6 @@ from agent.system.untrusted import JSON_DECODE_ERRORS, Throttle
 _MOST_WORKERS: Final = 1_000  # names remembered, since any publisher could invent more
 _MOST_SCORES: Final = 10_000  # messages with scores that wait to be handled
 _MOST_ASSETS: Final = 128  # in a score
-_LONGEST_ASSET: Final = 32  # characters of a ticker
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -334,7 +334,7 @@ def _is_valid(score: HeadlineScore) -> bool:
     return (
         len(score.assets) <= _MOST_ASSETS
         and len(tickers) == len(score.assets)
-        and all(0 < len(ticker) <= _LONGEST_ASSET and ticker.isprintable() for ticker in tickers)
+        and all(0 < len(ticker) <= MAX_ASSET and ticker.isprintable() for ticker in tickers)
         and all(_has_probabilities(*one) for one in _numbers(score))
         and (not score.kind or score.kind in NEWS_KINDS)
         and 0 <= score.kind_confidence <= 1
