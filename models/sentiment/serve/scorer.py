@@ -58,6 +58,9 @@ CPU: Final = ("CPUExecutionProvider",)
 CUDA: Final = ("CUDAExecutionProvider", "CPUExecutionProvider")
 _PROVIDERS: Final = {"cpu": CPU, "cuda": CUDA}
 
+_SLOWER: Final = ["SkipLayerNormFusion"]
+"""Optimisations of onnxruntime that cost time: the node that they fuse takes longer than its parts."""
+
 _WARM_UP: Final = (
     "Markets are open",
     "Exchange lists a token, says its chief, and the wire carries the news to everybody who reads it",
@@ -194,7 +197,10 @@ class Scorer:
             f"{folder / MODEL_NAME} cannot be opened", "export it again, or update onnxruntime"
         ):
             session = onnxruntime.InferenceSession(
-                str(folder / MODEL_NAME), options, providers=list(providers)
+                str(folder / MODEL_NAME),
+                options,
+                providers=list(providers),
+                disabled_optimizers=_SLOWER,
             )
         with _as_model_error(f"{folder / TOKENIZER_NAME} cannot be opened", "export it again"):
             tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_NAME))
