@@ -3,7 +3,7 @@
 1. Teachers: full fine-tuning of a larger base (all-mpnet-base-v2), one teacher per seed, on the labelled wire
    (headline, named assets, kind of news) and on entities of SEntFiN.
 2. Student: the embedded base (22.7 M weights). It learns the labels of all sets, and the mean answers of the
-   teachers to the wire and to crypto headlines without labels.
+   teachers to the wire, to SEntFiN, and to crypto headlines without labels.
 3. Calibration: one temperature each for headline, assets and kind. They are fitted on labelled headlines of a
    later month than any that was learned from and measured on the month after; those that ship are fitted on
    both months.
@@ -53,6 +53,7 @@ from models.sentiment.train.reader.reader_training import (
     mean_answers,
 )
 from models.sentiment.train.splits import make_split, story_key
+from models.sentiment.train.trainer import bf16_supported
 from tools import synthetic_headlines as grammar
 from tools.mpnet_base import mpnet_base
 from tools.starter_periods import CALIBRATED_UNTIL, FRACTIONS, KNOWN_UNTIL, LEARNED_UNTIL, SPLIT_SEED
@@ -65,13 +66,13 @@ TEACHER_ENTITIES: Final = 0.3
 STUDENT: Final = ReaderRecipe(epochs=3, learning_rate=2.5e-4)
 METRICS: Final = frozenset(("accuracy", "macro_f1", "ece"))
 """Metrics that a build prints."""
-SHARES: Final = {"wire": 1.0, "headlines": 0.8, "sentfin": 0.3, "tfns": 0.4, "fiqa": 1.0, "corpus": 1.0}
+SHARES: Final = {"wire": 1.0, "headlines": 0.8, "sentfin": 0.6, "tfns": 0.4, "fiqa": 1.0, "corpus": 1.0}
 """Share of each set that the student reads in an epoch."""
 FINISH: Final = ReaderRecipe(epochs=1, learning_rate=1e-4, head_learning_rate=3e-4, seed=43)
 FINISHING_SHARES: Final = {
     "wire": 1.0,
     "headlines": 0.3,
-    "sentfin": 0.15,
+    "sentfin": 0.3,
     "tfns": 1.0,
     "fiqa": 1.0,
     "corpus": 1.0,
@@ -117,7 +118,7 @@ def build(
             _teacher(work / f"teacher-{seed}", base, material, seed)
             for seed in range(TEACHER.seed, TEACHER.seed + teachers)
         ]
-        taught = {name: _answers(folders, material, name, work) for name in ("wire", "headlines")}
+        taught = {name: _answers(folders, material, name, work) for name in ("wire", "headlines", "sentfin")}
     model, tokenizer, card = _student(work / "student", material, taught)
     card.datasets, card.trained_until = material.records, latest_of(material.records)
     card.notes = {"teachers": teachers, "teacher_base": teacher_base if teachers else ""}
@@ -234,6 +235,7 @@ def _fit(
 ) -> None:
     """Train a model that continues from a checkpoint beside `folder`, and save it there."""
     checkpoint = folder.with_name(folder.name + ".checkpoint")
+    recipe = msgspec.structs.replace(recipe, bf16=bf16_supported())
     pad = tokenizer.pad_token_id
     fit_reader(model, sets, recipe, checkpoint, pad=pad, progress=_print_progress(folder.name))
     save_reader(model, tokenizer, folder)

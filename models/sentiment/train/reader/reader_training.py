@@ -51,6 +51,8 @@ class ReaderRecipe(msgspec.Struct, frozen=True):
     """Temperature at which answers are compared with those of teachers."""
     label_share: float = 0.5
     """Weight of the labels of a text that teachers have answered, too."""
+    bf16: bool = False
+    """Multiply matrices in bfloat16; weights and losses stay in float32."""
     seed: int = 42
 
 
@@ -108,8 +110,9 @@ def fit_reader(
                 group["lr"] = rate * _slope(step, steps, recipe.warm_up)
             texts = [chosen[row] for row in picked]
             batch = to_batch([part.rows[row] for part, row in texts], pad)
-            output = model(batch.input_ids, batch.attention_mask, batch.spans)
-            loss = _loss(output, batch, texts, recipe)
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+                output = model(batch.input_ids, batch.attention_mask, batch.spans)
+            loss = _loss(ReaderOutput(*(part.float() for part in output)), batch, texts, recipe)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
