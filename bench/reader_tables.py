@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(
+    result: dict[str, Any],
+    title: str = "# The reader of headlines on all labelled sets at hand",
+    made_by: str = "bench/reader.py",
+) -> str:
     """Return the table."""
     timing = result["speed"]
     lines = [
-        "# The reader of headlines on all labelled sets at hand",
+        title,
         "",
         f"Model {result['model']} ({result['method']}), trained until {result['trained_until']}; "
         f"{result['model_mb']} MB (folder {result['folder_mb']} MB). One headline takes "
         f"{timing['p50_ms']} ms (p99 {timing['p99_ms']}); {timing['headlines_a_second']} headlines a second.",
-        "Intervals are 95 % of the bootstrap over headlines. Made by `bench/reader.py`.",
+        f"Intervals are 95 % of the bootstrap over headlines. Made by `{made_by}`.",
         "",
         "| set | seen in training | n | accuracy | macro-F1 | ECE | majority class | published |",
         "|---|---|---|---|---|---|---|---|",
