@@ -2,8 +2,10 @@
 
 1. Teachers: full fine-tuning of a larger base (all-mpnet-base-v2), one teacher per seed, on the labelled wire
    (headline, named assets, kind of news) and on entities of SEntFiN.
-2. Student: the embedded base (22.7 M weights). It learns the labels of all sets, and the mean answers of the
-   teachers to the wire, to SEntFiN, and to crypto headlines without labels.
+2. Students: the embedded base (22.7 M weights), fine-tuned twice. They learn the labels of all sets, and the
+   mean answers of the teachers to the wire, to crypto headlines without labels, and (the second) to SEntFiN.
+   A last epoch finishes each of them, and their mean; the weights that ship are the mean of these three
+   (Wortsman and others 2022), which reads sets that it was not trained on better than any of them.
 3. Calibration: one temperature each for headline, assets and kind. They are fitted on labelled headlines of a
    later month than any that was learned from and measured on the month after; those that ship are fitted on
    both months.
@@ -19,13 +21,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 import pandas as pd
 import torch
 import typer
+from torch import Tensor
 
 from agent.cli.console import err, out
 from agent.core.symbols import AssetFinder
@@ -66,20 +69,31 @@ TEACHER_ENTITIES: Final = 0.3
 STUDENT: Final = ReaderRecipe(epochs=3, learning_rate=2.5e-4)
 METRICS: Final = frozenset(("accuracy", "macro_f1", "ece"))
 """Metrics that a build prints."""
-SHARES: Final = {"wire": 1.0, "headlines": 0.8, "sentfin": 0.6, "tfns": 0.4, "fiqa": 1.0, "corpus": 1.0}
-"""Share of each set that the student reads in an epoch."""
+SHARES: Final = {"wire": 1.0, "headlines": 0.8, "tfns": 0.4, "fiqa": 1.0, "corpus": 1.0}
+"""Share of each set that a student reads in an epoch; that of SEntFiN is `Student.entities`."""
 FINISH: Final = ReaderRecipe(epochs=1, learning_rate=1e-4, head_learning_rate=3e-4, seed=43)
-FINISHING_SHARES: Final = {
-    "wire": 1.0,
-    "headlines": 0.3,
-    "sentfin": 0.3,
-    "tfns": 1.0,
-    "fiqa": 1.0,
-    "corpus": 1.0,
-}
-"""A last epoch reads more tweets; with the shares above the student learns too little of their language."""
-FINISHED: Final = 0.75
-"""Share of the weights after that last epoch in those that ship; the rest are those before it."""
+FINISHING_SHARES: Final = {"wire": 1.0, "headlines": 0.3, "tfns": 1.0, "fiqa": 1.0, "corpus": 1.0}
+"""A last epoch reads more tweets; with the shares above the student learns too little of their language. It
+reads half of the share of SEntFiN.
+"""
+
+
+class Student(NamedTuple):
+    """One of the students, whose weights are averaged."""
+
+    name: str
+    entities: float
+    """Share of SEntFiN that it reads in an epoch."""
+    taught: tuple[str, ...]
+    """Sets to which it also learns the teachers' answers."""
+    teachers: int | None = None
+    """Number of teachers whose mean answers it learns; None: all."""
+
+
+STUDENTS: Final = (
+    Student("student-a", 0.3, ("wire", "headlines"), teachers=1),
+    Student("student-b", 0.6, ("wire", "headlines", "sentfin")),
+)
 STATEMENTS: Final = 1_800
 COMPOSED: Final = DatasetRecord(
     name="statements",
@@ -104,22 +118,21 @@ def build(
     data: Annotated[Path, typer.Option(help="Folder of the public datasets.")] = Path("../shared/data"),
     output: Annotated[Path, typer.Option(help="Folder of the finished model.")] = STARTER_FOLDER,
     work: Annotated[Path, typer.Option(help="Folder of the steps' results.")] = Path("var/starter"),
-    teachers: Annotated[int, typer.Option(min=0, help="Number of teachers; their answers are averaged.")] = 1,
+    teachers: Annotated[int, typer.Option(min=0, help="Number of teachers; their answers are averaged.")] = 2,
     teacher_base: Annotated[str, typer.Option(help="Base of the teachers: mpnet, embedded or a folder.")] = (
         "mpnet"
     ),
 ) -> None:
-    """Train the teachers and the student, calibrate, export and measure."""
+    """Train the teachers and the students, calibrate, export and measure."""
     material = read_material(data)
-    taught = None
+    folders: list[Path] = []
     if teachers:
         base = str(mpnet_base(work / "mpnet")) if teacher_base == "mpnet" else teacher_base
         folders = [
             _teacher(work / f"teacher-{seed}", base, material, seed)
             for seed in range(TEACHER.seed, TEACHER.seed + teachers)
         ]
-        taught = {name: _answers(folders, material, name, work) for name in ("wire", "headlines", "sentfin")}
-    model, tokenizer, card = _student(work / "student", material, taught)
+    model, tokenizer, card = _students(work, material, folders)
     card.datasets, card.trained_until = material.records, latest_of(material.records)
     card.notes = {"teachers": teachers, "teacher_base": teacher_base if teachers else ""}
     calibrating, measuring = (_rows(part, tokenizer) for part in (material.calibrating, material.measuring))
@@ -252,7 +265,9 @@ def _answers(teachers: Sequence[Path], material: Material, name: str, work: Path
         if not path.is_file():
             model, tokenizer = load_reader(folder)
             err.print(f"{folder.name} answers {len(examples):,} texts of {name}")
-            answers = answers_of(model, _rows(examples, tokenizer), pad=tokenizer.pad_token_id)
+            answers = answers_of(
+                model, _rows(examples, tokenizer), pad=tokenizer.pad_token_id, bf16=bf16_supported()
+            )
             counts = [len(own) for own in answers.asset_logits]
             with replaced_file(path) as file:
                 np.savez(
@@ -268,43 +283,64 @@ def _answers(teachers: Sequence[Path], material: Material, name: str, work: Path
     return mean_answers(found)
 
 
-def _student(
-    folder: Path, material: Material, taught: dict[str, ReaderAnswers] | None
-) -> tuple[HeadlineReader, Any, Card]:
-    """Return the student, its tokenizer and a card of its base; train it if `folder` doesn't hold it."""
+def _students(work: Path, material: Material, teachers: Sequence[Path]) -> tuple[HeadlineReader, Any, Card]:
+    """Return the mean of the finished students, its tokenizer and a card of its base; train what `work`
+    lacks.
+    """
     torch.manual_seed(STUDENT.seed)
     base = load_base(EMBEDDED)
-    card = base_card(base, STUDENT, "distilled" if taught else "full")
-    finished = folder.with_name(f"{folder.name}-finished")
-    if not (folder / WEIGHTS).is_file():
-        sets = _student_sets(material, base.tokenizer, taught, SHARES)
-        _fit(HeadlineReader(base.encoder), base.tokenizer, sets, STUDENT, folder)
-    if not (finished / WEIGHTS).is_file():
-        model, tokenizer = load_reader(folder)
-        sets = _student_sets(material, tokenizer, taught, FINISHING_SHARES)
-        _fit(model, tokenizer, sets, FINISH, finished)
-    model, tokenizer = load_reader(finished)
-    return blend(load_reader(folder)[0], model, FINISHED), tokenizer, card
+    card = base_card(base, STUDENT, "distilled" if teachers else "full")
+    sets: list[ReaderSet] = []
+    for student in STUDENTS:
+        taught = {
+            name: _answers(teachers[: student.teachers], material, name, work)
+            for name in (student.taught if teachers else ())
+        }
+        folder = work / student.name
+        if not (folder / WEIGHTS).is_file():
+            torch.manual_seed(STUDENT.seed)
+            fresh = load_base(EMBEDDED)
+            shares = SHARES | {"sentfin": student.entities}
+            learned = _student_sets(material, fresh.tokenizer, taught, shares)
+            _fit(HeadlineReader(fresh.encoder), fresh.tokenizer, learned, STUDENT, folder)
+        shares = FINISHING_SHARES | {"sentfin": student.entities / 2}
+        sets = _student_sets(material, base.tokenizer, taught, shares)
+        _finish(work / f"{student.name}-finished", [folder], sets)
+    folders = [work / student.name for student in STUDENTS]
+    _finish(work / "student-mean-finished", folders, sets)
+    finished = [work / f"{name}-finished" for name in (*(one.name for one in STUDENTS), "student-mean")]
+    return *_mean_of(finished), card
 
 
-def blend(before: HeadlineReader, after: HeadlineReader, share: float) -> HeadlineReader:
-    """Return `after` with weights that are `share` its own and the rest those of `before` (Wortsman and
-    others 2022).
-    """
-    old = before.state_dict()
-    mixed = {
-        name: share * weight + (1 - share) * old[name] if weight.is_floating_point() else weight
-        for name, weight in after.state_dict().items()
+def _finish(output: Path, folders: Sequence[Path], sets: Sequence[ReaderSet]) -> None:
+    """Train the mean of the models in `folders` for the last epoch, unless `output` has the result."""
+    if not (output / WEIGHTS).is_file():
+        model, tokenizer = _mean_of(folders)
+        _fit(model, tokenizer, sets, FINISH, output)
+
+
+def _mean_of(folders: Sequence[Path]) -> tuple[HeadlineReader, Any]:
+    """Return a reader whose weights are the mean of those in `folders`, and its tokenizer."""
+    loaded = [load_reader(folder) for folder in folders]
+    states = [model.state_dict() for model, _ in loaded]
+    model, tokenizer = loaded[0]
+    model.load_state_dict(mean_weights(states))
+    return model, tokenizer
+
+
+def mean_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of each weight; what isn't a floating-point number is that of the first state."""
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if first.is_floating_point() else first
+        for name, first in states[0].items()
     }
-    after.load_state_dict(mixed)
-    return after
 
 
 def _student_sets(
-    material: Material, tokenizer: Any, taught: dict[str, ReaderAnswers] | None, shares: dict[str, float]
+    material: Material, tokenizer: Any, taught: dict[str, ReaderAnswers], shares: dict[str, float]
 ) -> list[ReaderSet]:
     return [
-        ReaderSet(_rows(examples, tokenizer), shares[name], (taught or {}).get(name))
+        ReaderSet(_rows(examples, tokenizer), shares[name], taught.get(name))
         for name, examples in material.learned.items()
         if taught or name != "headlines"
     ]

@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.sentiment.train.bases import load_base
-from models.sentiment.train.reader.reader_network import HeadlineReader
+import torch
+
 from models.sentiment.train.splits import story_key
-from tools.build_starter import KNOWN_UNTIL, Material, blend, ms, read_material
+from tools.build_starter import KNOWN_UNTIL, Material, mean_weights, ms, read_material
 
 pytestmark = pytest.mark.train
 
@@ -113,8 +113,11 @@ def test_no_story_is_both_learned_and_measured(material: Material) -> None:
     }
 
 
-def test_a_blend_has_the_weighted_mean_of_both_weights(tiny_bases: dict[str, Path]) -> None:
-    before, after = (HeadlineReader(load_base(str(tiny_bases["mean"])).encoder) for _ in range(2))
-    before.classifier.bias.data[:] = 1.0
-    after.classifier.bias.data[:] = 3.0
-    assert blend(before, after, 0.75).classifier.bias.tolist() == [2.5, 2.5, 2.5]
+def test_the_weights_that_ship_are_the_mean_of_the_students_and_counters_stay() -> None:
+    students = [
+        {"bias": torch.full((3,), value), "steps": torch.tensor(number)}
+        for number, value in enumerate((1.0, 2.0, 6.0))
+    ]
+    mean = mean_weights(students)
+    assert mean["bias"].tolist() == [3.0, 3.0, 3.0]
+    assert mean["steps"].item() == 0

@@ -123,8 +123,10 @@ def fit_reader(
     model.eval()
 
 
-def answers_of(model: HeadlineReader, rows: Sequence[TokenisedHeadline], *, pad: int = 0) -> ReaderAnswers:
-    """Return the model's logits of each headline."""
+def answers_of(
+    model: HeadlineReader, rows: Sequence[TokenisedHeadline], *, pad: int = 0, bf16: bool = False
+) -> ReaderAnswers:
+    """Return the model's logits of each headline; `bf16` multiplies matrices in bfloat16."""
     model.eval()
     logits = np.zeros((len(rows), len(LABELS)))
     kinds = np.zeros((len(rows), len(NEWS_KINDS)))
@@ -134,7 +136,9 @@ def answers_of(model: HeadlineReader, rows: Sequence[TokenisedHeadline], *, pad:
         for start in range(0, len(order), _READ_AT_ONCE):
             part = order[start : start + _READ_AT_ONCE]
             batch = to_batch([rows[row] for row in part], pad)
-            output = model(batch.input_ids, batch.attention_mask, batch.spans)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                read = model(batch.input_ids, batch.attention_mask, batch.spans)
+            output = ReaderOutput(*(one.float() for one in read))
             logits[part], kinds[part] = output.logits.numpy(), output.kind_logits.numpy()
             for number, row in enumerate(part):
                 assets[row] = output.asset_logits[number, : len(rows[row].assets)].double().numpy()
