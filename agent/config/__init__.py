@@ -16,6 +16,7 @@ from agent.config.checks import check_fractions, check_limits, check_symbols, fr
 from agent.config.control import ArchiveConfig, BackupConfig, ControlConfig
 from agent.config.execution import ExecutionConfig
 from agent.config.live import BybitConfig, LiveConfig, LogConfig, NewsConfig
+from agent.config.llm import LlmConfig
 from agent.config.services import (
     DashboardConfig,
     MetricsConfig,
@@ -87,10 +88,14 @@ class StoreConfig(Section):
 
 
 class ModelConfig(Section):
-    """The sentiment model: `starter`, or a folder made by `tapewire export`."""
+    """The sentiment model: `starter`, a folder made by `tapewire export`, a language model at a server
+    (`openai:URL#MODEL`), or several (`ensemble:FOLDER`).
+    """
 
     path: str = "starter"
     threads: int = Field(0, ge=0)  # 0: all cores
+    revise_with: str = ""  # slower model that revises each answer of `path`; empty: none
+    revise_within: Duration = 30_000  # a later revision is dropped and counted
 
 
 class FusionConfig(Section):
@@ -105,6 +110,7 @@ class Config(CoreConfig):
     history: HistoryConfig = HistoryConfig()
     store: StoreConfig = StoreConfig()
     model: ModelConfig = ModelConfig()
+    llm: LlmConfig = LlmConfig()
     fusion: FusionConfig = FusionConfig()
     execution: ExecutionConfig = ExecutionConfig()
     bybit: BybitConfig = BybitConfig()

@@ -153,6 +153,17 @@ class AssetSentiment(msgspec.Struct, frozen=True, array_like=True):
     embedding: bytes = b""  # hidden state of the model at the asset's names, encoded as that of `Sentiment`
 
 
+class Provenance(msgspec.Struct, frozen=True, array_like=True):
+    """How a language model at a server came to its answer, so that it need never be asked again."""
+
+    model: str  # id at its server
+    prompt: str  # SHA-256 of the prompt's text, which the store has
+    seed: int
+    answers: tuple[str, ...]  # verbatim, one for each sample; empty if there was none
+    fallback: str = ""  # why another model answered, or none did; empty if this one did
+    reason: str = ""  # one line that the model gave, for people to read; never parsed, never traded on
+
+
 class Sentiment(Message, frozen=True):
     """A model's calibrated probabilities for one headline, which sum to 1.
 
@@ -175,6 +186,9 @@ class Sentiment(Message, frozen=True):
     assets: tuple[AssetSentiment, ...] = ()  # in the order of first mention; empty if the model can't tell
     kind: str = ""  # likeliest kind of news, one of `NEWS_KINDS`; empty if the model doesn't tell
     kind_confidence: float = 0.0  # calibrated probability of `kind`
+    # another answer for the headline may follow, which replaces the votes of this one
+    provisional: bool = False
+    provenance: Provenance | None = None  # of a language model at a server
 
     def of(self, asset: str) -> AssetSentiment | Sentiment:
         """Return the model's answer for `asset`; the headline's own if it has none for it."""

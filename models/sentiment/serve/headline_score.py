@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from agent.core.events import Provenance
 from models.labels import LABELS
 
 
@@ -34,6 +35,8 @@ class HeadlineScore(msgspec.Struct, frozen=True):
     """Calibrated probability of `kind`."""
     unknown: float | None = None
     """Share of the text's tokens that the model's vocabulary lacks; None if it wasn't measured."""
+    provenance: Provenance | None = None
+    """How a language model at a server came to the answer; None for a local model."""
 
     @property
     def probabilities(self) -> tuple[float, float, float]:
