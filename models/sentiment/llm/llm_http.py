@@ -15,6 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -55,6 +56,7 @@ class HttpServer:
         self._host, self._port = host, port
         self._context = ssl.create_default_context() if encrypted else None
         self._idle: list[tuple[float, http.client.HTTPConnection]] = []
+        self._active: set[_Wire] = set()
         self._lock = threading.Lock()
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str], seconds: float) -> HttpResponse:
@@ -75,9 +77,11 @@ class HttpServer:
         return self._exchange(self._connect(deadline), path, body, headers, deadline)
 
     def close(self) -> None:
-        """Close the connections that are kept open."""
+        """Close the connections that are kept open, and cut those of requests under way."""
         with self._lock:
             idle, self._idle = self._idle, []
+            for wire in self._active:
+                wire.cut()
         for _, connection in idle:
             connection.sock.end()
 
@@ -103,6 +107,8 @@ class HttpServer:
         wire: _Wire = connection.sock
         wire.begin(deadline)
         keep = False
+        with self._lock:
+            self._active.add(wire)
         try:
             connection.request("POST", path, body, dict(headers))
             with connection.getresponse() as response:
@@ -115,10 +121,11 @@ class HttpServer:
             named = {name.lower(): value for name, value in response.getheaders()}
             return HttpResponse(response.status, named, content)
         finally:
-            if keep:
-                with self._lock:
+            with self._lock:
+                self._active.remove(wire)
+                if keep:
                     self._idle.append((time.monotonic(), connection))
-            else:
+            if not keep:
                 wire.end()
 
     def _connect(self, deadline: float) -> http.client.HTTPConnection:
@@ -225,6 +232,11 @@ class _Wire:
 
     def close(self) -> None:
         """Do nothing: http.client closes a connection before it reads the last response of it."""
+
+    def cut(self) -> None:
+        """End a read or write of another thread with an error."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
         """Close the socket."""

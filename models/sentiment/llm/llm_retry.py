@@ -26,6 +26,8 @@ FIRST_REST: Final = 5.0
 LONGEST_REST: Final = 60.0
 """Seconds in which a server that is down isn't asked: doubled after each failed trial."""
 
+_CLOSED: Final = "the scorer is closed"
+
 
 class Unanswered(Exception):
     """A headline has no answer of the model. `cause` is counted, `reason` is one line for people."""
@@ -113,6 +115,8 @@ class RetryingClient:
         and InvalidResponse.
         """
         last: LlmError | None = None
+        if self._closed.is_set():
+            raise Unanswered("error", _CLOSED)
         for wait in delays(BACKOFF, self._rng):
             if last is not None:
                 self._wait_before_retry(last, wait, ends)
@@ -120,8 +124,10 @@ class RetryingClient:
                 raise Unanswered("outage", blocked)
             self._wait_while_quiet(ends)
             try:
-                return self._try(prompt, headline, seed, ends)
+                return self._try(prompt, headline, seed, ends, last)
             except LlmError as error:
+                if self._closed.is_set():
+                    raise Unanswered("error", _CLOSED) from None
                 self.last_error = error.message
                 if error.is_failure:
                     self.breaker.failed(error.message)
@@ -135,17 +141,19 @@ class RetryingClient:
         raise AssertionError("the waits have no end")
 
     def close(self) -> None:
-        """End waits between tries, and close connections."""
+        """End waits between tries and requests under way. Later requests are not sent."""
         self._closed.set()
         self.client.close()
 
-    def _try(self, prompt: Prompt, headline: str, seed: int, ends: float) -> Completion:
+    def _try(
+        self, prompt: Prompt, headline: str, seed: int, ends: float, last: LlmError | None
+    ) -> Completion:
         if not self._slots.acquire(timeout=max(ends - time.monotonic(), 0.0)):
             raise Unanswered("deadline", "no request was free before the deadline")
         try:
             left = ends - time.monotonic()
             if left <= 0:
-                raise Unanswered("deadline", "the deadline passed before a request")
+                raise self._given_up(last)
             spending = self.budget.reserve(*self.client.estimate(prompt, headline))
             if isinstance(spending, str):
                 raise Unanswered("budget", spending)
@@ -162,19 +170,24 @@ class RetryingClient:
             self._slots.release()
 
     def _wait_before_retry(self, last: LlmError, wait: float, ends: float) -> None:
-        limited = isinstance(last, TooManyRequests)
         if isinstance(last, TooManyRequests):
             wait = wait if last.wait is None else last.wait
             with self._lock:  # for all requests, not for this one alone
                 self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
         if time.monotonic() + wait >= ends:
-            if limited:  # once for a request, not for each try: a limit alone is no failure
-                self.breaker.failed(last.message)
-            raise Unanswered("rate limit" if limited else "deadline", last.message)
+            raise self._given_up(last)
         with self._lock:
             self.retried += 1
         if self._closed.wait(wait):
-            raise Unanswered("error", "the scorer is closed")
+            raise Unanswered("error", _CLOSED)
+
+    def _given_up(self, last: LlmError | None) -> Unanswered:
+        if last is None:
+            return Unanswered("deadline", "the deadline passed before a request")
+        if not isinstance(last, TooManyRequests):
+            return Unanswered("deadline", last.message)
+        self.breaker.failed(last.message)  # once for a request, not for each try: a limit alone is no failure
+        return Unanswered("rate limit", last.message)
 
     def _wait_while_quiet(self, ends: float) -> None:
         wait = self._quiet_until - time.monotonic()
@@ -183,4 +196,4 @@ class RetryingClient:
         if time.monotonic() + wait >= ends:
             raise Unanswered("rate limit", self.last_error)
         if self._closed.wait(wait):
-            raise Unanswered("error", "the scorer is closed")
+            raise Unanswered("error", _CLOSED)

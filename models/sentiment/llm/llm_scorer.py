@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -122,8 +123,6 @@ class LlmScorer:
         self._prompts = prompts(examples, config.reasons)
         client = LlmClient(spec, config, key)
         self._client = RetryingClient(client, HourBudget(config.budget, timer), config.concurrency)
-        self._headlines = ThreadPoolExecutor(config.concurrency, "llm-headline")
-        self._samples = ThreadPoolExecutor(config.concurrency, "llm-sample")
         self._lock = threading.Lock()
         self._health = LlmHealth(model=spec.model)
         self._low = 0  # answers whose first token is no label
@@ -223,8 +222,11 @@ class LlmScorer:
         """
         cleaned = [clean(text) for text in texts]
         distinct = list(dict.fromkeys(cleaned))
-        run = map if len(distinct) < 2 else self._headlines.map
-        outcomes = dict(zip(distinct, run(self._timed, distinct), strict=True))
+        size = self.config.concurrency
+        with ThreadPoolExecutor(size, "llm-headline") as pool, ThreadPoolExecutor(size, "llm-sample") as more:
+            run = map if len(distinct) < 2 else pool.map
+            found = list(run(partial(self._timed, pool=more), distinct))
+        outcomes = dict(zip(distinct, found, strict=True))
         open_texts = [
             text
             for text, outcome in outcomes.items()
@@ -237,27 +239,25 @@ class LlmScorer:
         return [scores[text] for text in cleaned]
 
     def close(self) -> None:
-        """End waits and close connections. Requests under way end at their own deadline."""
+        """End requests under way and send no more: a call of `score` then returns soon."""
         self._client.close()
-        self._headlines.shutdown(wait=False, cancel_futures=True)
-        self._samples.shutdown(wait=False, cancel_futures=True)
 
-    def _timed(self, text: str) -> _Outcome:
+    def _timed(self, text: str, pool: ThreadPoolExecutor) -> _Outcome:
         began = time.perf_counter()
-        outcome = self._ask(text)
+        outcome = self._ask(text, pool)
         with self._lock:
             self.latency.add((time.perf_counter() - began) * 1e3)
         return outcome
 
-    def _ask(self, text: str) -> _Outcome:
+    def _ask(self, text: str, pool: ThreadPoolExecutor) -> _Outcome:
         forms = self._forms()
         prompt = self._prompts[forms[0]]
         if abstention_reason(text) == EMPTY:
             return _Outcome(prompt, cause="no words", why=EMPTY)
         ends = time.monotonic() + self.config.deadline / 1000
-        outcome = self._by_word(text, ends) if forms[0] == "word" else self._by_samples(text, ends)
+        outcome = self._by_word(text, ends) if forms[0] == "word" else self._by_samples(text, ends, pool)
         if outcome.cause == "invalid" and outcome.log_probabilities is None and len(forms) > 1:
-            return self._by_samples(text, ends)
+            return self._by_samples(text, ends, pool)
         return outcome
 
     def _by_word(self, text: str, ends: float) -> _Outcome:
@@ -279,11 +279,11 @@ class LlmScorer:
         reason = reason_after_word(completion.text) if self.config.reasons else ""
         return _Outcome(prompt, found, (log_probabilities_text(found),), reason=reason)
 
-    def _by_samples(self, text: str, ends: float) -> _Outcome:
+    def _by_samples(self, text: str, ends: float, pool: ThreadPoolExecutor) -> _Outcome:
         """Ask for `samples` answers by schema, with the seeds seed, seed + 1, …"""
         prompt = self._prompts["json"]
         seeds = range(self.config.seed, self.config.seed + self.config.samples)
-        run = map if len(seeds) < 2 else self._samples.map
+        run = map if len(seeds) < 2 else pool.map
         results = list(run(lambda seed: self._sample(prompt, text, seed, ends), seeds))
         valid = [one.sample for one in results if one.sample is not None]
         answers = tuple(one.answer for one in results if one.answer)
