@@ -184,7 +184,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._follow()
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        length = int(self.headers["Content-Length"])
+        sent = self.rfile.read(length)
+        if len(sent) < length:  # the client gave up
+            return
+        body = json.loads(sent)
         owner = self.server.owner
         request = owner.began(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
         try:

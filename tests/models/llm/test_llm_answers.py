@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.sentiment.llm.llm_answers import (
@@ -187,6 +187,7 @@ def test_a_reason_follows_the_label_word(text: str, reason: str) -> None:
     assert reason_after_word(text) == reason
 
 
+@settings(deadline=None)
 @given(st.text(max_size=600))
 def test_a_reason_is_one_printable_line(text: str) -> None:
     reason = clean_reason(text)
@@ -194,6 +195,7 @@ def test_a_reason_is_one_printable_line(text: str) -> None:
     assert reason.isprintable()
 
 
+@settings(deadline=None)
 @given(st.text(max_size=2_000))
 def test_a_verbatim_answer_is_bounded_and_can_be_stored(text: str) -> None:
     kept = verbatim(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.core.errors import DataError
@@ -18,6 +18,7 @@ SHOWN = (ShownExample("Coin climbs", "bullish", "Demand grows."), ShownExample("
 FORMS: tuple[Form, ...] = ("word", "json")
 
 
+@settings(deadline=None)
 @given(
     headline=st.text(max_size=400),
     form=st.sampled_from(FORMS),
@@ -46,6 +47,7 @@ def test_any_headline_yields_the_same_messages_and_decodes_to_its_cleaned_text(
     assert content.isprintable()
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='<>[]|im_start"\\{}', max_size=60))
 def test_no_delimiter_of_special_tokens_stands_in_a_request(headline: str) -> None:
     content = Prompt().messages(headline)[-1]["content"]
