@@ -55,7 +55,7 @@ class HttpServer:
     def __init__(self, host: str, port: int, *, encrypted: bool) -> None:
         self._host, self._port = host, port
         self._context = ssl.create_default_context() if encrypted else None
-        self._idle: list[tuple[float, http.client.HTTPConnection]] = []
+        self._idle: list[tuple[float, _Connection]] = []
         self._active: set[_Wire] = set()
         self._lock = threading.Lock()
 
@@ -67,7 +67,7 @@ class HttpServer:
         """
         deadline = time.monotonic() + seconds
         if (kept := self._take()) is not None:
-            wire: _Wire = kept.sock
+            wire = kept.wire
             try:
                 return self._exchange(kept, path, body, headers, deadline)
             except ConnectionError:
@@ -83,9 +83,9 @@ class HttpServer:
             for wire in self._active:
                 wire.cut()
         for _, connection in idle:
-            connection.sock.end()
+            connection.wire.end()
 
-    def _take(self) -> http.client.HTTPConnection | None:
+    def _take(self) -> _Connection | None:
         now = time.monotonic()
         while True:
             with self._lock:
@@ -94,17 +94,17 @@ class HttpServer:
                 since, connection = self._idle.pop()
             if now - since < _IDLE:
                 return connection
-            connection.sock.end()
+            connection.wire.end()
 
     def _exchange(
         self,
-        connection: http.client.HTTPConnection,
+        connection: _Connection,
         path: str,
         body: bytes,
         headers: Mapping[str, str],
         deadline: float,
     ) -> HttpResponse:
-        wire: _Wire = connection.sock
+        wire = connection.wire
         wire.begin(deadline)
         keep = False
         with self._lock:
@@ -128,7 +128,7 @@ class HttpServer:
             if not keep:
                 wire.end()
 
-    def _connect(self, deadline: float) -> http.client.HTTPConnection:
+    def _connect(self, deadline: float) -> _Connection:
         failure: OSError = ConnectFailed(f"{self._host} has no address")
         for family, address in self._addresses(deadline):
             opened = socket.socket(family, socket.SOCK_STREAM)
@@ -146,11 +146,8 @@ class HttpServer:
                 opened.close()
                 failure = ConnectFailed(error.strerror or str(error))
                 continue
-            connection = http.client.HTTPConnection(self._host, self._port)
-            connection.auto_open = 0  # it never connects by itself
-            connection.default_port = 443 if self._context else 80  # for the header Host
-            connection.sock = _Wire(opened)
-            return connection
+            default = 443 if self._context else 80
+            return _Connection(self._host, self._port, _Wire(opened), default)
         raise failure
 
     def _addresses(self, deadline: float) -> list[tuple[socket.AddressFamily, Any]]:
@@ -241,6 +238,20 @@ class _Wire:
     def end(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+
+class _Connection(http.client.HTTPConnection):
+    """Connection over a `_Wire`, which it never replaces by a socket of its own.
+
+    `default` is the port that the header Host leaves out.
+    """
+
+    def __init__(self, host: str, port: int, wire: _Wire, default: int) -> None:
+        super().__init__(host, port)
+        self.wire = wire
+        self.sock: Any = wire
+        self.auto_open = 0
+        self.default_port = default
 
 
 class _Reader(io.RawIOBase):
