@@ -33,7 +33,7 @@ from tests.support.llm_server import (
 )
 
 RISE, FALL, REST = "Coin climbs", "Coin falls", "Coin rests"
-QUICK = {"deadline": "1500ms", "request_timeout": "700ms"}
+QUICK = {"deadline": "5s", "request_timeout": "2400ms"}
 
 
 class Local:
