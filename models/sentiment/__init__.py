@@ -10,6 +10,24 @@ from agent.core.errors import ModelError
 STARTER: Final = "starter"
 """Name of the model that ships with the package. It is accepted in place of a model folder."""
 
+SERVER: Final = "openai:"
+"""Prefix of a language model at a server, `openai:URL#MODEL`."""
+ENSEMBLE: Final = "ensemble:"
+"""Prefix of the folder of an ensemble."""
+
+
+def is_local(name: str) -> bool:
+    """Return whether `name` is `starter` or a folder with one model."""
+    return not name.startswith((SERVER, ENSEMBLE))
+
+
+def absolute(name: str) -> str:
+    """Return `name` with its folder made absolute, so that a process in another folder can open it."""
+    if name == STARTER or name.startswith(SERVER):
+        return name
+    prefix = ENSEMBLE if name.startswith(ENSEMBLE) else ""
+    return f"{prefix}{Path(name.removeprefix(prefix)).expanduser().absolute()}"
+
 
 def starter_dir() -> Path:
     """Return the folder of the shipped model; its LoRA adapter is in `adapter/` below it."""
