@@ -19,7 +19,7 @@ from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
     from models.sentiment.llm.llm_spec import LlmSpec
-    from models.sentiment.train.llm_fitting import CalibrationReport, Estimate
+    from models.sentiment.train.llm_fitting import CalibrationReport, RequestEstimate
 
 
 def register(app: typer.Typer) -> None:
@@ -106,7 +106,7 @@ def calibrate(
     print_text(f'saved: {output}; use it with [llm] calibration = "{output}"')
 
 
-def _confirm(spec: LlmSpec, texts: int, found: Estimate, *, yes: bool) -> None:
+def _confirm(spec: LlmSpec, texts: int, found: RequestEstimate, *, yes: bool) -> None:
     """Print what the questions take at most. If texts leave this machine, ask, or raise UsageError."""
     cost = f", cost {found.cost:,.2f}" if found.cost else ", no prices in llm.budget"
     takes = (

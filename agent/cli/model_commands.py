@@ -253,14 +253,14 @@ def _generator(
     from agent.config import load
     from models.sentiment import is_local
     from models.sentiment.open_scorer import open_scorer
-    from models.sentiment.serve.generator import HeadlineScorer, SentimentSignalGenerator
+    from models.sentiment.serve.generator import SentimentSignalGenerator, SignalScorer
     from models.sentiment.serve.scorer import providers_of
 
     if is_local(model):
         return SentimentSignalGenerator.from_pretrained(
             model, threshold=threshold, threads=threads, providers=providers_of(device)
         )
-    scorer = cast(HeadlineScorer, open_scorer(model, load(config), threads=threads))
+    scorer = cast(SignalScorer, open_scorer(model, load(config), threads=threads))
     return SentimentSignalGenerator(scorer, threshold, model)
 
 

@@ -176,7 +176,7 @@ def _asset_row(answer: AssetSentiment) -> list[str | float]:
     return [*row, b64encode(answer.embedding).decode()] if answer.embedding else row
 
 
-class ProvenanceObject(TypeDecorator[Provenance]):
+class ProvenanceJson(TypeDecorator[Provenance]):
     """A `Provenance`, stored as a JSON object with its fields (`agent.data.provenance`); None is NULL."""
 
     impl = JSON(none_as_null=True)
@@ -197,7 +197,7 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     Decimal: DecimalText(),
     bytes: BytesOrNull(),
     tuple[AssetSentiment, ...]: AssetAnswers(),
-    Provenance: ProvenanceObject(),
+    Provenance: ProvenanceJson(),
 }
 _NULLABLE: Final = (float, bytes, tuple[AssetSentiment, ...])
 _SERVER_DEFAULTS: Final[dict[str, ClauseElement]] = {

@@ -19,8 +19,8 @@ import msgspec
 from agent.core.errors import UsageError
 from agent.core.events import BUY, HOLD, SELL, Direction, Provenance
 from models.cards import THRESHOLD
-from models.sentiment import STARTER, model_dir
 from models.sentiment.serve.headline_score import AssetScore, HeadlineScore, abstention
+from models.sentiment.serve.model_paths import STARTER, model_dir
 from models.sentiment.serve.scorer import Scorer
 
 _DIRECTIONS: Final = (SELL, HOLD, BUY)  # in the order of bearish, neutral, bullish
@@ -56,7 +56,7 @@ class SentimentSignal(AssetSignal, frozen=True):
     """How a language model at a server came to the answer; None for a local model."""
 
 
-class HeadlineScorer(Protocol):
+class SignalScorer(Protocol):
     """A local model, a language model or an ensemble."""
 
     @property
@@ -68,7 +68,7 @@ class HeadlineScorer(Protocol):
 class SentimentSignalGenerator:
     """Scores texts and turns probabilities into SELL, HOLD or BUY."""
 
-    def __init__(self, scorer: HeadlineScorer, threshold: float | None = None, name: str = "") -> None:
+    def __init__(self, scorer: SignalScorer, threshold: float | None = None, name: str = "") -> None:
         """Wrap a scorer.
 
         `threshold` in [0, 1] is the least calibrated confidence of an actionable signal; default: the card's,

@@ -28,7 +28,7 @@ Progress = Callable[[int], None]
 """Called with the number of texts that were asked so far."""
 
 
-class Estimate(msgspec.Struct, frozen=True):
+class RequestEstimate(msgspec.Struct, frozen=True):
     """What the questions take at most, if none is repeated. `cost` is 0 without prices in `llm.budget`."""
 
     requests: int
@@ -63,7 +63,7 @@ def split_labelled(examples: Sequence[Example], test: float, limit: int, seed: i
     return make_split(chosen, Fractions(validation=0.0, calibration=0.0, test=test), seed=seed)
 
 
-def estimate(scorer: LlmScorer, texts: Sequence[str]) -> Estimate:
+def estimate(scorer: LlmScorer, texts: Sequence[str]) -> RequestEstimate:
     """Estimate requests, tokens and cost of asking for each text, by the method that takes the most."""
     config, client = (
         scorer.config,
@@ -80,7 +80,7 @@ def estimate(scorer: LlmScorer, texts: Sequence[str]) -> Estimate:
     requests, tokens_in, tokens_out = max(found)
     budget = config.budget
     cost = (tokens_in * budget.price_in + tokens_out * budget.price_out) / 1e6
-    return Estimate(requests, tokens_in, tokens_out, cost)
+    return RequestEstimate(requests, tokens_in, tokens_out, cost)
 
 
 def ask_all(
