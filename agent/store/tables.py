@@ -28,8 +28,8 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
-    ClauseElement,
     Column,
+    ColumnElement,
     Connection,
     Double,
     ForeignKey,
@@ -37,6 +37,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TextClause,
     TypeDecorator,
     false,
     insert,
@@ -200,7 +201,7 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     Provenance: ProvenanceJson(),
 }
 _NULLABLE: Final = (float, bytes, tuple[AssetSentiment, ...])
-_SERVER_DEFAULTS: Final[dict[str, ClauseElement]] = {
+_SERVER_DEFAULTS: Final[dict[str, TextClause | ColumnElement[Any]]] = {
     "kind": text("''"),
     "kind_confidence": text("0"),
     "provisional": false(),
