@@ -23,7 +23,7 @@ from agent.cli.model_options import (
     load_datasets,
     needs_training_libraries,
 )
-from agent.cli.news_commands import export_news
+from agent.cli.news_commands import export_news, export_sentiment
 from agent.cli.typer_setup import PlainGroup, option
 from agent.data.provenance import MAX_REASON, shown_reason, to_object
 from agent.data.text import MAX_TITLE, one_line
@@ -45,10 +45,11 @@ def register(app: typer.Typer) -> None:
     for command in (evaluate, compare, score):
         app.command(command.__name__)(command)
     exporter = typer.Typer(
-        cls=_ExportGroup, help="Export a model, or recorded headlines.", no_args_is_help=True
+        cls=_ExportGroup, help="Export a model, recorded headlines, or their scores.", no_args_is_help=True
     )
     exporter.command("model")(export)
     exporter.command("news")(export_news)
+    exporter.command("sentiment")(export_sentiment)
     app.add_typer(exporter, name="export")
 
 

@@ -58,13 +58,17 @@ def most_at_once(scorer: object) -> int | None:
 
 
 def close_scorer(scorer: object) -> None:
-    """End the requests of the language models behind a scorer. A local model has nothing to close."""
-    for one in language_models(scorer):
-        one.close()
+    """End the requests of a language model or an ensemble. A local model has nothing to close."""
+    if (close := getattr(scorer, "close", None)) is not None:
+        close()
+    elif (wrapped := getattr(scorer, "scorer", None)) is not None:
+        close_scorer(wrapped)
 
 
 def notes_on_answers(scorer: object) -> list[str]:
-    """Return what became of the headlines that language models were asked since they were opened."""
+    """Return what became of the headlines that language models were asked since they were opened, and the
+    notes of an ensemble on its members.
+    """
     notes = []
     for one in language_models(scorer):
         health = one.health
@@ -76,7 +80,8 @@ def notes_on_answers(scorer: object) -> list[str]:
                 causes = ", ".join(f"{cause} {count:,}" for cause, count in sorted(counts.items()))
                 notes.append(f"{health.model}: {total:,} of {health.asked:,} headlines were {verb}: {causes}")
         notes += [f"{health.model}: {health.note}"] if health.note else []
-    return notes
+    inner = getattr(scorer, "scorer", scorer)
+    return notes + (inner.notes() if hasattr(inner, "members") else [])
 
 
 def language_models(scorer: object) -> Iterator[Any]:

@@ -169,6 +169,25 @@ def test_scores_have_provenance_in_json_and_can_be_read_back_from_a_file(
     assert (found.provenance.answers, found.provenance.reason) == (tuple(own["answers"]), own["reason"])
 
 
+def test_exported_scores_are_read_back_with_their_provenance(
+    tapewire: Tapewire, tmp_path: Path, server: LlmServer, news: Path
+) -> None:
+    configure(tmp_path, server, CUTOFF)
+    run = json.loads(backtest(tapewire, news).out)["run"]
+    asked = len(server.requests)
+    done = json.loads(tapewire("export", "sentiment", tmp_path / "scores.jsonl", "--run", run, "--json").out)
+    assert (done["scores"], done["replaced"], done["unknown"]) == (3, 0, 0)
+    given = ("--klines", BTC, "--sentiment", tmp_path / "scores.jsonl", "--strategy", "sentiment", "--json")
+    again = tapewire("backtest", *given)
+    assert again.code == 0, again.err
+    first, second = (sentiments(tmp_path, one) for one in (run, json.loads(again.out)["run"]))
+    assert [(one.news_id, one.available_at, one.provenance, one.model) for one in second] == [
+        (one.news_id, one.available_at, one.provenance, one.model) for one in first
+    ]
+    assert [one.bullish for one in second] == pytest.approx([one.bullish for one in first])
+    assert len(server.requests) == asked
+
+
 def labelled(folder: Path, count: int = 120) -> Path:
     """Titles whose label is what the scripted model says in 4 of 5 cases, as its share of 0.8 tells."""
     words = {"bullish": "climbs", "bearish": "falls"}
