@@ -109,6 +109,7 @@ class LlmServer:
         self.most_at_a_time = 0
         self.listed = ["tiny:1b"]
         """Models that `/v1/models` lists; such requests aren't counted."""
+        self.connections = 0
         self.closing = threading.Event()
         self._now = 0
         self._lock = threading.Lock()
@@ -136,6 +137,13 @@ class LlmServer:
         self._http.shutdown()
         self._http.server_close()
 
+    def hang_up(self) -> None:
+        """Close the connections that are open."""
+        for connection in self._http.open_connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._http.open_connections.clear()
+
     def began(self, path: str, headers: dict[str, str], body: Json) -> Request:
         with self._lock:
             self._now += 1
@@ -154,6 +162,16 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
     owner: LlmServer
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self.open_connections: list[socket.socket] = []
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        accepted, address = super().get_request()
+        self.owner.connections += 1
+        self.open_connections.append(accepted)
+        return accepted, address
 
 
 class _Handler(BaseHTTPRequestHandler):
