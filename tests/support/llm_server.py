@@ -107,6 +107,8 @@ class LlmServer:
         self.usage = usage if usage is not None else {"prompt_tokens": 100, "completion_tokens": 10}
         self.requests: list[Request] = []
         self.most_at_a_time = 0
+        self.listed = ["tiny:1b"]
+        """Models that `/v1/models` lists; such requests aren't counted."""
         self.connections = 0
         self.closing = threading.Event()
         self._now = 0
@@ -181,6 +183,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def do_GET(self) -> None:
+        if self.path.endswith("/models"):
+            listed = [{"id": name, "object": "model"} for name in self.server.owner.listed]
+            self._send(200, json.dumps({"object": "list", "data": listed}).encode())
+            return
         self._follow()
 
     def do_POST(self) -> None:
