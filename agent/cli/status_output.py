@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.cli.console import err, out, print_json, print_text
 from agent.core.masking import mask, masked
@@ -53,6 +53,9 @@ def show(status: Status) -> None:
     elif saved.event:
         facts = f"{saved.size / 1e3:,.1f} kB, {saved.took_ms:.1f} ms"
         out.print(f"snapshot after event {saved.event:,}: {facts}")
+    for source in status.producers:
+        for own in source.get("llm", ()):
+            show_language_model(own)
     if status.model_drift is not None:
         show_drift(status.model_drift)
     positions = Table(
@@ -96,6 +99,24 @@ def show(status: Status) -> None:
             )
     for line in status.recent[-10:]:
         print_text(f"  {iso(line['at'])}  {line['what']}")
+
+
+def show_language_model(health: dict[str, Any]) -> None:
+    """Print the counters of a language model (`LlmHealth` as a mapping)."""
+    from rich.markup import escape
+
+    figures = [f"{health['asked']:,} headlines asked", f"{health['answered']:,} answered"]
+    for what, counts in (("fallback", health["fallbacks"]), ("abstained", health["abstained"])):
+        figures += [f"{what} ({cause}) {count:,}" for cause, count in sorted(counts.items())]
+    figures.append(f"{health['requests']:,} requests, {health['retried']:,} of them again")
+    figures.append(f"{health['tokens_in']:,} + {health['tokens_out']:,} tokens")
+    if health["cost"]:
+        figures.append(f"cost {health['cost']:,.4f}")
+    down = f"[bold red]down[/]: {escape(health['down'][:_ERROR])}; " if health["down"] else ""
+    name = escape(one_line(health["model"], _ERROR))
+    out.print(f"language model {name} by {health['method']}: {down}{'; '.join(figures)}", soft_wrap=True)
+    if health["note"]:
+        out.print(f"[yellow]{escape(health['note'])}[/]", soft_wrap=True)
 
 
 def show_drift(status: ModelDriftStatus) -> None:
