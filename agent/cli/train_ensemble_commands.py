@@ -92,9 +92,6 @@ def ensemble(
             max=1.0,
         ),
     ] = 0.7,
-    threshold: Annotated[
-        float, option("--threshold", "Calibrated confidence from which a score is actionable.")
-    ] = 0.7,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -103,10 +100,9 @@ def ensemble(
     Scores are taken from the store's cache if they are known. The agent uses the result as
     `model.path = "ensemble:FOLDER"`.
     """
-    from models.sentiment.open_scorer import open_cached_scorer
-
     from agent.config import load
     from agent.store.database import open_database
+    from models.sentiment.open_scorer import open_cached_scorer
     from models.sentiment.train.ensembles.ensemble_training import open_members, train_ensemble
 
     settings = load(config)
@@ -128,7 +124,6 @@ def ensemble(
                     [dataset.record for dataset in loaded],
                     output,
                     precision=precision if abstain_on_disagreement else None,
-                    threshold=threshold,
                     progress=lambda name, count, total: update(
                         description=f"scoring: {name}", completed=count, total=total
                     ),

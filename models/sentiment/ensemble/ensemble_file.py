@@ -14,13 +14,10 @@ from agent.core.errors import ModelError
 from agent.core.events import DAY_MS
 from agent.system.atomic import write_bytes
 from models.cards import DatasetRecord, ReferenceShares
-from models.sentiment import STARTER
+from models.sentiment import ENSEMBLE, SERVER, STARTER
 
 ENSEMBLE_NAME: Final = "ensemble.json"
 ENSEMBLE_FORMAT: Final = 1
-PREFIX: Final = "ensemble:"
-"""Begin of a `model.path` that names the folder of an ensemble."""
-SERVER: Final = "openai:"
 _AGAIN: Final = "fit it again: tapewire train ensemble"
 
 
@@ -110,8 +107,6 @@ class Ensemble(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float = 1.0
     agree_above: float = 0.0
     """If the members' likeliest classes differ, the ensemble abstains below this pooled confidence."""
-    threshold: float = 0.7
-    """Least confidence of an actionable score."""
     trained_until: int = 0
     """UTC ms: the latest of the members', and of the texts that the weights were fitted on."""
     datasets: tuple[DatasetRecord, ...] = ()
@@ -181,5 +176,5 @@ def _problem(ensemble: Ensemble) -> str:
         return f"temperature {ensemble.temperature} is not above 0"
     if not 0 <= ensemble.agree_above <= 1:
         return f"agree_above {ensemble.agree_above} is no confidence from 0 to 1"
-    nested = [member.name for member in ensemble.members if member.path.startswith(PREFIX)]
+    nested = [member.name for member in ensemble.members if member.path.startswith(ENSEMBLE)]
     return f"{nested[0]} is an ensemble itself" if nested else ""

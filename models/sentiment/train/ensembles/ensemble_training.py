@@ -14,10 +14,9 @@ from agent.core.events import DAY_MS
 from agent.system.clock import iso
 from models.cards import DatasetRecord, ReferenceShares, latest_of
 from models.classification_metrics import Floats, Ints
-from models.sentiment import STARTER
+from models.sentiment import SERVER, STARTER
 from models.sentiment.ensemble.ensemble_file import (
     ENSEMBLE_NAME,
-    SERVER,
     Ensemble,
     Measured,
     Member,
@@ -70,7 +69,6 @@ def train_ensemble(
     output: Path,
     *,
     precision: float | None = None,
-    threshold: float = 0.7,
     progress: Progress | None = None,
 ) -> Ensemble:
     """Fit an ensemble on `split.train`, measure it on `split.test`, write it into `output` and return it.
@@ -101,7 +99,6 @@ def train_ensemble(
         ),
         temperature=fitted.temperature,
         agree_above=fitted.agree_above,
-        threshold=threshold,
         trained_until=max(latest_of(datasets), *(member.trained_until for member in members)),
         datasets=tuple(datasets),
         measured=_measured(members, scores, fit, test, fitted, split, precision),

@@ -15,8 +15,8 @@ from agent.data.sentiment import NamedScorer
 from models.cards import Card, DatasetRecord
 from models.classification_metrics import Floats
 from models.labels import LABELS
-from models.sentiment import STARTER
-from models.sentiment.ensemble.ensemble_file import PREFIX, SERVER, end_of_day
+from models.sentiment import ENSEMBLE, SERVER, STARTER
+from models.sentiment.ensemble.ensemble_file import end_of_day
 from models.sentiment.serve.headline_score import HeadlineScore
 
 _BLOCK: Final = 64  # texts of a call, after which progress is shown
@@ -109,7 +109,7 @@ def member_names(paths: Sequence[str]) -> list[str]:
     """
     names: list[str] = []
     for path in paths:
-        if path.startswith(PREFIX):
+        if path.startswith(ENSEMBLE):
             raise UsageError(f"--member {path} is an ensemble", hint="name its members instead")
         if paths.count(path) > 1:
             raise UsageError(f"--member {path} is given twice", hint="name each model once")

@@ -191,7 +191,7 @@ def test_other_records_hold_no_members_answers(provenance: Provenance | None) ->
 
 def test_the_fingerprint_covers_what_a_score_depends_on() -> None:
     base = Ensemble(members=(member("a", 0.75), member("b", 0.25)))
-    same = Ensemble(members=(member("b", 0.25), member("a", 0.75), member("c", 0.0)), threshold=0.9)
+    same = Ensemble(members=(member("b", 0.25), member("a", 0.75), member("c", 0.0)), trained_until=1)
     assert base.fingerprint == same.fingerprint
     others = (
         Ensemble(members=(member("a", 0.7), member("b", 0.3))),
