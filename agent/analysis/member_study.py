@@ -1,6 +1,6 @@
-"""What each member of an ensemble answered in a run, and its calls beside the price moves after them.
+"""What each member of an ensemble scored in a run, and its calls beside the price moves after them.
 
-A row is a headline and a traded symbol that it is about. A member's answer is that for the symbol's asset, or
+A row is a headline and a traded symbol that it is about. A member's score is that for the symbol's asset, or
 without one that for the headline as a whole, so it is the vote that the run would have had of that member
 alone. Calls and hit rates are those of `realised_moves`, and their limits apply: hit rates near one half are
 expected of a model that reads well. The rows include headlines on which the ensemble abstained.
@@ -24,7 +24,7 @@ from models.sentiment.ensemble.member_answers import MemberAnswer, State, Triple
 
 
 class AnsweredHeadline(NamedTuple):
-    """The ensemble's score of a headline for one symbol, and its members' answers."""
+    """The ensemble's score of a headline for one symbol, and its members' scores."""
 
     symbol: str
     sentiment: Sentiment
@@ -32,10 +32,10 @@ class AnsweredHeadline(NamedTuple):
 
 
 class MemberResult(msgspec.Struct, frozen=True):
-    """Answers of one member, or of the ensemble. Shares and means are None without an answer.
+    """Scores of one member, or of the ensemble. Means are None without a score.
 
-    `agreement` is the share of its answers with the ensemble's likeliest class, where both have one. `calls`
-    has the hit rate of its bullish and bearish answers; `left_out` of them had no price move in time.
+    `agreement` is the share of headlines with the ensemble's likeliest class, among those that both scored.
+    `calls` has the hit rate of bullish and bearish scores; `left_out` of them had no price move in time.
     """
 
     name: str
@@ -46,7 +46,7 @@ class MemberResult(msgspec.Struct, frozen=True):
     fell_back: int
     failed: int
     classes: dict[str, float]
-    """Share of each class among the answers."""
+    """Share of each class among the scores."""
     confidence: float | None
     agreement: float | None
     calls: HitRate
@@ -57,7 +57,7 @@ class MemberStudy(msgspec.Struct, frozen=True):
     """Results of an ensemble and of its members. `horizon` of the price moves in ms.
 
     `headlines` counts a headline once for each traded symbol that it is about. The members differ on
-    `differing` of them. `unreadable` records of members' answers were left out.
+    `differing` of them. `unreadable` records of members' scores were left out.
     """
 
     headlines: int
@@ -69,7 +69,7 @@ class MemberStudy(msgspec.Struct, frozen=True):
 
 
 class _Answer(NamedTuple):
-    """One answer for one row; `row` is None without an answer."""
+    """One score of one row; `row` has its probabilities, if there are any."""
 
     headline: AnsweredHeadline
     state: State
@@ -87,7 +87,7 @@ def member_study(
     horizon: int,
     unreadable: int = 0,
 ) -> MemberStudy | None:
-    """Compare an ensemble's members; None if no headline has their answers.
+    """Compare an ensemble's members; None if no headline has their scores.
 
     Bars are `interval` ms long, and calls are compared with the price `horizon` ms later. A model that was
     fitted again during the run is a member of its own.
@@ -131,7 +131,7 @@ def _result(
     interval: int,
     horizon: int,
 ) -> MemberResult:
-    """Return the result of answers, each with the ensemble's class or -1 for the same row."""
+    """Return the result of scores, each with the ensemble's class or -1 for the same row."""
     states = [answer.state for answer, _ in answers]
     rows = [answer.row for answer, _ in answers if answer.row is not None]
     predicted = [leading(*row) for row in rows]

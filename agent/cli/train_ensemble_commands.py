@@ -62,36 +62,42 @@ class EnsembleSplitOptions:
         return split, len(every) - len(kept)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DisagreementOptions:
+    """What to do if the members' likeliest classes differ."""
+
+    PANEL: ClassVar = "Disagreement"
+
+    abstain_on_disagreement: Annotated[
+        bool,
+        option(
+            "--abstain-on-disagreement",
+            "Abstain if the members' likeliest classes differ and the pool is not sure.",
+        ),
+    ] = False
+    precision: Annotated[
+        float, option("--precision", "Share of right answers that makes the pool sure where they differ.")
+    ] = 0.7
+
+    @property
+    def wanted(self) -> float | None:
+        """The wanted share of right predictions; None without the option. Raises UsageError."""
+        if not 0 < self.precision <= 1:
+            raise UsageError(f"--precision {self.precision:g} is no share", hint="such as 0.8")
+        return self.precision if self.abstain_on_disagreement else None
+
+
 def ensemble(
     datasets: TrainingDataOptions,
     cut: EnsembleSplitOptions,
+    disagreement: DisagreementOptions,
     member: Annotated[
         list[str],
-        option(
-            "--member",
-            "Model of the ensemble: starter, a folder, or openai:URL#MODEL; name at least two.",
-            "MODEL",
-        ),
+        option("--member", "starter, a model folder or openai:URL#MODEL; may be repeated.", "MODEL"),
     ],
     output: Annotated[Path, option("--output -o", "Folder to write ensemble.json to.", "FOLDER")] = Path(
         "var/models/ensemble"
     ),
-    abstain_on_disagreement: Annotated[
-        bool,
-        option(
-            "--abstain-on-disagreement/--answer-on-disagreement",
-            "Abstain if the members' likeliest classes differ and the pool is not sure.",
-        ),
-    ] = False,
-    precision: Annotated[
-        float,
-        option(
-            "--precision",
-            "With --abstain-on-disagreement: wanted share of right answers where members differ.",
-            min=0.0,
-            max=1.0,
-        ),
-    ] = 0.7,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -105,7 +111,7 @@ def ensemble(
     from models.sentiment.open_scorer import open_cached_scorer
     from models.sentiment.train.ensembles.ensemble_training import open_members, train_ensemble
 
-    settings = load(config)
+    settings, precision = load(config), disagreement.wanted
     loaded = datasets.load()
     split, left_out = cut.split(loaded)
     err.print(
@@ -123,7 +129,7 @@ def ensemble(
                     split,
                     [dataset.record for dataset in loaded],
                     output,
-                    precision=precision if abstain_on_disagreement else None,
+                    precision=precision,
                     progress=lambda name, count, total: update(
                         description=f"scoring: {name}", completed=count, total=total
                     ),

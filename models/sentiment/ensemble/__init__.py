@@ -1,4 +1,4 @@
-"""Several sentiment models pooled to one answer. `tapewire train ensemble` fits the weights."""
+"""Several sentiment models pooled to one score. `tapewire train ensemble` fits the weights."""
 
 from models.sentiment.ensemble.ensemble_scorer import EnsembleScorer, load_ensemble
 

@@ -54,14 +54,14 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     coverage: float
     """Share of the texts without abstention."""
     precision_at: dict[str, float | None] = {}
-    """Share of right answers among the surest 25, 50, 75 and 100 % of the texts, by that share ("0.25" …).
+    """Share of right predictions among the surest 25, 50, 75 and 100 % of the texts, by "0.25", "0.5" ….
 
     None if more texts are abstentions.
     """
     ms: float | None = None
     """Milliseconds a text; None if it wasn't measured."""
     cost: float = 0.0
-    """Cost of an answer in the currency of `llm.budget`; 0 for local models."""
+    """Cost of a score in the currency of `llm.budget`; 0 for local models."""
 
 
 class Difference(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 The members score side by side in threads, so the slowest one sets the time. A member that abstains, falls
 back to another model, or raises an error has no weight for that text; if none is left, the ensemble abstains.
 If the members' likeliest classes differ for the headline as a whole, it also abstains below the confidence
-`agree_above`. Answers for single assets follow the headline: an abstention has none, and they are pooled
+`agree_above`. Scores for single assets follow the headline: an abstention has none, and they are pooled
 without a bound of their own.
 """
 
@@ -63,7 +63,7 @@ OpenMember = Callable[[str], NamedScorer]
 
 
 class MemberCounts(NamedTuple):
-    """Texts by what became of a member's answer. `last_error` is of the last failure or fallback."""
+    """Texts by what became of a member's score. `last_error` is of the last failure or fallback."""
 
     answered: int = 0
     abstained: int = 0
@@ -91,7 +91,7 @@ class LoadedMember(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """A member's answer for one text; `score` is None if it has no weight."""
+    """A member's score of one text; `score` is None if it has no weight."""
 
     score: Score | None
     state: State = ""
@@ -139,7 +139,7 @@ class EnsembleScorer:
 
     @property
     def counts(self) -> dict[str, MemberCounts]:
-        """Counts of each member's answers since the start."""
+        """Counts of each member's scores since the start."""
         with self._lock:
             return dict(self._counts)
 
@@ -153,7 +153,7 @@ class EnsembleScorer:
         ]
 
     def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
-        """Return one score for each text, in the same order, with the members' answers as provenance."""
+        """Return one score for each text, in the same order, with the members' scores as provenance."""
         if not texts:
             return []
         judged = self._ask(list(texts))
@@ -176,7 +176,7 @@ class EnsembleScorer:
                 close()
 
     def _ask(self, texts: list[str]) -> list[list[_Judged]]:
-        """Return the answers of each member with a weight, for each text."""
+        """Return the scores of each member with a weight, for each text."""
         futures = [self._pool.submit(self._timed, one, texts) for one in self.members]
         wait(futures)
         found = [_judged(future, len(texts)) for future in futures]
@@ -195,7 +195,7 @@ class EnsembleScorer:
         return scores
 
     def _score(self, judged: Sequence[_Judged], pooled: Floats, disagree: bool) -> HeadlineScore:
-        """Return the ensemble's answer from the members' answers for one text and their pool (3,)."""
+        """Return the ensemble's score from the members' scores of one text and their pool (3,)."""
         provenance = self._provenance(judged, int(np.nan_to_num(pooled).argmax()))
         if np.isnan(pooled).any():
             reasons = {one.why for one in judged if one.state == "abstained"}
@@ -218,7 +218,7 @@ class EnsembleScorer:
         )
 
     def _assets(self, judged: Sequence[_Judged]) -> tuple[AssetScore, ...]:
-        """Pool the answers for each asset, in the order in which the members first state them."""
+        """Pool the scores of each asset, in the order in which the members first state them."""
         own = [{one.asset: one for one in getattr(answer.score, "assets", ())} for answer in judged]
         assets = list(dict.fromkeys(asset for found in own for asset in found))
         if not assets:
@@ -256,7 +256,7 @@ class EnsembleScorer:
         return max(measured)[1] if measured else None
 
     def _provenance(self, judged: Sequence[_Judged], predicted: int) -> Provenance:
-        """Record the members' answers.
+        """Record the members' scores.
 
         `fallback` names the members that failed or fell back: the rest is then another model than the fitted
         one, whose score isn't cached. `reason` is that of the heaviest member that gives one and whose
@@ -304,7 +304,7 @@ def load_ensemble(folder: Path, open_member: OpenMember) -> EnsembleScorer:
 
 
 def _judged(future: Future[Sequence[Score]], count: int) -> list[_Judged]:
-    """Return a member's answers; an error is one for each of the `count` texts."""
+    """Return a member's scores; an error is one for each of the `count` texts."""
     error = future.exception()
     if error is not None:
         if not isinstance(error, Exception):

@@ -1,4 +1,4 @@
-"""The answers of an ensemble's members as `Provenance.answers` has them: one JSON object for each member."""
+"""The scores of an ensemble's members as `Provenance.answers` has them: one JSON object for each member."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import msgspec
 from agent.core.events import Provenance
 
 ENSEMBLE: Final = "ensemble"
-"""`Provenance.model` of an ensemble's answer."""
+"""`Provenance.model` of an ensemble's score."""
 DIGITS: Final = 5
 """Decimals of a recorded probability."""
 SHORT: Final = 16
 """Hexadecimal digits of a member's fingerprint that are recorded."""
 
 State = Literal["", "abstained", "fell back", "failed"]
-"""Why a member has no weight for a text; empty if it answered.
+"""Why a member has no weight for a text; empty if it scored.
 
-"fell back": a model at a server did not answer, but its fallback or nothing did. "failed": it raised an
+"fell back": a model at a server gave no score, but its fallback did, or nothing. "failed": it raised an
 error, or returned no probabilities.
 """
 Triple = tuple[float, float, float]
 
 
 class MemberAnswer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The answer of one member for one headline. Probabilities are in the order of `LABELS`."""
+    """The score of one member for one headline. Probabilities are in the order of `LABELS`."""
 
     name: str
     model: str
@@ -39,20 +39,20 @@ class MemberAnswer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     why: str = ""
     """Why the member has no weight."""
     provenance: Provenance | None = None
-    """How a language model at a server came to its answer."""
+    """How a language model at a server came to its score."""
 
     def of(self, asset: str) -> Triple | None:
-        """Return the probabilities for `asset`, or the headline's own; None without an answer."""
+        """Return the probabilities for `asset`, or the headline's own; None without a score."""
         return self.assets.get(asset, self.p)
 
 
 def encode_answers(answers: Iterable[MemberAnswer]) -> tuple[str, ...]:
-    """Return one JSON text for each answer."""
+    """Return one JSON text for each score."""
     return tuple(msgspec.json.encode(answer).decode() for answer in answers)
 
 
 def answers_of(provenance: Provenance | None) -> list[MemberAnswer] | None:
-    """Return the members' answers; None if no ensemble answered, or if the record isn't readable."""
+    """Return the members' scores; None if no ensemble scored, or if the record isn't readable."""
     if provenance is None or provenance.model != ENSEMBLE:
         return None
     try:

@@ -1,12 +1,12 @@
-"""Logarithmic pool of calibrated probabilities (Genest and Zidek 1986), and where its members differ.
+"""Logarithmic pool of calibrated probabilities (Genest and Zidek 1986), and disagreement of its members.
 
 The pool is the weighted geometric mean of the members' probabilities, normalised, then sharpened or flattened
 by a temperature T:
 
     p(c) ~ (product over m of p_m(c) ^ w_m) ^ (1 / T)        weights w_m >= 0, which sum to 1
 
-A member without an answer has no weight for that text; the others' weights are scaled up to 1. Arrays have
-the shape (members, texts, classes), with NaN for a missing answer.
+A member without a score has no weight for that text; the others' weights are scaled up to 1. Arrays have
+the shape (members, texts, classes), with NaN for a missing score.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FLOOR: Final = 1e-4
 
 
 def answered(answers: Floats) -> NDArray[np.bool_]:
-    """Return which rows of (…, classes) hold an answer."""
+    """Return which rows of (…, classes) hold a score."""
     return np.asarray(~np.isnan(answers).any(axis=-1))
 
 
@@ -36,7 +36,7 @@ def log_probabilities(probabilities: Floats) -> Floats:
 def pool_logits(logs: Floats, weights: Floats) -> Floats:
     """Return the weighted means (texts, classes) of logs (members, texts, classes) for weights (members,).
 
-    A text for which no member with a weight has an answer gets a row of NaN.
+    A text for which no member with a weight has a score gets a row of NaN.
     """
     known = answered(logs)
     own = weights[:, None] * known
@@ -47,7 +47,7 @@ def pool_logits(logs: Floats, weights: Floats) -> Floats:
 
 
 def pool(probabilities: Floats, weights: Floats, temperature: float) -> Floats:
-    """Return the pooled probabilities (texts, classes); NaN where no member with a weight has an answer."""
+    """Return the pooled probabilities (texts, classes); NaN if no member with a weight has a score."""
     return softmax(pool_logits(log_probabilities(probabilities), weights), temperature)
 
 

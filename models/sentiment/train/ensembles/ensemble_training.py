@@ -39,7 +39,7 @@ from models.sentiment.train.evaluation import class_indices
 from models.sentiment.train.splits import Split
 
 LEAST_FIT: Final = 20
-"""Fewest texts that each member must answer for weights to be fitted."""
+"""Fewest texts that each member must score before weights are fitted."""
 
 
 def open_members(paths: Sequence[str], open_member: Callable[[str], CachedMember]) -> list[OpenedMember]:
@@ -75,7 +75,7 @@ def train_ensemble(
 
     With `precision`, the ensemble abstains if its members differ, below the confidence from which such texts
     were right that often. Raises UsageError if `output` holds something else, DataError if a part is empty,
-    ModelError if a member answers too few texts.
+    ModelError if a member scores too few texts.
     """
     _check_output(output)
     if not split.test:

@@ -90,12 +90,12 @@ class OpenedMember(NamedTuple):
 
 
 class MemberScores(NamedTuple):
-    """Answers (texts, 3), with NaN for abstentions, and what they took."""
+    """Scores (texts, 3), with NaN for abstentions, and what they took."""
 
     probabilities: Floats
     abstained: int
     fell_back: int
-    """Texts for which a server's model gave no answer of its own. They are abstentions, too."""
+    """Texts for which a server's model gave no score of its own. They are abstentions, too."""
     ms: float | None
     """Milliseconds a text that the model scored; None if the cache had all of them."""
     cost: float

@@ -32,7 +32,7 @@ def fit_all(probabilities: Floats, truth: Ints, precision: float | None) -> Pool
 
 
 def figures_of(probabilities: Floats, truth: Ints, ms: float | None = None, cost: float = 0.0) -> Figures:
-    """Measure answers (texts, 3), with NaN for abstentions."""
+    """Measure scores (texts, 3), with NaN for abstentions."""
     found = measure(probabilities, truth)
     answered = ~np.isnan(probabilities).any(axis=1)
     return Figures(
@@ -48,7 +48,10 @@ def figures_of(probabilities: Floats, truth: Ints, ms: float | None = None, cost
 
 
 def precision_at(probabilities: Floats, truth: Ints, share: float) -> float | None:
-    """Return the share of right answers among the surest `share` of the texts; None if fewer are answered."""
+    """Return the share of right predictions among the surest `share` of the texts.
+
+    Returns None if fewer texts are scored.
+    """
     count = ceil(share * len(truth))
     confidence = np.nan_to_num(probabilities.max(axis=1), nan=-1.0)
     surest = np.argsort(-confidence, kind="stable")[:count]
@@ -74,7 +77,7 @@ def worth_of(
     """Return the worth of a member by number.
 
     `fit` and `test` are (probabilities (members, texts, 3), true classes); `ensemble` (texts, 3) are the
-    ensemble's answers for the test texts. Texts of one block (`blocks`, (texts,)) are drawn together.
+    ensemble's scores of the test texts. Texts of one block (`blocks`, (texts,)) are drawn together.
     """
     others = np.delete(np.arange(len(fit[0])), member)
     fitted = fit_all(fit[0][others], fit[1], precision)

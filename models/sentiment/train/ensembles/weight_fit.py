@@ -1,7 +1,7 @@
 """Weights, temperature and bound of disagreement of a logarithmic pool, by maximum likelihood.
 
 The weights are fitted by exponentiated gradient descent (Kivinen and Warmuth 1997), which stays on the
-simplex, by turns with the temperature. If every member answers every text, the loss is convex in
+simplex, by turns with the temperature. If every member scores every text, the loss is convex in
 weights / temperature, so the result is the best one.
 """
 
@@ -37,7 +37,7 @@ class PoolFit(NamedTuple):
 
 
 def pool_loss(logs: Floats, weights: Floats, temperature: float, truth: Ints) -> float:
-    """Return the mean negative log-likelihood of the texts that have an answer, in nats."""
+    """Return the mean negative log-likelihood of the texts that have a score, in nats."""
     return _loss(pool_logits(logs, weights), temperature, truth)
 
 
@@ -45,7 +45,7 @@ def fit_pool(probabilities: Floats, truth: Ints) -> PoolFit:
     """Fit weights and temperature to probabilities (members, texts, 3) and true classes (texts,).
 
     Weights below `LEAST_WEIGHT` become 0, and the others are fitted again. Texts that no member with a weight
-    answers are left out.
+    scores are left out.
     """
     logs = log_probabilities(probabilities)
     kept = np.arange(len(probabilities))
@@ -82,7 +82,7 @@ def fit_bound(probabilities: Floats, fitted: PoolFit, truth: Ints, precision: fl
 
 
 def decide(probabilities: Floats, fitted: PoolFit) -> Floats:
-    """Return the ensemble's answers (texts, 3), with NaN for an abstention."""
+    """Return the ensemble's scores (texts, 3), with NaN for an abstention."""
     pooled = pool(probabilities, fitted.weights, fitted.temperature)
     silent = members_differ(probabilities, fitted.weights) & (pooled.max(axis=1) < fitted.agree_above)
     return np.where(silent[:, None], np.nan, pooled)
