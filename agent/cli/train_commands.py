@@ -13,6 +13,7 @@ from rich.progress import MofNCompleteColumn
 from agent.cli.console import err, out, print_json, progress_bar
 from agent.cli.model_commands import coverage_table
 from agent.cli.model_options import BaseModel, TrainingDataOptions, needs_training_libraries
+from agent.cli.train_ensemble_commands import ensemble
 from agent.cli.train_fusion_commands import fusion
 from agent.cli.train_reader_commands import reader
 from agent.cli.typer_setup import option
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the group `train` with the commands `sentiment`, `reader` and `fusion`."""
-    group = typer.Typer(help="Train a sentiment model, a reader or a fusion model.", no_args_is_help=True)
+    """Add the group `train` with the commands `sentiment`, `reader`, `ensemble` and `fusion`."""
+    kinds = "a sentiment model, a reader, an ensemble or a fusion model"
+    group = typer.Typer(help=f"Train {kinds}.", no_args_is_help=True)
     group.command("sentiment")(sentiment)
     group.command("reader")(reader)
+    group.command("ensemble")(ensemble)
     group.command("fusion")(fusion)
     app.add_typer(group, name="train")
 

@@ -22,6 +22,7 @@ from agent.core.events import (
     News,
     Order,
     OrderType,
+    Provenance,
     RiskEvent,
     RiskState,
     Sentiment,
@@ -49,6 +50,7 @@ def record_run(
     answers: tuple[AssetSentiment, ...] = (),
     kinds: tuple[str, ...] = ("",),
     model: str = "starter",
+    provenance: Provenance | None = None,
 ) -> Database:
     """Record run `run-1` in `folder`/store.db, with kline files beside it; prices are 100 + hour.
 
@@ -74,12 +76,19 @@ def record_run(
     with Recorder(database, run) as recorder:
         for number in range(headlines):
             ts = START + (1 + number * (hours - 1) // headlines) * HOUR_MS + HOUR_MS // 2
-            _score(recorder, number, ts, answers, kinds[number // 2 % len(kinds)])
+            _score(recorder, number, ts, answers, kinds[number // 2 % len(kinds)], provenance)
         _trade(recorder, hours, finish=finish)
     return database
 
 
-def _score(recorder: Recorder, number: int, ts: int, answers: tuple[AssetSentiment, ...], kind: str) -> None:
+def _score(
+    recorder: Recorder,
+    number: int,
+    ts: int,
+    answers: tuple[AssetSentiment, ...],
+    kind: str,
+    provenance: Provenance | None,
+) -> None:
     """Record headline `number`: two bullish and two bearish by turns, with rising confidence."""
     sure = 0.5 + 0.4 * number / 1_000
     rest = (1 - sure) / 2
@@ -87,7 +96,18 @@ def _score(recorder: Recorder, number: int, ts: int, answers: tuple[AssetSentime
     recorder.event_seq += 1
     symbols = SYMBOLS if answers else SYMBOLS[:1]
     recorder.news(News(f"h{number}", ts, ts, f"Headline {number}"), symbols, f"h{number - number % 2}")
-    sentiment = Sentiment(f"h{number}", ts, ts, bearish, rest, bullish, "model", assets=answers, kind=kind)
+    sentiment = Sentiment(
+        f"h{number}",
+        ts,
+        ts,
+        bearish,
+        rest,
+        bullish,
+        "model",
+        assets=answers,
+        kind=kind,
+        provenance=provenance,
+    )
     recorder.sentiment(sentiment)
 
 

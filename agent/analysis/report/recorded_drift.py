@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from agent.analysis.daily import Closes
 from agent.analysis.realised_moves import directional_call, moves_of_run
@@ -13,8 +14,9 @@ from agent.core.errors import ModelError
 from agent.core.events import Sentiment
 from agent.store.database import Database
 from agent.store.queries import read_rows
-from models.cards import ReferenceShares, read_card
-from models.sentiment import is_local, model_dir
+from models.cards import Card, ReferenceShares, read_card
+from models.sentiment import ENSEMBLE, SERVER, model_dir
+from models.sentiment.ensemble.ensemble_file import Ensemble, read_ensemble
 from models.sentiment.serve.drift import NO_REFERENCE, SentimentWindow
 
 
@@ -45,12 +47,17 @@ def _reference(config: Config, fingerprint: str) -> tuple[ReferenceShares | None
     """Return the reference of the model with this fingerprint, or None and the reason."""
     if not fingerprint:
         return None, "the scores name no model"
-    if not is_local(config.model.path):
-        return None, "a language model or an ensemble has no reference"
+    path = config.model.path
+    if path.startswith(SERVER):
+        return None, "a language model has no reference"
     try:
-        card = read_card(model_dir(config.model.path))
+        found: Card | Ensemble
+        if path.startswith(ENSEMBLE):
+            found = read_ensemble(Path(path.removeprefix(ENSEMBLE)).expanduser())
+        else:
+            found = read_card(model_dir(path))
     except ModelError as error:
         return None, error.message
-    if card.fingerprint != fingerprint:
-        return None, f"{config.model.path} holds another model than the one that scored"
-    return card.reference, NO_REFERENCE
+    if found.fingerprint != fingerprint:
+        return None, f"{path} holds another model than the one that scored"
+    return found.reference, NO_REFERENCE

@@ -9,6 +9,7 @@ from agent.analysis.cost_breakdown import CostBreakdown
 from agent.analysis.decay import Decay
 from agent.analysis.event_study import EventStudy
 from agent.analysis.kind_study import KindStudy
+from agent.analysis.member_study import MemberStudy
 from agent.analysis.outcomes import Outcomes
 from agent.analysis.realised_moves import RealisedMoves
 from agent.analysis.regimes import RULE, RegimeRule
@@ -118,6 +119,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     risk: list[RiskEvent] = []  # changes of the risk state
     refusals: dict[str, int] = {}  # number of orders that each risk rule refused
     model_drift: ModelDrift | None = None  # None if the run scored no headline
+    members: MemberStudy | None = None  # None if no ensemble scored the headlines
     notes: list[str] = []  # missing data, for example a kline file that was deleted
 
     @property

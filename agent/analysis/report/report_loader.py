@@ -17,6 +17,7 @@ from agent.analysis.equity import EquityCurve, without_flows
 from agent.analysis.outcomes import Forecasts
 from agent.analysis.report.prices import closes_of
 from agent.analysis.report.recorded_drift import model_drift_of
+from agent.analysis.report.recorded_members import members_of
 from agent.analysis.report.report_data import Curve, ReportData, recorded_config
 from agent.analysis.report.run_evidence import RunRecord, evidence_of
 from agent.analysis.report.scored_headlines import (
@@ -124,6 +125,7 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         risk=decided.risk,
         refusals=decided.refusals,
         model_drift=model_drift_of(database, run.id, config, scored, closes),
+        members=members_of(database, run.id, config, news, closes),
         notes=notes,
     )
 
