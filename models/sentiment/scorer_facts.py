@@ -80,7 +80,7 @@ def notes_on_answers(scorer: object) -> list[str]:
                 causes = ", ".join(f"{cause} {count:,}" for cause, count in sorted(counts.items()))
                 notes.append(f"{health.model}: {total:,} of {health.asked:,} headlines were {verb}: {causes}")
         notes += [f"{health.model}: {health.note}"] if health.note else []
-    inner = getattr(scorer, "scorer", scorer)
+    inner: Any = getattr(scorer, "scorer", scorer)
     return notes + (inner.notes() if hasattr(inner, "members") else [])
 
 

@@ -172,6 +172,7 @@ async def test_a_worker_with_a_language_model_sends_the_provenance_of_its_answer
             (own,) = (one for row in daemon.status().producers for one in row.get("llm", ()))
             assert own["asked"] == 0
         close_scorer(scorer)
+        await asyncio.get_running_loop().shutdown_default_executor()  # the worker's last batch has ended
         asked = len(server.requests)
         found = of(Sentiment, journal(database))
         assert all(one.provenance and one.provenance.answers for one in found)
