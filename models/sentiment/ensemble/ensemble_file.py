@@ -14,7 +14,7 @@ from agent.core.errors import ModelError
 from agent.core.events import DAY_MS
 from agent.system.atomic import write_bytes
 from models.cards import DatasetRecord, ReferenceShares
-from models.sentiment import ENSEMBLE, SERVER, STARTER
+from models.sentiment.serve.model_paths import ENSEMBLE, SERVER, STARTER
 
 ENSEMBLE_NAME: Final = "ensemble.json"
 ENSEMBLE_FORMAT: Final = 1
