@@ -31,7 +31,7 @@ _HEAD_LINES: Final = 8  # read to recognise the layout
 Aliases = Mapping[str, Sequence[str]]
 """Canonical column name -> names in files, the preferred first."""
 
-OBJECTS: Final = frozenset({"assets"})
+OBJECTS: Final = frozenset({"assets", "provenance"})
 """Columns whose values may be objects; they are read as their JSON."""
 
 Batch = tuple[int, dict[str, pa.Array]]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.errors import DataError, ModelError
-from agent.core.events import AssetSentiment, Event, News, Sentiment
+from agent.core.events import AssetSentiment, Event, News, Provenance, Sentiment
 from agent.data.columns import Aliases, location
 from agent.data.merge import merge
 from agent.data.news import COLUMNS as NEWS_COLUMNS
@@ -25,6 +25,7 @@ from agent.data.text import news_id, plain
 
 _BLOCK: Final = 256
 _CLASSES: Final = ("bearish", "neutral", "bullish")
+NO_EMBEDDINGS: Final = "this sentiment model has no embeddings, which the fusion model needs"
 COLUMNS: Final[Aliases] = {
     **NEWS_COLUMNS,
     "symbols": ("symbols", "symbol"),
@@ -49,7 +50,8 @@ class Score(Probabilities, Protocol):
     """Probabilities of one text, or an abstention, which makes them meaningless.
 
     A scorer that reads single assets also returns `assets` (a sequence of `AssetScore`), and one that tells
-    kinds of news apart `kind` (one of `NEWS_KINDS`) and `kind_confidence`.
+    kinds of news apart `kind` (one of `NEWS_KINDS`) and `kind_confidence`. That of a language model has
+    `provenance` (see `provenance_of`).
     """
 
     @property
@@ -104,6 +106,11 @@ class ScoredText(NamedTuple):
     kind_confidence: float = 0.0
 
 
+def provenance_of(score: object) -> Provenance | None:
+    """Return how a language model came to a score; None for a local model."""
+    return getattr(score, "provenance", None)
+
+
 def names_of(scorer: object) -> str:
     """Return the hash of the names by which a scorer finds assets; empty if it doesn't read single assets."""
     return str(getattr(scorer, "names", ""))
@@ -118,8 +125,7 @@ def score_texts(scorer: TextScorer, texts: Sequence[str], *, embedded: bool) -> 
     if not embedded:
         return [_scored(score, None) for score in scorer.score(texts)]
     if not hasattr(scorer, "score_and_embed"):
-        missing = "this sentiment model has no embeddings, which the fusion model needs"
-        raise ModelError(missing, hint="see fusion.path")
+        raise ModelError(NO_EMBEDDINGS, hint="see fusion.path")
     scores, states = cast(EmbeddingScorer, scorer).score_and_embed(texts)
     return [_scored(score, np.atleast_2d(rows)) for score, rows in zip(scores, states, strict=True)]
 
@@ -188,6 +194,7 @@ def score_news(
                     assets=scored.assets,
                     kind=scored.kind,
                     kind_confidence=scored.kind_confidence,
+                    provenance=provenance_of(score),
                 )
             )
     yield from waiting
@@ -199,7 +206,8 @@ class SentimentFile:
     It can be iterated repeatedly. Each row has a publication time, the probabilities bearish, neutral and
     bullish (all empty: abstained), and a title or symbols or both. A title also becomes a `News` event, and
     the agent finds the symbols in it unless the row states them. Optional columns are `kind`,
-    `kind_confidence` and `assets`, an object with the probabilities of each asset by ticker. The score is
+    `kind_confidence`, `assets`, an object with the probabilities of each asset by ticker, and `provenance`, an
+    object with what a language model answered. The score is
     available at the row's `available_at`, else at publication + `feed_delay` + `inference_latency` (ms). The
     window [`start`, `end`) is of the score's availability. Rows without a trusted time and repeated scores of
     a headline are left out and counted in `stats`. `timezone` is that of naive times.
@@ -294,6 +302,7 @@ class SentimentFile:
                 assets=stated.assets,
                 kind=stated.kind,
                 kind_confidence=stated.kind_confidence,
+                provenance=stated.provenance,
             )
             if scores.setdefault((identity, symbols), score) is not score:
                 stats.duplicates += 1

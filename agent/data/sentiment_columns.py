@@ -1,4 +1,4 @@
-"""Optional columns of a file of scores: the kind of news, and probabilities of single assets."""
+"""Optional columns of a file of scores: kind of news, probabilities of single assets, provenance."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any, Final, NamedTuple, NoReturn
 import msgspec
 
 from agent.core.errors import DataError
-from agent.core.events import AssetSentiment
+from agent.core.events import AssetSentiment, Provenance
 from agent.core.news_kinds import NEWS_KINDS
 from agent.data.columns import Aliases, location
+from agent.data.provenance import ProvenanceObject
 from agent.data.rows import Rows
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
-COLUMNS: Final[Aliases] = {name: (name,) for name in ("kind", "kind_confidence", "assets")}
+COLUMNS: Final[Aliases] = {name: (name,) for name in ("kind", "kind_confidence", "assets", "provenance")}
 MAX_ASSET: Final = 32
 """Most characters of an asset's ticker."""
 TOLERANCE: Final = 0.01
@@ -45,12 +46,13 @@ class RowAnswers(NamedTuple):
     assets: tuple[AssetSentiment, ...] = ()
     kind: str = ""
     kind_confidence: float = 0.0
+    provenance: Provenance | None = None
 
 
 class AnswerColumns:
-    """The columns `kind`, `kind_confidence` and `assets` of a file.
+    """The columns `kind`, `kind_confidence`, `assets` and `provenance` of a file.
 
-    A column `kind` without any of `NEWS_KINDS`, or `assets` without any object, has another meaning, such as
+    A column `kind` without any of `NEWS_KINDS`, or another without any object, has another meaning, such as
     that of a news export: it is not read, and `unread` has a note on it.
     """
 
@@ -62,6 +64,9 @@ class AnswerColumns:
         self._names = rows.names
         self._has_kind = self._is_own(rows, "kind", "kind of news", lambda text: _folded(text) in NEWS_KINDS)
         self._has_assets = self._is_own(rows, "assets", "probabilities of assets", lambda text: "{" in text)
+        self._has_provenance = self._is_own(
+            rows, "provenance", "provenance of an answer", lambda text: "{" in text
+        )
         self._confidence = rows.numbers.get("kind_confidence")
         if self._confidence is not None and not self._has_kind:
             if (self._confidence > 0.0).any():
@@ -70,18 +75,20 @@ class AnswerColumns:
             self._confidence = None
 
     def read(self, index: int, row: dict[str, Any], *, abstained: bool) -> RowAnswers:
-        """Return the assets and the kind of row number `index`, counted from 0; an abstention has none.
+        """Return the assets, the kind and the provenance of row number `index`, counted from 0; an abstention
+        has the last alone.
 
         Raises DataError for an unknown kind, a confidence outside [0, 1], probabilities that don't sum to 1
-        (± 0.01), an asset without a name or with two answers, and for assets of an abstention.
+        (± 0.01), an asset without a name or with two answers, assets of an abstention, and a damaged provenance.
         """
         assets = self._assets(index, row.get("assets")) if self._has_assets else ()
+        provenance = self._provenance(index, row.get("provenance")) if self._has_provenance else None
         if abstained:
             if assets:
                 what = "probabilities of assets in a row without probabilities"
                 self._fail(index, "assets", what, "leave assets empty if the model abstained")
-            return RowAnswers()
-        return RowAnswers(assets, *self._kind(index, row.get("kind")))
+            return RowAnswers(provenance=provenance)
+        return RowAnswers(assets, *self._kind(index, row.get("kind")), provenance)
 
     def notes(self) -> list[str]:
         """Return notes on columns that are not read, and on what the rows read so far lack."""
@@ -137,6 +144,15 @@ class AnswerColumns:
                 self._fail(index, "assets", what, "they must be 0 to 1 and sum to 1")
             found[asset] = AssetSentiment(asset, *(value / total for value in three))
         return tuple(found.values())
+
+    def _provenance(self, index: int, text: str | None) -> Provenance | None:
+        if text is None or not text.strip():
+            return None
+        try:
+            return msgspec.json.decode(text, type=ProvenanceObject).provenance
+        except JSON_DECODE_ERRORS as error:
+            hint = 'write {"model": …, "prompt": …, "seed": …, "answers": […]}, as `tapewire score --json` does'
+            self._fail(index, "provenance", str(error), hint)
 
     def _is_own(self, rows: Rows, column: str, meaning: str, holds: Callable[[str], bool]) -> bool:
         values = [text for text in rows.distinct(column) if text.strip()]

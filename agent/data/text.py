@@ -76,6 +76,11 @@ def _json_escape(found: re.Match[str]) -> str:
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
+def storable(text: str) -> str:
+    """Replace NUL and lone surrogates, which databases refuse, by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
+
+
 def news_id(url: str, publisher: str, title: str, ts: int) -> str:
     """Hash a headline's URL, else publisher, title and time (UTC ms), to 32 hexadecimal digits."""
     identity = url or "\x1f".join((publisher, title, str(ts)))

@@ -10,6 +10,10 @@ import msgspec
 
 FUSION_VERSION: Final = "fusion"
 """Key of `Run.versions` under which the fusion model's fingerprint is recorded."""
+LANGUAGE_MODEL: Final = "language model"
+"""Key of `Run.versions` under which language models and their knowledge cutoffs are recorded."""
+UNKNOWN_CUTOFF: Final = "KNOWLEDGE CUTOFF UNKNOWN"
+"""Stamp of a run whose language model may have known the window."""
 
 
 class RunKind(str, Enum):

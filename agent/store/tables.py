@@ -28,6 +28,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
+    ClauseElement,
     Column,
     Connection,
     Double,
@@ -37,6 +38,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
     insert,
     text,
 )
@@ -55,10 +57,13 @@ from agent.core.events import (
     Order,
     OrderUpdate,
     Prediction,
+    Provenance,
     RiskEvent,
     Sentiment,
     Signal,
 )
+from agent.data.provenance import from_object, to_object
+from agent.data.text import storable
 from agent.store.runs import JournalArchive, JournalSegment, Run
 
 
@@ -95,9 +100,7 @@ class CleanText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, _: Dialect) -> str | None:
-        if value is None:
-            return None
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
+        return None if value is None else storable(value)
 
     def process_result_value(self, value: str | None, _: Dialect) -> str | None:
         return value
@@ -173,6 +176,19 @@ def _asset_row(answer: AssetSentiment) -> list[str | float]:
     return [*row, b64encode(answer.embedding).decode()] if answer.embedding else row
 
 
+class ProvenanceObject(TypeDecorator[Provenance]):
+    """A `Provenance`, stored as a JSON object with its fields (`agent.data.provenance`); None is NULL."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Provenance | None, _: Dialect) -> Any:
+        return to_object(value)
+
+    def process_result_value(self, value: Any, _: Dialect) -> Provenance | None:
+        return from_object(value)
+
+
 _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     str: Text(),
     int: BigInteger(),
@@ -181,9 +197,14 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     Decimal: DecimalText(),
     bytes: BytesOrNull(),
     tuple[AssetSentiment, ...]: AssetAnswers(),
+    Provenance: ProvenanceObject(),
 }
 _NULLABLE: Final = (float, bytes, tuple[AssetSentiment, ...])
-_SERVER_DEFAULTS: Final = {"kind": text("''"), "kind_confidence": text("0")}
+_SERVER_DEFAULTS: Final[dict[str, ClauseElement]] = {
+    "kind": text("''"),
+    "kind_confidence": text("0"),
+    "provisional": false(),
+}
 """Values of plain columns in the rows of versions that lacked them."""
 
 
@@ -295,6 +316,13 @@ news = _table(
 sentiments = _table(
     "sentiments", Column("event_seq", BigInteger, nullable=False), *_columns(Sentiment, CleanText)
 )
+prompts = Table(
+    "prompts",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("text", CleanText, nullable=False),
+)
+"""Prompts of language models, to which the provenance of sentiments refers by hash."""
 equity = _table(
     "equity",
     Column("ts", BigInteger, nullable=False),

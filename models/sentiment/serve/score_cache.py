@@ -2,7 +2,8 @@
 
 The key is the model's fingerprint (weights, tokenizer, temperature, cleaning) and the text's hash. If the
 model reads single assets, the hash also covers the names by which it finds them. Scores of another model or
-with other names have other keys, so the cache needs no invalidation.
+with other names have other keys, so the cache needs no invalidation. A score that a language model did not
+give, because of an outage, its deadline or its budget, is not cached.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 import numpy as np
@@ -31,6 +32,9 @@ from sqlalchemy import (
     text,
 )
 
+from agent.core.errors import ModelError
+from agent.data.provenance import from_object, to_object
+from agent.data.sentiment import NO_EMBEDDINGS, NamedScorer, names_of
 from agent.store.database import Database
 from models.cards import ReferenceShares
 from models.sentiment.serve.headline_score import AssetScore, HeadlineScore
@@ -53,6 +57,7 @@ SCORES: Final = Table(
     Column("kind", Text, nullable=False, server_default=text("''")),
     Column("kind_confidence", Float, nullable=False, server_default=text("0")),
     Column("unknown", Float),  # NULL in rows of earlier versions
+    Column("provenance", JSON(none_as_null=True)),  # of a language model; NULL for a local model
 )
 """Scores of texts by model. The store's migrations create the table."""
 
@@ -126,12 +131,14 @@ class CachedScorer:
     half-precision embeddings.
     """
 
-    def __init__(self, scorer: Scorer, cache: ScoreCache) -> None:
+    def __init__(self, scorer: NamedScorer, cache: ScoreCache) -> None:
         self.scorer = scorer
         self.cache = cache
         self.hits = 0
         self.misses = 0
         """Texts that the model had to score; `hits` counts those found in the cache."""
+        self.passing = 0
+        """Scores that weren't cached, because a language model was to answer and didn't."""
 
     @property
     def fingerprint(self) -> str:
@@ -140,7 +147,7 @@ class CachedScorer:
     @property
     def reference(self) -> ReferenceShares | None:
         """The reference for drift, of the model's card."""
-        return self.scorer.reference
+        return getattr(self.scorer, "reference", None)
 
     def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
         """Return one score for each text, in the same order."""
@@ -149,7 +156,7 @@ class CachedScorer:
     @property
     def names(self) -> str:
         """As `Scorer.names`."""
-        return self.scorer.names
+        return names_of(self.scorer)
 
     def score_and_embed(self, texts: Sequence[str]) -> tuple[list[HeadlineScore], list[Floats]]:
         """Return scores and hidden states, as `Scorer.score_and_embed` does."""
@@ -164,16 +171,22 @@ class CachedScorer:
         known = dict(self.cache.get(self.fingerprint, by_hash))
         missing = [key for key in by_hash if key not in known or (embedded and known[key].embeddings is None)]
         if missing:
-            scores, states = self.scorer.score_and_embed([by_hash[key] for key in missing])
-            new = {
-                key: CachedScore(score, _rounded(rows) if embedded else None)
-                for key, score, rows in zip(missing, scores, states, strict=True)
-            }
-            self.cache.put(self.fingerprint, new)
+            new = dict(zip(missing, self._judge([by_hash[key] for key in missing], embedded), strict=True))
+            kept = {key: entry for key, entry in new.items() if _is_lasting(entry.score)}
+            self.cache.put(self.fingerprint, kept)
+            self.passing += len(new) - len(kept)
             known |= new
         self.misses += len(missing)
         self.hits += len(by_hash) - len(missing)
         return [known[key] for key in hashes]
+
+    def _judge(self, texts: Sequence[str], embedded: bool) -> list[CachedScore]:
+        if not embedded:
+            return [CachedScore(cast(HeadlineScore, score)) for score in self.scorer.score(texts)]
+        if not hasattr(self.scorer, "score_and_embed"):
+            raise ModelError(NO_EMBEDDINGS, hint="see fusion.path")
+        scores, states = cast(Scorer, self.scorer).score_and_embed(texts)
+        return [CachedScore(score, _rounded(rows)) for score, rows in zip(scores, states, strict=True)]
 
 
 def fill_cache(
@@ -194,6 +207,11 @@ def fill_cache(
     return scorer.misses - before
 
 
+def _is_lasting(score: HeadlineScore) -> bool:
+    """Return whether the model itself gave the score. Otherwise it is asked again another time."""
+    return score.provenance is None or not score.provenance.fallback
+
+
 def _to_row(entry: CachedScore) -> dict[str, Any]:
     """Return the columns of `SCORES` without the key."""
     states = entry.embeddings
@@ -201,6 +219,7 @@ def _to_row(entry: CachedScore) -> dict[str, Any]:
         **msgspec.structs.asdict(entry.score),
         "assets": [msgspec.structs.astuple(answer) for answer in entry.score.assets] or None,
         "embedding": None if states is None else states.astype("<f2").tobytes(),
+        "provenance": to_object(entry.score.provenance),
     }
 
 
@@ -215,6 +234,7 @@ def _from_row(row: Row[Any]) -> CachedScore:
         row.kind,
         row.kind_confidence,
         row.unknown,
+        from_object(row.provenance),
     )
     if row.embedding is None:
         return CachedScore(score)
