@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.cli.console import err, out, print_json, print_text
 from agent.core.masking import mask, masked
@@ -53,6 +53,9 @@ def show(status: Status) -> None:
     elif saved.event:
         facts = f"{saved.size / 1e3:,.1f} kB, {saved.took_ms:.1f} ms"
         out.print(f"snapshot after event {saved.event:,}: {facts}")
+    revision = next((source for source in status.producers if source["name"] == "revision"), None)
+    if revision is not None:
+        show_revision(revision)
     if status.model_drift is not None:
         show_drift(status.model_drift)
     positions = Table(
@@ -96,6 +99,15 @@ def show(status: Status) -> None:
             )
     for line in status.recent[-10:]:
         print_text(f"  {iso(line['at'])}  {line['what']}")
+
+
+def show_revision(source: dict[str, Any]) -> None:
+    """Print the counts of the revising model, from its health."""
+    names = ("waiting", "late", "unanswered", "failed_headlines", "dropped", "skipped")
+    others = [f"{source[name]:,} {name.replace('_', ' ')}" for name in names if source[name]]
+    counts = ", ".join([f"{source['revised']:,} of {source['messages']:,} answers revised", *others])
+    model = f"model {source['model'][:12]}" if source["model"] else f"{source['folder']} is not loaded"
+    out.print(f"revision by {model}: {counts}", soft_wrap=True, markup=False)
 
 
 def show_drift(status: ModelDriftStatus) -> None:

@@ -280,6 +280,10 @@ class SignalEngine:
         elif due == self.next_expiry:
             self.next_expiry = min(vote.check_at for vote in self._votes.values())
 
+    def waiting(self, news_id: str) -> MappedHeadline | None:
+        """Return a headline that waits for its sentiment; None if it doesn't."""
+        return self._waiting.get(news_id)
+
     def is_revision(self, sentiment: Sentiment) -> bool:
         """Return whether a sentiment revises an earlier one. Call it before `on_sentiment`."""
         news_id = sentiment.news_id
