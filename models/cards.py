@@ -21,6 +21,8 @@ from models.labels import LABELS
 CARD_NAME: Final = "card.json"
 CARD_FORMAT: Final = 1
 _RESTORE: Final = "copy the whole folder again, or make it again with `tapewire train` or `tapewire export`"
+THRESHOLD: Final = 0.7
+"""Least calibrated confidence of an actionable score, unless training sets another."""
 CONFIDENCE_BINS: Final = 10
 """Number of bins of confidence in `ReferenceShares`."""
 LABELS_OF: Final = {"sentiment": LABELS, "fusion": CLASSES}
@@ -121,7 +123,7 @@ class Card(msgspec.Struct, kw_only=True):
     asset_temperature: float = 1.0
     """Temperature of the answers for single assets."""
     kind_temperature: float = 1.0
-    threshold: float = 0.7
+    threshold: float = THRESHOLD
     """Least calibrated confidence of an actionable score."""
     coverage: tuple[CoverageRow, ...] = ()
     reference: ReferenceShares | None = None

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from agent.analysis.report.report_data import ReportData
+    from agent.data.sentiment import NamedScorer
     from agent.replay.verify import Verification
     from models.sentiment.serve.generator import SentimentSignalGenerator
-    from models.sentiment.serve.scorer import Scorer
 
 AGGREGATIONS: Final[dict[str, dict[str, Any]]] = {
     "weighted": {},
@@ -111,7 +111,7 @@ class Backtest:
         news: pd.DataFrame | str | Path | None = None,
         *,
         params: Mapping[str, Any] | None = None,
-        scorer: Scorer | None = None,
+        scorer: NamedScorer | None = None,
         settings: Mapping[str, Any] | None = None,
         config: Config | None = None,
         allow_leakage: bool = False,

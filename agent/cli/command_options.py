@@ -60,7 +60,12 @@ FusionModel = Annotated[
 ]
 SentimentModel = Annotated[
     str | None,
-    option("--model", "Exported sentiment model, or starter for the built-in one.", "FOLDER", "model.path"),
+    option(
+        "--model",
+        "Exported sentiment model, starter, openai:URL#MODEL or ensemble:FOLDER.",
+        "MODEL",
+        "model.path",
+    ),
 ]
 
 

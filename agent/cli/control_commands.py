@@ -154,20 +154,21 @@ def flatten(agent: AgentOptions, json: Json = False, wait: Wait = _WAIT) -> None
 
 
 def use(
-    folder: Annotated[
-        Path,
+    model: Annotated[
+        str,
         typer.Argument(
-            metavar="FOLDER", help="Model written by `tapewire export`, or starter.", show_default=False
+            metavar="MODEL",
+            help="Folder written by `tapewire export`, starter, openai:URL#MODEL or ensemble:FOLDER.",
+            show_default=False,
         ),
     ],
     agent: AgentOptions,
     json: Json = False,
 ) -> None:
     """Switch the running agent to another sentiment model, without a restart."""
-    from models.sentiment import STARTER
+    from models.sentiment import absolute
 
-    chosen = STARTER if str(folder) == STARTER else str(folder.absolute())
-    _send(agent.connect(), json, "use-model", folder=chosen)
+    _send(agent.connect(), json, "use-model", folder=absolute(model))
 
 
 class AgentClient:

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import msgspec
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from agent.cli.command_options import Json
+from agent.cli.command_options import ConfigFile, Json
 from agent.cli.console import err, out, print_json, print_text
 from agent.cli.model_options import (
     FORMATS,
@@ -23,12 +23,13 @@ from agent.cli.model_options import (
     load_datasets,
     needs_training_libraries,
 )
-from agent.cli.news_commands import export_news
+from agent.cli.news_commands import export_news, export_sentiment
 from agent.cli.typer_setup import PlainGroup, option
+from agent.data.provenance import MAX_REASON, shown_reason, to_object
 from agent.data.text import MAX_TITLE, one_line
 
 if TYPE_CHECKING:
-    from models.sentiment.serve.generator import AssetSignal, SentimentSignal
+    from models.sentiment.serve.generator import AssetSignal, SentimentSignal, SentimentSignalGenerator
 
 _BATCH: Final = 256  # texts per call of the model
 _WIDE: Final = 80  # columns of a terminal that has room for the full names of the columns
@@ -44,10 +45,11 @@ def register(app: typer.Typer) -> None:
     for command in (evaluate, compare, score):
         app.command(command.__name__)(command)
     exporter = typer.Typer(
-        cls=_ExportGroup, help="Export a model, or recorded headlines.", no_args_is_help=True
+        cls=_ExportGroup, help="Export a model, recorded headlines, or their scores.", no_args_is_help=True
     )
     exporter.command("model")(export)
     exporter.command("news")(export_news)
+    exporter.command("sentiment")(export_sentiment)
     app.add_typer(exporter, name="export")
 
 
@@ -204,7 +206,8 @@ def score(
         typer.Argument(metavar="TEXT", help="Headlines.", show_default="lines of standard input"),
     ] = None,
     model: Annotated[
-        str, option("--model -m", "Exported model, or starter for the built-in one.", "FOLDER")
+        str,
+        option("--model -m", "Exported model, starter, openai:URL#MODEL or ensemble:FOLDER.", "MODEL"),
     ] = "starter",
     threshold: Annotated[
         float | None,
@@ -217,28 +220,49 @@ def score(
     threads: Annotated[
         int | None, option("--threads", "Texts scored at the same time.", default="all cores", min=1)
     ] = None,
-    device: Annotated[str, option("--device", "cpu or cuda.", "NAME")] = "cpu",
+    device: Annotated[str, option("--device", "cpu or cuda, for an exported model.", "NAME")] = "cpu",
+    config: ConfigFile = None,
     json: Annotated[bool, option("--json", "Print one JSON object per text.")] = False,
 ) -> None:
     """Score headlines: calibrated probabilities of bearish, neutral and bullish.
 
     A model that reads single assets also scores each coin that a headline names, and names the kind of news.
+    A language model is asked as the configuration's [llm] says; its answers are printed with --json.
     """
-    from models.sentiment.serve.generator import SentimentSignalGenerator
-    from models.sentiment.serve.scorer import providers_of
+    from models.sentiment.scorer_facts import close_scorer, notes_on_answers
 
-    generator = SentimentSignalGenerator.from_pretrained(
-        model, threshold=threshold, threads=threads, providers=providers_of(device)
-    )
+    generator = _generator(model, threshold, threads, device, config)
     if not texts and sys.stdin.isatty():
         err.print("one text per line; Ctrl-D ends")
-    for chunk in _chunks(texts or _lines()):
-        signals = generator.batch_signals(chunk)
-        if json:
-            for text, signal in zip(chunk, signals, strict=True):
-                print_json({"text": text, **_fields(signal)})
-        else:
-            _print_scores(chunk, signals)
+    try:
+        for chunk in _chunks(texts or _lines()):
+            signals = generator.batch_signals(chunk)
+            if json:
+                for text, signal in zip(chunk, signals, strict=True):
+                    print_json({"text": text, **_fields(signal)})
+            else:
+                _print_scores(chunk, signals)
+        for note in notes_on_answers(generator.scorer):
+            err.print(f"note: {note}", markup=False, soft_wrap=True)
+    finally:
+        close_scorer(generator.scorer)
+
+
+def _generator(
+    model: str, threshold: float | None, threads: int | None, device: str, config: Path | None
+) -> SentimentSignalGenerator:
+    from agent.config import load
+    from models.sentiment import is_local
+    from models.sentiment.open_scorer import open_scorer
+    from models.sentiment.serve.generator import SentimentSignalGenerator, SignalScorer
+    from models.sentiment.serve.scorer import providers_of
+
+    if is_local(model):
+        return SentimentSignalGenerator.from_pretrained(
+            model, threshold=threshold, threads=threads, providers=providers_of(device)
+        )
+    scorer = cast(SignalScorer, open_scorer(model, load(config), threads=threads))
+    return SentimentSignalGenerator(scorer, threshold, model)
 
 
 def _lines() -> Iterator[str]:
@@ -258,7 +282,7 @@ def _fields(signal: SentimentSignal) -> dict[str, Any]:
         asset: {label: getattr(own, label) for label in ("bearish", "neutral", "bullish")}
         for asset, own in signal.assets.items()
     }
-    return msgspec.structs.asdict(signal) | {"assets": assets}
+    return msgspec.structs.asdict(signal) | {"assets": assets, "provenance": to_object(signal.provenance)}
 
 
 def _print_scores(texts: Sequence[str], signals: Sequence[SentimentSignal]) -> None:
@@ -271,15 +295,19 @@ def _print_scores(texts: Sequence[str], signals: Sequence[SentimentSignal]) -> N
     for raw, signal in zip(texts, signals, strict=True):
         text = one_line(raw, MAX_TITLE)
         if signal.abstained:
-            table.add_row(
-                Text("—", "dim"), "", "", "", "", Text(f"{text}  (abstained: {signal.reason})", "dim")
-            )
+            reason = one_line(signal.reason, MAX_REASON)
+            table.add_row(Text("—", "dim"), "", "", "", "", Text(f"{text}  (abstained: {reason})", "dim"))
             continue
         # Beside the text, not in a column of its own, which would leave too little of 80 columns for the text
         kind = f"  ({signal.kind} {signal.kind_confidence:.2f})" if signal.kind else ""
         table.add_row(*_score_cells(signal), Text.assemble(text, (kind, "dim")))
         for asset, own in signal.assets.items():
             table.add_row(*_score_cells(own, indent="  "), Text(f"  {asset}"))
+        if signal.provenance is not None:
+            fallback = one_line(signal.provenance.fallback, MAX_REASON)
+            for line in (f"by the fallback: {fallback}" if fallback else "", shown_reason(signal.provenance)):
+                if line:
+                    table.add_row("", "", "", "", "", Text(f"  {line}", "dim"))
     out.print(table)
 
 

@@ -90,7 +90,7 @@ class TrainingDataOptions(DatasetOptions):
 
     def load(self) -> list[Dataset]:
         return load_datasets(
-            self.data, self.format, self.loader_options(_end_of(self.latest)), self.eventless or ()
+            self.data, self.format, self.loader_options(end_of(self.latest)), self.eventless or ()
         )
 
 
@@ -134,7 +134,7 @@ def load_datasets(
     ]
 
 
-def _end_of(date: str) -> int | None:
+def end_of(date: str) -> int | None:
     """Return the UTC ms of an ISO 8601 time, or of the end of a date; None for ""."""
     if not date:
         return None

@@ -110,3 +110,35 @@ def export_news(
         print_json({"output": str(output), "headlines": count})
         return
     out.print(f"{output}: {count:,} headlines", soft_wrap=True)
+
+
+def export_sentiment(
+    output: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File of JSON lines to write.", show_default=False)
+    ],
+    run: Annotated[str, option("--run", "Id of the run, or latest.", "RUN")] = "latest",
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Write the scores of a run's headlines, with what language models answered, to a file for
+    `backtest --sentiment`.
+
+    If a headline has several, the last is written.
+    """
+    from agent.config import load
+    from agent.core.events import News, Sentiment
+    from agent.data.sentiment_export import export_sentiments
+    from agent.store.database import open_database
+    from agent.store.queries import find_run, read_rows
+
+    with closing(open_database(load(config).store.url, create=False)) as database:
+        found = find_run(database, run).id
+        news = {one.id: one for one in read_rows(database, found, News)}
+        done = export_sentiments(news, read_rows(database, found, Sentiment), output)
+    if json:
+        print_json({"output": str(output), "run": found, **done._asdict()})
+        return
+    out.print(f"{output}: {done.scores:,} scores of run {found}", soft_wrap=True)
+    if done.replaced or done.unknown:
+        left_out = f"{done.replaced:,} earlier scores of a headline, {done.unknown:,} of no recorded headline"
+        out.print(f"left out: {left_out}", soft_wrap=True)

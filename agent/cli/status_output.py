@@ -56,6 +56,9 @@ def show(status: Status) -> None:
     revision = next((source for source in status.producers if source["name"] == "revision"), None)
     if revision is not None:
         show_revision(revision)
+    for source in status.producers:
+        for own in source.get("llm", ()):
+            show_language_model(own)
     if status.model_drift is not None:
         show_drift(status.model_drift)
     positions = Table(
@@ -108,6 +111,24 @@ def show_revision(source: dict[str, Any]) -> None:
     counts = ", ".join([f"{source['revised']:,} of {source['messages']:,} answers revised", *others])
     model = f"model {source['model'][:12]}" if source["model"] else f"{source['folder']} is not loaded"
     out.print(f"revision by {model}: {counts}", soft_wrap=True, markup=False)
+
+
+def show_language_model(health: dict[str, Any]) -> None:
+    """Print the counters of a language model (`LlmHealth` as a mapping)."""
+    from rich.markup import escape
+
+    figures = [f"{health['asked']:,} headlines asked", f"{health['answered']:,} answered"]
+    for what, counts in (("fallback", health["fallbacks"]), ("abstained", health["abstained"])):
+        figures += [f"{what} ({cause}) {count:,}" for cause, count in sorted(counts.items())]
+    figures.append(f"{health['requests']:,} requests, {health['retried']:,} of them again")
+    figures.append(f"{health['tokens_in']:,} + {health['tokens_out']:,} tokens")
+    if health["cost"]:
+        figures.append(f"cost {health['cost']:,.4f}")
+    down = f"[bold red]down[/]: {escape(health['down'][:_ERROR])}; " if health["down"] else ""
+    name = escape(one_line(health["model"], _ERROR))
+    out.print(f"language model {name} by {health['method']}: {down}{'; '.join(figures)}", soft_wrap=True)
+    if health["note"]:
+        out.print(f"[yellow]{escape(health['note'])}[/]", soft_wrap=True)
 
 
 def show_drift(status: ModelDriftStatus) -> None:

@@ -25,7 +25,12 @@ def sentiment(
     broker: Annotated[
         str, option("--broker", "MQTT broker: mqtt://HOST or mqtts://HOST.", "URL", "mqtt.broker")
     ] = "",
-    model: Annotated[str, option("--model", "Exported model, or starter.", "FOLDER", "model.path")] = "",
+    model: Annotated[
+        str,
+        option(
+            "--model", "Exported model, starter, openai:URL#MODEL or ensemble:FOLDER.", "MODEL", "model.path"
+        ),
+    ] = "",
     threads: Annotated[
         int, option("--threads", "Texts scored at the same time; 0: one per CPU core.", min=0)
     ] = 0,
@@ -51,8 +56,8 @@ def sentiment(
     from agent.live.log import configure
     from agent.live.output import guard
     from agent.live.services.mqtt.sentiment_worker import SentimentWorker
-    from models.sentiment import model_dir
-    from models.sentiment.serve.scorer import Scorer
+    from models.sentiment.open_scorer import open_scorer
+    from models.sentiment.scorer_facts import close_scorer
 
     settled = load(config)
     mqtt = settled.mqtt
@@ -65,7 +70,7 @@ def sentiment(
     guard("stderr")
     configure(settled.log)
     finder = AssetFinder(settled.market.symbols, settled.instruments)
-    scorer = Scorer.load(model_dir(model or settled.model.path), threads=threads or None, finder=finder)
+    scorer = open_scorer(model or settled.model.path, settled, finder=finder, threads=threads or None)
     identity = name or f"{socket.gethostname()}-{os.getpid()}"
     worker = SentimentWorker(mqtt, scorer, identity, batch=batch)
     structlog.get_logger(__name__).info("worker", name=identity, model=scorer.fingerprint, broker=mqtt.broker)
@@ -81,5 +86,8 @@ def sentiment(
         if not working.cancelled() and (error := working.exception()) is not None:
             raise error
 
-    asyncio.run(work())
+    try:
+        asyncio.run(work())
+    finally:
+        close_scorer(scorer)
     err.print(f"{worker.scored:,} headlines scored, {worker.repeated:,} sent again")

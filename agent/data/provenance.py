@@ -1,4 +1,4 @@
-"""Provenance of a language model's answer as a JSON object, in the store, in files of scores and over MQTT."""
+"""Provenance of a language model's answer as a JSON object: in the store, in files of scores, over MQTT."""
 
 from __future__ import annotations
 

@@ -206,10 +206,10 @@ class SentimentFile:
     It can be iterated repeatedly. Each row has a publication time, the probabilities bearish, neutral and
     bullish (all empty: abstained), and a title or symbols or both. A title also becomes a `News` event, and
     the agent finds the symbols in it unless the row states them. Optional columns are `kind`,
-    `kind_confidence`, `assets`, an object with the probabilities of each asset by ticker, and `provenance`, an
-    object with what a language model answered. The score is
-    available at the row's `available_at`, else at publication + `feed_delay` + `inference_latency` (ms). The
-    window [`start`, `end`) is of the score's availability. Rows without a trusted time and repeated scores of
+    `kind_confidence`, `assets`, an object with the probabilities of each asset by ticker, and `provenance`,
+    an object with what a language model answered. The score is available at the row's `available_at`, else at
+    publication + `feed_delay` + `inference_latency` (ms). The window [`start`, `end`) is of the score's
+    availability. Rows without a trusted time and repeated scores of
     a headline are left out and counted in `stats`. `timezone` is that of naive times.
 
     Raises DataError while iterating: as `NewsFile`, if probabilities don't sum to 1 (± 0.01), and as

@@ -79,7 +79,7 @@ class AnswerColumns:
         has the last alone.
 
         Raises DataError for an unknown kind, a confidence outside [0, 1], probabilities that don't sum to 1
-        (± 0.01), an asset without a name or with two answers, assets of an abstention, and a damaged provenance.
+        (± 0.01), an asset without a name or with two answers, assets of an abstention, a damaged provenance.
         """
         assets = self._assets(index, row.get("assets")) if self._has_assets else ()
         provenance = self._provenance(index, row.get("provenance")) if self._has_provenance else None
@@ -151,7 +151,9 @@ class AnswerColumns:
         try:
             return msgspec.json.decode(text, type=ProvenanceObject).provenance
         except JSON_DECODE_ERRORS as error:
-            hint = 'write {"model": …, "prompt": …, "seed": …, "answers": […]}, as `tapewire score --json` does'
+            hint = (
+                'write {"model": …, "prompt": …, "seed": …, "answers": […]}, as `tapewire score --json` does'
+            )
             self._fail(index, "provenance", str(error), hint)
 
     def _is_own(self, rows: Rows, column: str, meaning: str, holds: Callable[[str], bool]) -> bool:

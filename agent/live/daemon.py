@@ -217,6 +217,10 @@ class Daemon:
             run, resume = await self._open_run(port)
             run = self.record.stamped(run)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
+            if self.model is not None:
+                stack.callback(self.model.close)
+            if self.reviser is not None:
+                stack.callback(self.reviser.close)
             loaded = None if self.model is None else await self.model.use(self.config.model.path)
             pipeline = stack.enter_context(
                 Pipeline(

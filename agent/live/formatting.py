@@ -29,6 +29,7 @@ from agent.core.events import (
     Signal,
 )
 from agent.core.masking import mask
+from agent.data.provenance import MAX_REASON, shown_reason
 from agent.data.text import one_line
 
 _LONGEST: Final = 1_000  # characters of a line
@@ -48,7 +49,7 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "publisher": message.publisher or message.feed,
             }
         case Sentiment(abstained=True):
-            return {"what": "sentiment", "news": message.news_id, "abstained": True}
+            return {"what": "sentiment", "news": message.news_id, "abstained": True} | _told(message)
         case Sentiment():
             values = {"score": round(message.score, 3), "confidence": round(message.confidence, 3)}
             fields = {
@@ -63,7 +64,7 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 fields["assets"] = " ".join(
                     f"{own.asset} {own.bullish - own.bearish:+.2f}" for own in message.assets
                 )
-            return fields
+            return fields | _told(message)
         case Gap():
             return {
                 "what": "gap",
@@ -132,6 +133,17 @@ def describe(message: Event | Decision) -> dict[str, Any]:
             return _pick("risk", message, "state", "rule", "detail", "symbol")
         case _:
             assert_never(message)
+
+
+def _told(sentiment: Sentiment) -> dict[str, str]:
+    """Return why a language model didn't answer, and its reason, each as one printable line."""
+    if sentiment.provenance is None:
+        return {}
+    fields = {
+        "fallback": one_line(sentiment.provenance.fallback, MAX_REASON),
+        "reason": shown_reason(sentiment.provenance),
+    }
+    return {name: text for name, text in fields.items() if text}
 
 
 def _pick(what: str, message: Event | Decision, *names: str) -> dict[str, Any]:

@@ -49,26 +49,26 @@ class LazyScorer:
 
 
 def model_loader(config: Config, database: Database, *, lazy: bool = False) -> Callable[[str], NamedScorer]:
-    """Return a blocking function that opens a model folder, or `starter`, behind the store's cache of scores.
+    """Return a blocking function that opens a model, as `model.path` names it, behind the store's cache of
+    scores.
 
-    The models also find assets by the names of the configured symbols. It raises ModelError. With `lazy` the
-    model is only checked, and loaded again when it first has to score.
+    The models also find assets by the names of the configured symbols. It raises as `open_cached_scorer`.
+    With `lazy` a local model is only checked, and loaded again when it first has to score.
     """
     finder = AssetFinder(config.market.symbols, config.instruments)
 
     def load(folder: str) -> NamedScorer:
-        from models.sentiment import model_dir
-        from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
-        from models.sentiment.serve.scorer import Scorer
+        from models.sentiment.open_scorer import open_cached_scorer
 
-        scorer = Scorer.load(model_dir(folder), threads=config.model.threads or None, finder=finder)
-        return CachedScorer(scorer, SqlScoreCache(database))
+        return open_cached_scorer(folder, config, database, finder=finder)
 
     def name(folder: str) -> NamedScorer:
-        from models.sentiment import model_dir
-        from models.sentiment.serve.scorer import Scorer
+        from models.sentiment import is_local
+        from models.sentiment.open_scorer import open_local_scorer
 
-        scorer = Scorer.load(model_dir(folder), threads=1, finder=finder)
+        if not is_local(folder):  # a language model takes no memory, and counts what it is asked
+            return load(folder)
+        scorer = open_local_scorer(folder, config, finder=finder, threads=1)
         return LazyScorer(
             scorer.fingerprint, lambda: load(folder), names=scorer.names, reference=scorer.reference
         )

@@ -21,12 +21,12 @@ from msgspec.structs import replace
 from agent.config import Config
 from agent.core.durations import format_duration
 from agent.core.events import Event, News, Sentiment
-from agent.data.sentiment import NamedScorer, ScoredText, score_texts
+from agent.data.sentiment import NamedScorer, ScoredText, provenance_of, score_texts
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.live.scoring import THIRDS, defect_of
 from agent.system.clock import Clock
 from agent.system.daemon_threads import DaemonThreads
-from models.sentiment.llm.llm_spec import PREFIX
+from models.sentiment.scorer_facts import close_scorer, llm_health_of, most_at_once
 
 _T = TypeVar("_T")
 _log: Final = structlog.get_logger(__name__)
@@ -49,6 +49,7 @@ class RevisionHealth(Health):
     late: int = 0  # no answer within `model.revise_within`
     unanswered: int = 0  # a language model didn't answer, and its fallback's answer is no revision
     failed_headlines: int = 0  # the model raised an error
+    llm: list[dict[str, Any]] = []  # `LlmHealth` of each language model behind the model
 
 
 class _Offered(NamedTuple):
@@ -77,8 +78,7 @@ class RevisingConsumer:
         self._path = path
         self._within = config.model.revise_within / 1000
         self._capacity = config.live.queue_news
-        # a language model answers so many at a time; more would wait for each other
-        self._batch = config.llm.concurrency if path.startswith(PREFIX) else config.live.score_batch
+        self._batch = config.live.score_batch
         self._clock = clock
         self._load = load
         self._find = find
@@ -93,7 +93,12 @@ class RevisingConsumer:
     @property
     def health(self) -> RevisionHealth:
         self._health.waiting = len(self._waiting) + self._in_work
+        self._health.llm = llm_health_of(self._scorer)
         return self._health
+
+    def close(self) -> None:
+        """End the requests of a language model, so that its thread doesn't delay the end of the agent."""
+        close_scorer(self._scorer)
 
     def first_answers(self, emit: Emit) -> Emit:
         """Return what the first model emits to: its sentiments become provisional, and their headlines are
@@ -134,6 +139,7 @@ class RevisingConsumer:
             loading = self._in_thread(partial(self._load, self._path))
             await asyncio.wait({loading})
             self._scorer = self._result(loading)
+            self._batch = min(self._batch, most_at_once(self._scorer) or self._batch)
             self._health.model = self._scorer.fingerprint
             _log.info("revising model loaded", model=self._health.model, folder=self._path)
         self._health.state = "live"
@@ -161,7 +167,7 @@ class RevisingConsumer:
         self._health.failed_headlines += len(batch) if call.exception() is not None else 0
         judged, done = self._result(call), loop.time()
         for offered, scored in zip(batch, judged, strict=True):
-            provenance = getattr(scored.score, "provenance", None)
+            provenance = provenance_of(scored.score)
             if done - offered.since > self._within:
                 self._health.late += 1
             elif provenance is not None and provenance.fallback:
@@ -174,7 +180,6 @@ class RevisingConsumer:
     def _sentiment(self, news: News, scored: ScoredText, model: str, waited: float) -> Sentiment:
         """Return the revision; `waited` is in ms."""
         score, now = scored.score, self._clock.now()
-        provenance = getattr(score, "provenance", None)
         if reason := defect_of(scored):
             self._health.unsound += 1
             self._failed(f"model {model[:12]}: {reason}")
@@ -194,7 +199,7 @@ class RevisingConsumer:
             assets=scored.assets,
             kind=scored.kind,
             kind_confidence=scored.kind_confidence,
-            provenance=provenance,
+            provenance=provenance_of(score),
         )
 
     def _failed(self, error: object) -> None:

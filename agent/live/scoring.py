@@ -6,20 +6,22 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from math import isfinite
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import structlog
 
 from agent.config.live import LiveConfig
+from agent.core.errors import ConfigError
 from agent.core.events import AssetSentiment, News, Sentiment
 from agent.core.news_kinds import NEWS_KINDS
-from agent.data.sentiment import NamedScorer, Score, ScoredText, names_of, score_texts
+from agent.data.sentiment import NamedScorer, Score, ScoredText, names_of, provenance_of, score_texts
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.replay.fusion_model import check_scorer
 from agent.system.clock import Clock
 from models.cards import ReferenceShares
 from models.labels import NOT_FINITE, UNKNOWN_KIND, UNSOUND
+from models.sentiment.scorer_facts import close_scorer, llm_health_of, most_at_once
 
 if TYPE_CHECKING:
     from models.fusion.serve.predictor import FusionPredictor
@@ -64,14 +66,15 @@ class SentimentHealth(Health):
     dropped: int = 0  # oldest first, because too many waited
     expired: int = 0  # older than `live.score_within`
     unsound: int = 0  # abstentions because the model failed on the text, or its output for it was invalid
+    llm: list[dict[str, Any]] = []  # `LlmHealth` of each language model behind the current model
 
 
 class SentimentConsumer:
     """A `Producer` of `Sentiment`, and the agent's local model.
 
-    `load` opens a model folder; it may block and raises ModelError. `predictor` is the fusion model that
-    reads the sentiments. A headline is removed only after its sentiment was emitted, so that a failure loses
-    none.
+    `load` opens a model, as `model.path` names it; it may block and raises ModelError. `predictor` is the
+    fusion model that reads the sentiments. A headline is removed only after its sentiment was emitted, so
+    that a failure loses none.
     """
 
     name = "sentiment"
@@ -92,6 +95,7 @@ class SentimentConsumer:
         self.on_score: Callable[[str, Score], None] | None = None
         """Called with each headline's id and score before its sentiment is emitted."""
         self._scorer: NamedScorer | None = None
+        self._busy: NamedScorer | None = None  # with a batch
         self._waiting: OrderedDict[str, tuple[News, float]] = OrderedDict()
         self._filled = asyncio.Event()
         self._health = SentimentHealth(self.name)
@@ -99,6 +103,7 @@ class SentimentConsumer:
     @property
     def health(self) -> SentimentHealth:
         self._health.waiting = len(self._waiting)
+        self._health.llm = llm_health_of(self._scorer)
         return self._health
 
     async def use(self, folder: str) -> str:
@@ -108,14 +113,25 @@ class SentimentConsumer:
         then stays. Headlines that are being scored keep the old model's scores.
         """
         scorer = await asyncio.to_thread(self._load, folder)
-        check_scorer(self._predictor, scorer.fingerprint)
-        self._scorer = scorer
+        try:
+            check_scorer(self._predictor, scorer.fingerprint)
+        except ConfigError:
+            close_scorer(scorer)
+            raise
+        old, self._scorer = self._scorer, scorer
+        if old is not self._busy:
+            close_scorer(old)
         self._health.model, self._health.folder, self._health.state = scorer.fingerprint, folder, "live"
         return scorer.fingerprint
 
+    def close(self) -> None:
+        """End the requests of a language model, so that its thread doesn't delay the end of the agent."""
+        for scorer in (self._scorer, self._busy):
+            close_scorer(scorer)
+
     @property
     def fingerprint(self) -> str:
-        return self.health.model
+        return self._health.model
 
     @property
     def names(self) -> str:
@@ -146,12 +162,18 @@ class SentimentConsumer:
             scorer = self._scorer
             if scorer is None or not batch:
                 continue
+            batch = batch[: most_at_once(scorer)]
+            self._busy = scorer
             try:
                 titles = [news.title for news, _ in batch]
                 judged = await asyncio.to_thread(score_texts, scorer, titles, embedded=self.embedded)
             except Exception as error:
                 self._health.failed(error, self._clock.now())
                 raise
+            finally:
+                self._busy = None
+                if scorer is not self._scorer:
+                    close_scorer(scorer)
             done, now = asyncio.get_running_loop().time(), self._clock.now()
             for (news, since), scored in zip(batch, judged, strict=True):
                 score = scored.score
@@ -174,6 +196,7 @@ class SentimentConsumer:
                     assets=scored.assets,
                     kind=scored.kind,
                     kind_confidence=scored.kind_confidence,
+                    provenance=provenance_of(score),
                 )
                 if self.on_score is not None:
                     self.on_score(news.id, score)

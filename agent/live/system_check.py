@@ -21,13 +21,13 @@ from agent.core.errors import ConfigError, DataError, NotRunning, StoreError, Ta
 from agent.core.instruments import instrument_for
 from agent.core.masking import mask, mask_also, secrets_in, without_secrets
 from agent.core.sinks import NullSink
-from agent.core.symbols import AssetFinder
 from agent.data.kline_messages import Frame
 from agent.data.text import one_line
 from agent.live.control_socket import SOCKET, ControlRequest, send_request
 from agent.live.gateway.preflight import check_rules
 from agent.live.gateway.venue_port import VenuePort
 from agent.live.interfaces.producer import shown
+from agent.live.llm_check import check_model
 from agent.live.market_data.backfill import KlineHistory
 from agent.live.market_data.bybit_stream import BybitStream, KlineHealth
 from agent.live.news.destinations import DestinationPolicy
@@ -52,7 +52,6 @@ from strategies import load_strategy
 MAX_SKEW: Final = 1_000
 """Largest tolerated difference (ms) between this machine's clock and the exchange's."""
 
-_HEADLINE: Final = "Regulator approves the first fund that holds bitcoin"
 _BARS: Final = 3
 _REPLY: Final = 5.0  # seconds for the running agent's reply
 _LONGEST: Final = 1_000  # characters of a result
@@ -85,7 +84,9 @@ async def run_checks(config: Config, clock: Clock | None = None, *, full: bool =
         headlines = wants_headlines(config)
     pool = ParserPool(config.news.parse_timeout, config.news.parse_memory)
     if headlines:
-        checks["model"] = partial(asyncio.to_thread, _model, config)
+        checks["model"] = partial(check_model, config, config.model.path)
+        if config.model.revise_with:
+            checks["revising model"] = partial(check_model, config, config.model.revise_with)
         checks |= {
             f"feed {feed.label}": partial(_feed, feed, config, clock, pool) for feed in config.news.feeds
         }
@@ -174,21 +175,6 @@ def _snapshot(database: Database) -> str:
         f"; the last snapshot covers {newest.seq:,} events"
         if newest
         else "; without a snapshot: a restart folds the whole journal"
-    )
-
-
-def _model(config: Config) -> str:
-    from models.sentiment import model_dir
-    from models.sentiment.serve.scorer import Scorer
-
-    finder = AssetFinder(config.market.symbols, config.instruments)
-    scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None, finder=finder)
-    began = time.perf_counter()
-    (score,) = scorer.score([_HEADLINE])
-    took = (time.perf_counter() - began) * 1000
-    return (
-        f"{config.model.path} ({scorer.fingerprint[:12]}) scores a headline in {took:.1f} ms: "
-        f"bullish {score.bullish:.2f}"
     )
 
 

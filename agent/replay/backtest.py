@@ -34,8 +34,9 @@ from agent.data.sentiment import NamedScorer
 from agent.replay.history import History
 from agent.store.database import Database
 from agent.store.recorder import Recorder
-from agent.store.runs import FUSION_VERSION, Run, RunKind
+from agent.store.runs import FUSION_VERSION, UNKNOWN_CUTOFF, Run, RunKind
 from agent.system.clock import iso
+from models.sentiment.scorer_facts import notes_on_answers
 from strategies import blaming, load_strategy, source_of
 
 Progress = Callable[[int], None]
@@ -101,7 +102,7 @@ def backtest(
             metrics=msgspec.to_builtins(metrics),
         )
     counts = {**engine.counts, **engine.signals.counts}
-    notes = [*history.notes, *history.notes_on_scores()]
+    notes = [*history.notes, *history.notes_on_scores(), *notes_on_answers(scorer)]
     notes += [_note(name, n) for name, n in sorted(counts.items()) if n]
     notes += _notes_on_orders(engine)
     risk = engine.risk
@@ -281,11 +282,20 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def refuse_leakage(trained_until: int, start: int, *, model: str, allow: bool) -> tuple[str, ...]:
+def refuse_leakage(trained_until: int | None, start: int, *, model: str, allow: bool) -> tuple[str, ...]:
     """Return the stamps of a run that begins at `start` with a model trained up to `trained_until` (UTC ms).
 
-    Raises LeakageError if the window begins before that; with `allow` the stamp LEAKED is returned instead.
+    Raises LeakageError if the window begins before that, or if it is None, which is unknown; with `allow` the
+    stamps LEAKED and `UNKNOWN_CUTOFF` are returned instead.
     """
+    if trained_until is None:
+        if not allow:
+            raise LeakageError(
+                f"up to which day model {model} knows events is unknown: it may know the answers",
+                hint='state the last day in llm.cutoffs, such as cutoffs = { "qwen3:8b" = 2025-03-31 }; with '
+                f"--allow-leakage every report is marked {UNKNOWN_CUTOFF}",
+            )
+        return (UNKNOWN_CUTOFF,)
     if start >= trained_until:
         return ()
     if not allow:

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from agent.config import Config
 from agent.core.events import News
-from agent.core.symbols import AssetFinder
 from agent.data.news import NewsFile
+from agent.data.sentiment import NamedScorer
 from agent.replay.backtest import refuse_leakage
 from agent.replay.fusion_model import open_predictor
 from agent.replay.history import Plan
 from agent.research.folds import Window
 from agent.research.replay_window import LoadedWindow
 from agent.store.database import Database, open_database
+from agent.store.prompts import save_prompts
+from agent.store.runs import LANGUAGE_MODEL
+from models.sentiment.scorer_facts import describe_language_models, prompts_of, trained_until
 
 if TYPE_CHECKING:
     from models.sentiment.serve.score_cache import CachedScorer
-    from models.sentiment.serve.scorer import Scorer
 
 
 class Scoring(NamedTuple):
@@ -129,20 +131,26 @@ def configured_scoring(config: Config, database: Database, start: int, *, allow_
 
     Raises ModelError and LeakageError.
     """
-    from models.sentiment import model_dir
-    from models.sentiment.serve.scorer import Scorer
+    from models.sentiment.open_scorer import open_cached_scorer
 
-    finder = AssetFinder(config.market.symbols, config.instruments)
-    scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None, finder=finder)
-    return scoring_with(scorer, config.model.path, database, start, allow_leakage=allow_leakage)
+    path = config.model.path
+    scorer = open_cached_scorer(path, config, database)
+    return _scoring(scorer, path, start, allow_leakage=allow_leakage)
 
 
 def scoring_with(
-    scorer: Scorer, name: str, database: Database, start: int, *, allow_leakage: bool
+    scorer: NamedScorer, name: str, database: Database, start: int, *, allow_leakage: bool
 ) -> Scoring:
     """Do the same with a loaded model; errors call it `name`. Raises LeakageError (see `refuse_leakage`)."""
     from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
 
-    stamps = refuse_leakage(scorer.card.trained_until, start, model=name, allow=allow_leakage)
+    save_prompts(database, prompts_of(scorer))
     cached = CachedScorer(scorer, SqlScoreCache(database))
-    return Scoring(cached, stamps, {"model": cached.fingerprint})
+    return _scoring(cached, name, start, allow_leakage=allow_leakage)
+
+
+def _scoring(scorer: CachedScorer, name: str, start: int, *, allow_leakage: bool) -> Scoring:
+    stamps = refuse_leakage(trained_until(scorer.scorer), start, model=name, allow=allow_leakage)
+    language_models = describe_language_models(scorer)
+    named = {LANGUAGE_MODEL: language_models} if language_models else {}
+    return Scoring(scorer, stamps, {"model": scorer.fingerprint} | named)

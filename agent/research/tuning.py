@@ -35,7 +35,7 @@ from agent.research.replay_inputs import ReplayInputs
 from agent.research.replay_window import LoadedWindow, with_params
 from agent.research.walk_forward import FOLDER, Settings, WalkForward, walk_forward
 from models.cards import read_card
-from models.sentiment import model_dir
+from models.sentiment.open_scorer import fingerprint_of
 from strategies import load_strategy, source_hash
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Search(NamedTuple):
             "news": _file_hash(plan.news),
             "sentiment": _file_hash(plan.sentiment),
             "funding": _file_hash(plan.funding),
-            "model": _fingerprint(model_dir(config.model.path)) if plan.news is not None else None,
+            "model": fingerprint_of(config.model.path, config) if plan.news is not None else None,
             "fusion": _fingerprint(Path(config.fusion.path).expanduser()) if config.fusion.path else None,
         }
 

@@ -28,8 +28,8 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
-    ClauseElement,
     Column,
+    ColumnElement,
     Connection,
     Double,
     ForeignKey,
@@ -37,6 +37,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TextClause,
     TypeDecorator,
     false,
     insert,
@@ -176,7 +177,7 @@ def _asset_row(answer: AssetSentiment) -> list[str | float]:
     return [*row, b64encode(answer.embedding).decode()] if answer.embedding else row
 
 
-class ProvenanceObject(TypeDecorator[Provenance]):
+class ProvenanceJson(TypeDecorator[Provenance]):
     """A `Provenance`, stored as a JSON object with its fields (`agent.data.provenance`); None is NULL."""
 
     impl = JSON(none_as_null=True)
@@ -197,10 +198,10 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     Decimal: DecimalText(),
     bytes: BytesOrNull(),
     tuple[AssetSentiment, ...]: AssetAnswers(),
-    Provenance: ProvenanceObject(),
+    Provenance: ProvenanceJson(),
 }
 _NULLABLE: Final = (float, bytes, tuple[AssetSentiment, ...])
-_SERVER_DEFAULTS: Final[dict[str, ClauseElement]] = {
+_SERVER_DEFAULTS: Final[dict[str, TextClause | ColumnElement[Any]]] = {
     "kind": text("''"),
     "kind_confidence": text("0"),
     "provisional": false(),

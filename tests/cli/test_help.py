@@ -79,7 +79,7 @@ def test_every_option_has_a_help_text() -> None:
 
 def test_values_that_are_paths_or_pairs_are_named_as_such() -> None:
     assert OPTIONS["backtest --news"].metavar == "FILE"
-    assert OPTIONS["backtest --model"].metavar == "FOLDER"
+    assert OPTIONS["backtest --model"].metavar == "MODEL"
     assert OPTIONS["backtest --set"].metavar == "NAME=VALUE"
     assert OPTIONS["backtest --klines"].metavar == "[SYMBOL=]FILE"
 

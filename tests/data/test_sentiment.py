@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.errors import DataError, ModelError
-from agent.core.events import PRIORITY, AssetSentiment, News, Sentiment
+from agent.core.events import PRIORITY, AssetSentiment, News, Provenance, Sentiment
 from agent.data.sentiment import SentimentFile, score_news
 
 T0 = 1_704_067_200_000  # 2024-01-01
@@ -273,6 +273,38 @@ def test_assets_in_parquet_may_be_nested(tmp_path: Path, column: pa.Array) -> No
     columns: dict[str, Any] = {name: [value] for name, value in NAMING.items()}
     pq.write_table(pa.table(columns | {"assets": column}), path)
     assert only_sentiment(SentimentFile(path)).assets == EXPECTED
+
+
+TOLD = {
+    "model": "qwen3:8b",
+    "prompt": "a" * 64,
+    "seed": 42,
+    "answers": ["bullish", "neutral"],
+    "reason": "why",
+}
+
+
+def test_scores_may_state_how_a_language_model_came_to_them(tmp_path: Path) -> None:
+    """An abstention has its provenance too; a row without any is of a local model."""
+    rows = [
+        {**NAMING, "provenance": TOLD},
+        {**NAMING, "title": "Spent", "provenance": {"model": "m", "fallback": "budget"}}
+        | chances(None, None, None),
+        {**NAMING, "title": "Local", "provenance": None},
+    ]
+    found = [one for one in SentimentFile(written(tmp_path, rows)) if isinstance(one, Sentiment)]
+    assert [one.provenance for one in found] == [
+        Provenance("qwen3:8b", "a" * 64, 42, ("bullish", "neutral"), "", "why"),
+        Provenance("m", "", 0, (), "budget"),
+        None,
+    ]
+    assert found[1].abstained
+
+
+def test_a_damaged_provenance_is_an_error_with_its_row(tmp_path: Path) -> None:
+    rows = [{**NAMING, "provenance": TOLD}, {**NAMING, "title": "x", "provenance": {"seed": "no"}}]
+    with pytest.raises(DataError, match="row 2, column provenance"):
+        list(SentimentFile(written(tmp_path, rows)))
 
 
 def test_rows_without_assets_or_kind_have_none(tmp_path: Path) -> None:

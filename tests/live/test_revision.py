@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.config import parse
+from agent.config.llm import LlmConfig
 from agent.core.errors import ModelError
 from agent.core.events import News, Provenance, Sentiment
 from agent.live.revision import RevisingConsumer, RevisionHealth
@@ -274,18 +274,18 @@ async def test_an_invalid_answer_is_an_abstention() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "largest"),
-    [("slow", 8), ("openai:http://127.0.0.1:1/v1#qwen", 3)],
+    ("asks", "largest"),
+    [(0, 8), (3, 3)],
     ids=["a local model takes a batch", "a language model takes what it asks at a time"],
 )
-async def test_batches(path: str, largest: int, tmp_path: Path) -> None:
-    model = Blocked()
+async def test_batches(asks: int, largest: int) -> None:
+    class Asking(Blocked):
+        spec, prompts, health = "qwen", (), None
+        config = LlmConfig(concurrency=3)
+
+    model = Asking() if asks else Blocked()
     known = [headline(n) for n in range(10)]
-    sections = {"live": {"score_batch": 8}, "llm": {"concurrency": 3}}
-    cascade = Cascade(
-        lambda _: model, known=known, model={"revise_with": path, "revise_within": "30s"}, **sections
-    )
-    async with cascade:
+    async with Cascade(lambda _: model, known=known, live={"score_batch": 8}) as cascade:
         await cascade.loaded()
         await cascade.answer(0)
         await until(model.entered.is_set)

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import insert, text
 
 from agent.core.errors import StoreError, UsageError
-from agent.core.events import Fill, Order, Sentiment
+from agent.core.events import Fill, Order, Provenance, Sentiment
 from agent.store.database import Database
+from agent.store.prompts import read_prompts, save_prompts
 from agent.store.queries import find_run, list_runs, read_decisions, read_frame, read_rows
 from agent.store.recorder import Recorder
 from agent.store.tables import runs
@@ -51,6 +52,24 @@ def test_an_unknown_or_ambiguous_id_is_a_usage_error(three_runs: Database, which
 def test_an_empty_store_has_no_latest_run(database: Database) -> None:
     with pytest.raises(UsageError, match="tapewire backtest makes one"):
         find_run(database)
+
+
+def test_the_provenance_of_a_sentiment_is_text_that_a_database_can_hold(database: Database) -> None:
+    """NUL and a lone surrogate become U+FFFD; the rest is kept as it was."""
+    told = Provenance("qwen3:8b", "a" * 64, 7, ("bull\0ish", "\ud83d half"), "deadline", "señal 📈")
+    with Recorder(database, a_run()) as recorder:
+        recorder.sentiment(Sentiment("n1", T0, T0, 0.1, 0.2, 0.7, "m", provenance=told))
+    (found,) = read_rows(database, "run-1", Sentiment)
+    answers = ("bull\ufffdish", "\ufffd half")
+    assert found.provenance == Provenance("qwen3:8b", "a" * 64, 7, answers, "deadline", "señal 📈")
+
+
+def test_a_prompt_is_stored_once_by_its_hash(database: Database) -> None:
+    save_prompts(database, {"a": "first", "b": "second"})
+    save_prompts(database, {"a": "another", "c": "third"})
+    assert read_prompts(database, ["a", "c", "d"]) == {"a": "first", "c": "third"}
+    save_prompts(database, {})
+    assert read_prompts(database, []) == {}
 
 
 def test_runs_are_listed_newest_first(three_runs: Database) -> None:

@@ -17,14 +17,16 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from msgspec.structs import replace
 from sqlalchemy import inspect
 from typer.testing import CliRunner
 
 from agent.cli.main import build
 from agent.core.errors import StoreError
-from agent.core.events import Sentiment, Signal
+from agent.core.events import Provenance, Sentiment, Signal
 from agent.store import schema_revision
 from agent.store.database import Database, open_database, upgrade
+from agent.store.prompts import read_prompts, save_prompts
 from agent.store.queries import find_run, read_rows
 from agent.store.recorder import Recorder
 from agent.store.tables import metadata
@@ -185,6 +187,33 @@ def test_rows_of_0008_have_empty_answers_for_assets_and_no_kind(
     assert (entry.score, entry.score.assets, entry.score.kind) == (score, (), "")
     assert entry.embeddings is not None
     assert entry.embeddings.tolist() == [[1.0, 1.0]]
+
+
+def test_sentiments_of_0009_are_final_and_of_local_models(database: Database, database_url: str) -> None:
+    """The cached score of a language model, which 0009 can't read, is removed by the downgrade."""
+    told = Provenance("m1", "5" * 64, 42, ("bullish",), "", "it says so")
+    sentiments = [
+        Sentiment("n1", T0, T0, 0.1, 0.2, 0.7, "m1"),
+        Sentiment("n2", T0, T0, 0.1, 0.2, 0.7, "m2", provisional=True, provenance=told),
+    ]
+    cache = SqlScoreCache(database)
+    with Recorder(database, a_run()) as recorder:
+        for sentiment in sentiments:
+            recorder.sentiment(sentiment)
+        recorder.flush()
+        save_prompts(database, {"5" * 64: "the prompt"})
+        cache.put("m1", {b"1" * 16: CachedScore(HeadlineScore(0.1, 0.2, 0.7))})
+        cache.put("m2", {b"2" * 16: CachedScore(HeadlineScore(0.1, 0.2, 0.7, provenance=told))})
+        assert list(read_rows(database, "run-1", Sentiment)) == sentiments
+        assert cache.get("m2", [b"2" * 16])[b"2" * 16].score.provenance == told
+        with database.write() as connection:
+            command.downgrade(schema_revision.alembic_config(connection), "0009")
+        assert upgrade(database_url).before == "0009"
+        bare = [replace(one, provisional=False, provenance=None) for one in sentiments]
+        assert list(read_rows(database, "run-1", Sentiment)) == bare
+        assert len(cache.get("m1", [b"1" * 16])) == 1
+        assert cache.get("m2", [b"2" * 16]) == {}
+        assert read_prompts(database, ["5" * 64]) == {}
 
 
 def test_the_command_upgrades_the_configured_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

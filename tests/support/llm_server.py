@@ -107,6 +107,9 @@ class LlmServer:
         self.usage = usage if usage is not None else {"prompt_tokens": 100, "completion_tokens": 10}
         self.requests: list[Request] = []
         self.most_at_a_time = 0
+        self.listed = ["tiny:1b"]
+        """Models that `/v1/models` lists; such requests aren't counted."""
+        self.connections = 0
         self.closing = threading.Event()
         self._now = 0
         self._lock = threading.Lock()
@@ -134,6 +137,13 @@ class LlmServer:
         self._http.shutdown()
         self._http.server_close()
 
+    def hang_up(self) -> None:
+        """Close the connections that are open."""
+        for connection in self._http.open_connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._http.open_connections.clear()
+
     def began(self, path: str, headers: dict[str, str], body: Json) -> Request:
         with self._lock:
             self._now += 1
@@ -153,6 +163,16 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
     owner: LlmServer
 
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self.open_connections: list[socket.socket] = []
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        accepted, address = super().get_request()
+        self.owner.connections += 1
+        self.open_connections.append(accepted)
+        return accepted, address
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -163,6 +183,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
     def do_GET(self) -> None:
+        if self.path.endswith("/models"):
+            listed = [{"id": name, "object": "model"} for name in self.server.owner.listed]
+            self._send(200, json.dumps({"object": "list", "data": listed}).encode())
+            return
         self._follow()
 
     def do_POST(self) -> None:

@@ -14,7 +14,7 @@ from agent.core.events import Sentiment
 from agent.store.database import Database
 from agent.store.queries import read_rows
 from models.cards import ReferenceShares, read_card
-from models.sentiment import model_dir
+from models.sentiment import is_local, model_dir
 from models.sentiment.serve.drift import NO_REFERENCE, SentimentWindow
 
 
@@ -45,6 +45,8 @@ def _reference(config: Config, fingerprint: str) -> tuple[ReferenceShares | None
     """Return the reference of the model with this fingerprint, or None and the reason."""
     if not fingerprint:
         return None, "the scores name no model"
+    if not is_local(config.model.path):
+        return None, "a language model or an ensemble has no reference"
     try:
         card = read_card(model_dir(config.model.path))
     except ModelError as error:

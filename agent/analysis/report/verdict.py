@@ -11,6 +11,7 @@ from agent.analysis.report.descriptions import describe_significance
 from agent.analysis.report.report_data import ReportData, Significance
 from agent.analysis.run_metrics import FEW_TRADES, MIN_YEARLY, YEAR_MS, Metrics
 from agent.core.events import DAY_MS, RiskEvent
+from agent.store.runs import UNKNOWN_CUTOFF
 
 _SIGNIFICANT: Final = 2.0
 """A mean return with at least this t-value is distinguishable from zero: about 95 %, two-sided."""
@@ -136,6 +137,11 @@ def _warnings(
     if "LEAKED" in stamps:
         warnings.append(
             "The model was trained on data of this window: it has seen the answers, "
+            "and the results prove nothing."
+        )
+    if UNKNOWN_CUTOFF in stamps:
+        warnings.append(
+            "Up to which day the language model knows events is unknown: it may have seen the answers, "
             "and the results prove nothing."
         )
     if fills_at_close:

@@ -18,9 +18,8 @@ from agent.store.database import open_database
 from models.cards import DatasetRecord
 from models.fusion.train.dataset import FusionData, build_dataset
 from models.fusion.train.fusion_recipe import FusionRecipe
-from models.sentiment import model_dir
+from models.sentiment.open_scorer import open_local_scorer
 from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache, fill_cache
-from models.sentiment.serve.scorer import Scorer
 
 Progress = Callable[[str, int, int], None]
 """Called with (activity, amount done, total amount)."""
@@ -78,7 +77,7 @@ def prepare_dataset(
         return PreparedDataset(build(news=()), records, 0)
     with closing(open_database(config.store.url)) as database:
         finder = AssetFinder(history.config.market.symbols, history.config.instruments)
-        model = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None, finder=finder)
+        model = open_local_scorer(config.model.path, config, finder=finder)
         scorer = CachedScorer(model, SqlScoreCache(database))
         fill_cache(scorer, (news.title for news in history.news), progress=on_scored)
         latency, fingerprint = config.history.inference_latency, scorer.fingerprint

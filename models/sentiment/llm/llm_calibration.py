@@ -143,7 +143,11 @@ def read_calibration(path: Path, prompts: Sequence[Prompt], model: str, config: 
         raise ModelError(f"{path}: its format {found.format} is newer than {FORMAT}", hint="update tapewire")
     if not (math.isfinite(found.temperature) and found.temperature > 0):
         raise ModelError(f"{path}: temperature {found.temperature}", hint=again)
-    if found.identity not in {identity_of(model, prompt, config) for prompt in prompts}:
+    known = {
+        (model, prompt.sha256, _METHOD_OF[prompt.form], identity_of(model, prompt, config))
+        for prompt in prompts
+    }
+    if (found.model, found.prompt, found.method, found.identity) not in known:
         raise ModelError(f"{path} was fitted for {_difference(found, prompts, model)}", hint=again)
     return found
 

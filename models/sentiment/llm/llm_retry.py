@@ -16,7 +16,7 @@ from models.sentiment.llm.llm_prompt import Prompt
 Cause = Literal["deadline", "error", "outage", "rate limit", "budget", "invalid", "no words"]
 """Why a model gave no answer: the keys of its counters."""
 
-BACKOFF: Final = BackoffConfig(first=250, ceiling=5_000)
+BACKOFF: Final = BackoffConfig(first=100, ceiling=2_000)
 """Waits between the tries of a request."""
 
 FAILURES: Final = 5
@@ -59,7 +59,7 @@ class OutageBreaker:
                 return ""
             now = self._timer()
             if now < self._until:
-                return f"the server is down: {self._last}"
+                return f"not asked after {FAILURES} failures in a row: {self._last}"
             self._until = now + self._rest  # for all others, until the result of this one is known
             self._trial = True
             return ""
@@ -125,7 +125,7 @@ class RetryingClient:
                 self.last_error = error.message
                 if error.is_failure:
                     self.breaker.failed(error.message)
-                else:
+                elif not error.retried:
                     self.breaker.succeeded()
                 if not error.retried and error.is_failure:
                     raise Unanswered("error", error.message) from None
@@ -168,6 +168,8 @@ class RetryingClient:
             with self._lock:  # for all requests, not for this one alone
                 self._quiet_until = max(self._quiet_until, time.monotonic() + wait)
         if time.monotonic() + wait >= ends:
+            if limited:  # once for a request, not for each try: a limit alone is no failure
+                self.breaker.failed(last.message)
             raise Unanswered("rate limit" if limited else "deadline", last.message)
         with self._lock:
             self.retried += 1

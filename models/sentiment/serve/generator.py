@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from agent.core.errors import UsageError
-from agent.core.events import BUY, HOLD, SELL, Direction
-from models.sentiment import STARTER, model_dir
+from agent.core.events import BUY, HOLD, SELL, Direction, Provenance
+from models.cards import THRESHOLD
 from models.sentiment.serve.headline_score import AssetScore, HeadlineScore, abstention
+from models.sentiment.serve.model_paths import STARTER, model_dir
 from models.sentiment.serve.scorer import Scorer
 
 _DIRECTIONS: Final = (SELL, HOLD, BUY)  # in the order of bearish, neutral, bullish
@@ -51,20 +52,34 @@ class SentimentSignal(AssetSignal, frozen=True):
     """Likeliest kind of news, one of `agent.core.news_kinds.NEWS_KINDS`; empty if the model doesn't tell."""
     kind_confidence: float = 0.0
     """Calibrated probability of the kind."""
+    provenance: Provenance | None = None
+    """How a language model at a server came to the answer; None for a local model."""
+
+
+class SignalScorer(Protocol):
+    """A local model, a language model or an ensemble."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def score(self, texts: Sequence[str], /) -> Sequence[HeadlineScore]: ...
 
 
 class SentimentSignalGenerator:
     """Scores texts and turns probabilities into SELL, HOLD or BUY."""
 
-    def __init__(self, scorer: Scorer, threshold: float | None = None, name: str = "") -> None:
+    def __init__(self, scorer: SignalScorer, threshold: float | None = None, name: str = "") -> None:
         """Wrap a scorer.
 
         `threshold` in [0, 1] is the least calibrated confidence of an actionable signal; default: the card's,
-        which is 0.7 unless set in training. `name` identifies the model in errors; default: its fingerprint.
+        which is 0.7 unless set in training; for a language model 0.7. `name` identifies the model in errors;
+        default: its fingerprint.
         """
         self.scorer = scorer
         self.name = name or scorer.fingerprint[:12]
-        self.threshold = scorer.card.threshold if threshold is None else threshold
+        card = scorer.card if isinstance(scorer, Scorer) else None
+        own = card.threshold if card is not None else THRESHOLD
+        self.threshold = own if threshold is None else threshold
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold {self.threshold} is no probability", hint="a number from 0 to 1")
 
@@ -123,6 +138,7 @@ class SentimentSignalGenerator:
             assets={own.asset: self._asset_signal(own) for own in score.assets},
             kind=score.kind,
             kind_confidence=score.kind_confidence,
+            provenance=score.provenance,
         )
 
     def _asset_signal(self, score: AssetScore) -> AssetSignal:

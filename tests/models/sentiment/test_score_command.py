@@ -28,6 +28,7 @@ FIELDS = [
     "assets",
     "kind",
     "kind_confidence",
+    "provenance",
 ]
 
 

@@ -32,6 +32,7 @@ from agent.live.interfaces.status import (
     Status,
 )
 from agent.live.services.metrics.drift_metrics import drift_metrics
+from agent.live.services.metrics.llm_metrics import llm_metrics
 from agent.system.latency_histogram import LatencyHistogram
 
 BUCKET_STEP: Final = 10
@@ -96,6 +97,7 @@ class AgentMetrics(Collector):
         yield from _listeners(status)
         yield from _account(status)
         yield from _model(status)
+        yield from llm_metrics(status)
         if status.model_drift is not None:
             yield from drift_metrics(status.model_drift)
 

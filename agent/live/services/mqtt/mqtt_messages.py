@@ -23,6 +23,7 @@ from agent.core.events import (
     RiskState,
     Signal,
 )
+from agent.data.provenance import ProvenanceObject
 
 VERSION: Final = 1
 
@@ -151,7 +152,8 @@ class AssetScore(msgspec.Struct, frozen=True):
 class HeadlineScore(msgspec.Struct, frozen=True):
     """Calibrated probabilities of headline `id`, as a whole and for single assets, and its kind of news.
 
-    `assets` and `kind` are empty if the model has none.
+    `assets` and `kind` are empty if the model has none. `provenance` says how a language model came to its
+    answer; null for a local model.
     """
 
     id: str
@@ -162,6 +164,7 @@ class HeadlineScore(msgspec.Struct, frozen=True):
     assets: tuple[AssetScore, ...] = ()
     kind: str = ""
     kind_confidence: float = 0.0
+    provenance: ProvenanceObject | None = None
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,8 @@ import structlog
 
 from agent.config.services import MqttConfig
 from agent.core.errors import first_error
-from agent.data.sentiment import NamedScorer, ScoredText, names_of, score_texts
+from agent.data.provenance import ProvenanceObject
+from agent.data.sentiment import NamedScorer, ScoredText, names_of, provenance_of, score_texts
 from agent.live.services.mqtt.connection import LinkHealth, MqttLink, RetainedPresence
 from agent.live.services.mqtt.mqtt_messages import (
     AssetScore,
@@ -28,6 +29,7 @@ from agent.live.services.mqtt.mqtt_messages import (
 )
 from agent.system.clock import Clock, WallClock
 from agent.system.untrusted import JSON_DECODE_ERRORS
+from models.sentiment.scorer_facts import most_at_once
 
 GROUP: Final = "tapewire"
 """Name of the shared subscription, in which each headline goes to one worker."""
@@ -57,7 +59,7 @@ class SentimentWorker:
         """Headlines that were sent again and answered from memory."""
         self._scorer = scorer
         self._name = name
-        self._batch = batch
+        self._most = min(batch, most_at_once(scorer) or batch)
         self._report_every = report_every
         self._topics = Topics(config.prefix)
         self._waiting: OrderedDict[str, str] = OrderedDict()  # id -> title
@@ -129,7 +131,7 @@ class SentimentWorker:
             while not self._waiting:
                 self._filled.clear()
                 await self._filled.wait()
-            batch = dict(islice(self._waiting.items(), self._batch))
+            batch = dict(islice(self._waiting.items(), self._most))
             for key in batch:
                 del self._waiting[key]
             await self._score(batch)
@@ -177,6 +179,7 @@ def _message(key: str, scored: ScoredText) -> HeadlineScore:
         tuple(AssetScore(one.asset, one.bearish, one.neutral, one.bullish) for one in scored.assets),
         scored.kind,
         scored.kind_confidence,
+        None if (provenance := provenance_of(score)) is None else ProvenanceObject.of(provenance),
     )
 
 

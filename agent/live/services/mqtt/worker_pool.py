@@ -249,6 +249,7 @@ class WorkerPool:
             assets=() if score.abstained else tuple(map(_answer, score.assets)),
             kind="" if score.abstained else score.kind,
             kind_confidence=0.0 if score.abstained else score.kind_confidence,
+            provenance=None if score.provenance is None else score.provenance.provenance,
         )
         try:
             await deliver(emit, sentiment)
@@ -329,10 +330,13 @@ def _answer(score: AssetScore) -> AssetSentiment:
 
 
 def _is_valid(score: HeadlineScore) -> bool:
-    """Return whether the values are probabilities, the assets distinct tickers, and the kind a known one."""
+    """Return whether the values are probabilities, the assets distinct tickers, the kind a known one, and the
+    provenance of a tolerable size.
+    """
     tickers = {one.asset for one in score.assets}
     return (
         len(score.assets) <= _MOST_ASSETS
+        and (score.provenance is None or score.provenance.is_bounded)
         and len(tickers) == len(score.assets)
         and all(0 < len(ticker) <= MAX_ASSET and ticker.isprintable() for ticker in tickers)
         and all(_has_probabilities(*one) for one in _numbers(score))

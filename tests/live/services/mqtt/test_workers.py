@@ -26,6 +26,8 @@ from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, read_rows
 from models.sentiment import model_dir
+from models.sentiment.open_scorer import open_scorer
+from models.sentiment.scorer_facts import close_scorer
 from models.sentiment.serve.headline_score import HeadlineScore
 from models.sentiment.serve.scorer import Scorer
 from tests.cli.conftest import Outcome, tapewire
@@ -42,6 +44,7 @@ from tests.support.live import (
     settings,
     until,
 )
+from tests.support.llm_server import LlmServer
 from tests.support.mosquitto import Mosquitto, needs_mosquitto
 
 __all__ = ["tapewire"]
@@ -150,6 +153,31 @@ async def test_workers_scores_have_assets_and_kinds_as_the_agents_model_would(
     run = find_run(database)
     assert list(read_rows(database, run.id, Sentiment)) == found
     assert verify(database, run).identical
+
+
+async def test_a_worker_with_a_language_model_sends_the_provenance_of_its_answers(
+    sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
+) -> None:
+    """The worker has the agent's model at the same server, and the agent itself asks nothing."""
+    with LlmServer() as server:
+        settled = config_for(sandbox, broker, tmp_path)
+        config = settled.model_copy(update={"model": ModelConfig(path=server.path)})
+        scorer = open_scorer(server.path, config)
+        loader = model_loader(config, database, lazy=True)
+        daemon = make_agent(config, database, load_model=loader, clock=sandbox.clock)
+        async with working(broker, scorer, "llm"), living(daemon):
+            pool = daemon.services.scorer
+            assert isinstance(pool, WorkerPool)
+            await until(lambda: pool.health.scored >= 3)
+            (own,) = (one for row in daemon.status().producers for one in row.get("llm", ()))
+            assert own["asked"] == 0
+        close_scorer(scorer)
+        asked = len(server.requests)
+        found = of(Sentiment, journal(database))
+        assert all(one.provenance and one.provenance.answers for one in found)
+        assert {one.provenance.model for one in found if one.provenance} == {"tiny:1b"}
+        assert verify(database, find_run(database)).identical
+        assert len(server.requests) == asked
 
 
 async def test_a_dying_worker_loses_no_headline(
