@@ -53,6 +53,9 @@ def show(status: Status) -> None:
     elif saved.event:
         facts = f"{saved.size / 1e3:,.1f} kB, {saved.took_ms:.1f} ms"
         out.print(f"snapshot after event {saved.event:,}: {facts}")
+    revision = next((source for source in status.producers if source["name"] == "revision"), None)
+    if revision is not None:
+        show_revision(revision)
     for source in status.producers:
         for own in source.get("llm", ()):
             show_language_model(own)
@@ -99,6 +102,15 @@ def show(status: Status) -> None:
             )
     for line in status.recent[-10:]:
         print_text(f"  {iso(line['at'])}  {line['what']}")
+
+
+def show_revision(source: dict[str, Any]) -> None:
+    """Print the counts of the revising model, from its health."""
+    names = ("waiting", "late", "unanswered", "failed_headlines", "dropped", "skipped")
+    others = [f"{source[name]:,} {name.replace('_', ' ')}" for name in names if source[name]]
+    counts = ", ".join([f"{source['revised']:,} of {source['messages']:,} answers revised", *others])
+    model = f"model {source['model'][:12]}" if source["model"] else f"{source['folder']} is not loaded"
+    out.print(f"revision by {model}: {counts}", soft_wrap=True, markup=False)
 
 
 def show_language_model(health: dict[str, Any]) -> None:

@@ -274,6 +274,7 @@ class Engine:
         self._sink.sentiment(sentiment)
         # before `on_sentiment` forgets the headline
         affected = self.signals.affected_symbols(sentiment) if self._predicts else ()
+        revises = self.signals.is_revision(sentiment)
         signals = self.signals.on_sentiment(sentiment)
         if self.signals.abstained:
             self.risk.on_abstain_rate(now, self.signals.abstain_rate)
@@ -282,6 +283,8 @@ class Engine:
         for signal in signals:
             self._decide(signal)
             self._callbacks.on_signal(signal, self.market)
+        if revises and now >= self.signals.next_expiry:  # a withdrawn vote may end a signal
+            self._expire_signals(now)
         for symbol in affected:
             self._ask_fusion_model(symbol, sentiment)
         if self._targets:

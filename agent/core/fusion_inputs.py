@@ -154,7 +154,8 @@ class FusionInputs:
     def on_headline(self, sentiment: Sentiment, now: int) -> bool:
         """Add a scored headline at `now` (UTC ms); return whether the model can use it.
 
-        The headline's embedding is that of the symbol's asset.
+        The headline's embedding is that of the symbol's asset. A revision of its sentiment is by another
+        model and must not be added: the headline counts once, with its first embedding.
         """
         vector = self.predictor.vector(sentiment, self._asset)
         if vector is None:

@@ -15,7 +15,20 @@ On a symbol whose asset has its own probabilities in the sentiment (BTC for BTCU
 votes with these, and with their confidence. On all other symbols it votes with those of the headline as a
 whole. A headline does not vote if its kind of news is not in `kinds`; without a kind it may vote.
 
-Only a new headline can lead to BUY or SELL: votes that leave the window end signals and create none.
+Only an answer of a model can lead to BUY or SELL: votes that leave the window end signals and create none.
+
+A sentiment that is `provisional` votes at once, and the next one for the same headline revises it. On each
+symbol the votes are then as if only the revision had been given, at the time of the first answer: news don't
+get younger, or weigh more, because a slower model takes longer to read them. In particular
+
+- a vote is replaced; or withdrawn if the revision is below the threshold, or of a kind that may not vote:
+  the better model has read the headline and sees no reason for a vote;
+- a vote stays if the revision abstains, which states nothing about the headline;
+- a headline that had not voted may vote now, unless another one of its story has;
+- a headline that was a repetition or too old still doesn't vote.
+
+The story counts as voted even if its vote was withdrawn. Otherwise each repetition would vote until its own
+revision comes. The abstention rate is of first answers.
 """
 
 from __future__ import annotations
@@ -30,7 +43,8 @@ from agent.core.symbols import SymbolMapper
 from agent.core.votes import NEVER, SymbolVote, leading
 
 MAX_WAITING: Final = 10_000
-"""Most headlines that wait for their sentiment; beyond that the oldest is dropped and counted."""
+"""Most headlines that wait for their sentiment, and most that wait for a revision; beyond that the oldest is
+dropped. Those without a sentiment are counted; a revision of the others counts as `unknown`."""
 
 _OUTCOMES: Final = ("unmapped", "abstained", "unsure", "duplicate", "voted")
 """Outcomes of a headline on one symbol, in order of precedence: the last one is counted."""
@@ -50,6 +64,20 @@ class MappedHeadline(NamedTuple):
     actionable: bool  # True if it is recent enough to trade on
 
 
+class FirstAnswer(NamedTuple):
+    """A headline with a provisional sentiment, and the symbols on which it may have voted."""
+
+    symbols: tuple[str, ...]
+    story: str
+    actionable: bool
+    at: int  # time of its votes (UTC ms)
+
+
+_REVISIONS: Final = ("revised", "kept", "ineffective", "late")
+"""Outcomes of a revision: it changed a vote; it abstained; it changed nothing; the votes had left the window.
+"""
+
+
 def _are_probabilities(bearish: float, neutral: float, bullish: float) -> bool:
     """Return False for NaN, for negative numbers, and if the sum is off by more than 0.01."""
     return bearish >= 0.0 and neutral >= 0.0 and bullish >= 0.0 and 0.99 < bearish + neutral + bullish < 1.01
@@ -62,8 +90,13 @@ class SignalEngine:
     has one count for each outcome of a sentiment: voted, abstained, barred (of a kind of news that may not
     vote), unsure (below the threshold), stale (too old to trade on), duplicate (the story has voted already),
     unmapped (about no traded symbol). If the outcome differs between symbols, voted takes precedence over
-    duplicate, duplicate over unsure, unsure over abstained. `counts` also has the waiting headlines that were
-    dropped, and the headlines with invalid probabilities for the asset of at least one of their symbols.
+    duplicate, duplicate over unsure, unsure over abstained. Of a revision the outcome is revised (a vote was
+    replaced, added or withdrawn), kept (it abstained), late (the first answer has left the window), or
+    ineffective (there was nothing to revise).
+
+    `counts` also has the waiting headlines that were dropped, the headlines with invalid probabilities for
+    the asset of at least one of their symbols, the revisions that withdrew a vote, and the sentiments that
+    state no symbols and whose headline is unknown: never seen, dropped, or answered for good.
     """
 
     def __init__(self, config: SignalsConfig, mapper: SymbolMapper, *, abstain_window: int = 50) -> None:
@@ -71,12 +104,21 @@ class SignalEngine:
         """No signal can expire before this time (UTC ms)."""
         self.abstained = 0
         """Number of headlines on which the model abstained."""
-        self.counts = dict.fromkeys((*reversed(_OUTCOMES), "barred", "stale", "dropped", "invalid"), 0)
+        self.counts = dict.fromkeys(
+            (
+                *reversed(_OUTCOMES),
+                *("barred", "stale", "dropped", "invalid"),
+                *(*_REVISIONS, "withdrawn", "unknown"),
+            ),
+            0,
+        )
         self._threshold = config.threshold
         self._kinds = config.kinds
         self._mapper = mapper
         self._stories = HeadlineDeduplicator(config.story_similarity, config.story_window)
+        self._window = config.window
         self._waiting: OrderedDict[str, MappedHeadline] = OrderedDict()
+        self._provisional: OrderedDict[str, FirstAnswer] = OrderedDict()
         self._votes = {symbol: SymbolVote(symbol, config) for symbol in mapper.symbols}
         self._abstentions: deque[bool] = deque(maxlen=abstain_window)
 
@@ -92,12 +134,19 @@ class SignalEngine:
         return headline
 
     def on_sentiment(self, sentiment: Sentiment) -> list[Signal]:
-        """Add a headline's votes; return one signal per symbol that it voted on, in the order of its symbols.
+        """Add or revise a headline's votes; return one signal per symbol whose votes have changed, in the
+        order of its symbols. After a revision call `pop_expired`, since it may leave a symbol without votes.
 
         Probabilities that are NaN or do not sum to 1 (± 0.01) count as abstained: those of the headline for
         all symbols, those of an asset for its symbols.
         """
         headline = self._waiting.pop(sentiment.news_id, None)
+        if headline is None:
+            first = self._provisional.get(sentiment.news_id)
+            if first is not None:
+                return self._revise(sentiment, first)
+        if sentiment.provisional:
+            self._await_revision(sentiment, headline)
         bearish, neutral, bullish = sentiment.bearish, sentiment.neutral, sentiment.bullish
         abstained = sentiment.abstained or not 0.99 < bearish + neutral + bullish < 1.01
         self._abstentions.append(abstained)
@@ -118,6 +167,8 @@ class SignalEngine:
             return []
         if headline is None:
             symbols, story = sentiment.symbols, sentiment.news_id
+            if not symbols:
+                self.counts["unknown"] += 1
         elif headline.actionable:
             symbols, story = sentiment.symbols or headline.symbols, headline.story
         else:
@@ -152,18 +203,95 @@ class SignalEngine:
             signals.append(
                 vote.add_vote(now, sentiment.news_id, confidence, bearish, neutral, bullish, side, kind)
             )
-            if vote.check_at < self.next_expiry:
-                self.next_expiry = vote.check_at
-            elif due == self.next_expiry:
-                self.next_expiry = min(vote.check_at for vote in self._votes.values())
+            self._reschedule(vote.check_at, due)
         self.counts[_OUTCOMES[reached]] += 1
         if invalid:
             self.counts["invalid"] += 1
         return signals
 
+    def _await_revision(self, sentiment: Sentiment, headline: MappedHeadline | None) -> None:
+        """Remember the facts that a revision of the headline needs."""
+        at = sentiment.available_at
+        if headline is None:
+            first = FirstAnswer(sentiment.symbols, sentiment.news_id, True, at)
+        else:
+            symbols = sentiment.symbols or headline.symbols
+            first = FirstAnswer(symbols, headline.story, headline.actionable, at)
+        self._provisional[sentiment.news_id] = first
+        if len(self._provisional) > MAX_WAITING:
+            self._provisional.popitem(last=False)
+
+    def _revise(self, sentiment: Sentiment, first: FirstAnswer) -> list[Signal]:
+        """Replace the votes of the headline's first answer; return one signal per symbol that has votes left
+        and whose votes have changed.
+        """
+        news_id, now, counts = sentiment.news_id, sentiment.available_at, self.counts
+        if not sentiment.provisional:
+            del self._provisional[news_id]
+        if sentiment.abstained or not _are_probabilities(
+            sentiment.bearish, sentiment.neutral, sentiment.bullish
+        ):
+            counts["kept"] += 1
+            return []
+        if first.at <= now - self._window:
+            counts["late"] += 1
+            return []
+        symbols = (sentiment.symbols or first.symbols) if first.actionable else ()
+        barred = sentiment.kind != "" and sentiment.kind not in self._kinds
+        signals = []
+        changed = withdrawn = invalid = False
+        for symbol in dict.fromkeys((*symbols, *first.symbols)):
+            vote = self._votes.get(symbol)
+            if vote is None:
+                continue
+            answer = sentiment.of(vote.asset)
+            bearish, neutral, bullish = answer.bearish, answer.neutral, answer.bullish
+            if not _are_probabilities(bearish, neutral, bullish):
+                invalid = True
+                continue
+            confidence = max(bearish, neutral, bullish)
+            votes = symbol in symbols and not barred and confidence >= self._threshold
+            voted = vote.has_vote(news_id, first.at)
+            due = vote.check_at
+            signal: Signal | None = None
+            if votes and (voted or vote.register_story(first.story, now)):
+                side = leading(bearish, neutral, bullish)
+                signal = vote.set_vote(
+                    now, first.at, news_id, confidence, bearish, neutral, bullish, side, sentiment.kind
+                )
+            elif voted:
+                signal = vote.withdraw_vote(now, first.at, news_id)
+                withdrawn = True
+            else:
+                continue
+            changed = True
+            if signal is not None:
+                signals.append(signal)
+            self._reschedule(vote.check_at, due)
+        counts["revised" if changed else "ineffective"] += 1
+        counts["withdrawn"] += withdrawn
+        counts["invalid"] += invalid
+        return signals
+
+    def _reschedule(self, check_at: int, due: int) -> None:
+        """Update `next_expiry` after a vote whose check was due at `due` and is now at `check_at`."""
+        if check_at < self.next_expiry:
+            self.next_expiry = check_at
+        elif due == self.next_expiry:
+            self.next_expiry = min(vote.check_at for vote in self._votes.values())
+
+    def waiting(self, news_id: str) -> MappedHeadline | None:
+        """Return a headline that waits for its sentiment; None if it doesn't."""
+        return self._waiting.get(news_id)
+
+    def is_revision(self, sentiment: Sentiment) -> bool:
+        """Return whether a sentiment revises an earlier one. Call it before `on_sentiment`."""
+        news_id = sentiment.news_id
+        return news_id in self._provisional and news_id not in self._waiting
+
     def affected_symbols(self, sentiment: Sentiment) -> tuple[str, ...]:
         """Return the symbols of a headline that was scored, is recent, and is the first of its story;
-        otherwise ().
+        otherwise (). A revision affects none: a fusion model was trained with the model of the first answers.
 
         Call it before `on_sentiment`, which removes the headline.
         """
@@ -171,7 +299,7 @@ class SignalEngine:
             return ()
         headline = self._waiting.get(sentiment.news_id)
         if headline is None:
-            return sentiment.symbols
+            return () if sentiment.news_id in self._provisional else sentiment.symbols
         unusable = headline.duplicate or not headline.actionable
         return () if unusable else sentiment.symbols or headline.symbols
 

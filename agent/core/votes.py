@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from math import floor, log2
 from typing import Final, TypeAlias
 
@@ -16,8 +17,9 @@ NEVER: Final = 1 << 62
 MAX_SOURCES: Final = 16
 """Number of headlines that a signal names as its sources: the latest ones."""
 
-_Vote: TypeAlias = tuple[int, float, float, float, float, int]
-"""Time, weight, weight times the bearish, neutral and bullish probability, leading class."""
+_Vote: TypeAlias = tuple[int, float, float, float, float, int, str, str]
+"""Time, weight, weight times the bearish, neutral and bullish probability, leading class, id of the headline,
+kind of news."""
 
 _DIRECTIONS: Final = (SELL, HOLD, BUY)
 _MAX_HALF_LIVES: Final = 500.0
@@ -38,6 +40,9 @@ class SymbolVote:
     with its weight at a fixed reference time, and later subtracted unchanged. The sums are recomputed at a
     new reference time if the old one lies too far back, and after as many removals as there are votes left.
     So rounding errors can't accumulate, and a vote takes O(1) on average.
+
+    A revised vote may outweigh all others, and subtracting it would leave its rounding error. The sums are
+    therefore recomputed after a revision, which takes O(number of votes).
     """
 
     __slots__ = (
@@ -112,9 +117,66 @@ class SymbolVote:
         if now - self._reference > _MAX_HALF_LIVES * self._half_life:
             self._rebase(now)
         weight = confidence * 2.0 ** ((now - self._reference) / self._half_life)
-        self._add((now, weight, weight * bearish, weight * neutral, weight * bullish, side))
+        self._add((now, weight, weight * bearish, weight * neutral, weight * bullish, side, news_id, kind))
         self._ids.append(news_id)
+        return self._signal(now, kind)
 
+    def has_vote(self, news_id: str, at: int) -> bool:
+        """Return whether the headline's vote, cast at `at`, counts."""
+        return self._position(news_id, at) >= 0
+
+    def set_vote(
+        self,
+        now: int,
+        at: int,
+        news_id: str,
+        confidence: float,
+        bearish: float,
+        neutral: float,
+        bullish: float,
+        side: int,
+        kind: str,
+    ) -> Signal:
+        """Replace the headline's vote, or add one, as if it had been cast like this at `at`, and return the
+        new signal.
+
+        `at` must be within the window. The other arguments are those of `add_vote`.
+        """
+        self._drop_old(now)
+        if not self._votes or at - self._reference > _MAX_HALF_LIVES * self._half_life:
+            self._rebase(at)
+        weight = confidence * 2.0 ** ((at - self._reference) / self._half_life)
+        vote = (at, weight, weight * bearish, weight * neutral, weight * bullish, side, news_id, kind)
+        position = self._position(news_id, at)
+        if position >= 0:
+            self._votes[position] = vote
+        else:
+            position = len(self._votes)
+            while position and self._votes[position - 1][0] > at:
+                position -= 1
+            self._votes.insert(position, vote)
+        self._sum_up()
+        return self._signal(now, self._votes[-1][7])
+
+    def withdraw_vote(self, now: int, at: int, news_id: str) -> Signal | None:
+        """Remove the headline's vote, cast at `at`, and return the new signal.
+
+        Without a vote that is left, an actionable signal expires at `now`, and None is returned.
+        """
+        self._drop_old(now)
+        position = self._position(news_id, at)
+        if position >= 0:
+            del self._votes[position]
+            self._sum_up()
+        if self._votes:
+            return self._signal(now, self._votes[-1][7])
+        self.check_at = now if self.announced else NEVER
+        if not self.announced:
+            self.signal = None
+        return None
+
+    def _signal(self, now: int, kind: str) -> Signal:
+        """Return the signal of all votes; `kind` is that of the latest one."""
         side, bearish, neutral, bullish = self._mean()
         confidence = bullish if side == 2 else bearish if side == 0 else neutral
         check_at = self._next_check(side)
@@ -180,7 +242,7 @@ class SymbolVote:
         """Remove the votes that have left the window."""
         votes = self._votes
         while votes and votes[0][0] <= now - self._window:
-            _, weight, bearish, neutral, bullish, side = votes.popleft()
+            _, weight, bearish, neutral, bullish, side, _, _ = votes.popleft()
             self._bearish -= bearish
             self._neutral -= neutral
             self._bullish -= bullish
@@ -199,11 +261,44 @@ class SymbolVote:
         self._bearish = self._neutral = self._bullish = 0.0
         self._sides = [0.0, 0.0, 0.0]
         votes, self._votes = self._votes, deque()
-        for at, weight, bearish, neutral, bullish, side in votes:
-            self._add((at, scale * weight, scale * bearish, scale * neutral, scale * bullish, side))
+        for at, weight, bearish, neutral, bullish, side, news_id, kind in votes:
+            self._add(
+                (
+                    at,
+                    scale * weight,
+                    scale * bearish,
+                    scale * neutral,
+                    scale * bullish,
+                    side,
+                    news_id,
+                    kind,
+                )
+            )
+
+    def _position(self, news_id: str, at: int) -> int:
+        """Return the place of the headline's vote, cast at `at`, among the votes; -1 if it has none."""
+        position = len(self._votes)
+        for vote in reversed(self._votes):
+            position -= 1
+            if vote[0] < at:
+                break
+            if vote[6] == news_id and vote[0] == at:
+                return position
+        return -1
+
+    def _sum_up(self) -> None:
+        """Recompute the sums and the sources from the votes, at the same reference time."""
+        self._removed = 0
+        self._bearish = self._neutral = self._bullish = 0.0
+        self._sides = [0.0, 0.0, 0.0]
+        votes, self._votes = self._votes, deque()
+        for vote in votes:
+            self._add(vote)
+        self._ids.clear()
+        self._ids.extend(vote[6] for vote in islice(votes, max(0, len(votes) - MAX_SOURCES), None))
 
     def _add(self, vote: _Vote) -> None:
-        _, weight, bearish, neutral, bullish, side = vote
+        _, weight, bearish, neutral, bullish, side, _, _ = vote
         self._votes.append(vote)
         self._bearish += bearish
         self._neutral += neutral

@@ -14,6 +14,7 @@ from agent.config import Config
 from agent.config.control import split_address
 from agent.core.engine import Engine
 from agent.core.errors import NotRunning, UsageError, first_error
+from agent.core.events import News
 from agent.data.sentiment import NamedScorer
 from agent.live.access_token import make_token
 from agent.live.command_handler import CommandHandler
@@ -30,6 +31,7 @@ from agent.live.model_drift import ModelDrift
 from agent.live.observers import LogObserver, RecentActivity
 from agent.live.order_routing import open_gateway, open_guard, venue_port
 from agent.live.pipeline import Pipeline
+from agent.live.revision import RevisingConsumer
 from agent.live.run_record import RunRecord, open_record
 from agent.live.scoring import SentimentConsumer
 from agent.live.session import find_resumable, open_run
@@ -81,9 +83,12 @@ class Daemon:
         self.control_port = 0  # on loopback; 0 if no control port is configured
         self.predictor = open_predictor(config)
         self.model: SentimentConsumer | None = None
+        self.reviser: RevisingConsumer | None = None
         self.drift: ModelDrift | None = None
         if wants_headlines(config):
             self.model = SentimentConsumer(config.live, self.clock, load_model, self.predictor)
+            if config.model.revise_with:
+                self.reviser = RevisingConsumer(config, self.clock, load_model, self._unscored)
         self.services = Services()
         self._database = database
         self._time = Timekeeper(self.clock, config)
@@ -182,6 +187,7 @@ class Daemon:
             uptime=asyncio.get_running_loop().time() - self._began,
             clock=self._time.status(self.pipeline.memory),
             model=self.model.health.model if self.model else "",
+            revising_model=self.reviser.health.model if self.reviser else "",
             drift=self.drift,
             listeners=self.listeners,
             recent=self._recent,
@@ -213,6 +219,8 @@ class Daemon:
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             if self.model is not None:
                 stack.callback(self.model.close)
+            if self.reviser is not None:
+                stack.callback(self.reviser.close)
             loaded = None if self.model is None else await self.model.use(self.config.model.path)
             pipeline = stack.enter_context(
                 Pipeline(
@@ -294,7 +302,14 @@ class Daemon:
         for news in pipeline.memory.unscored.values():
             scorer.offer(news)
         news_feeds = make_news_producer(self.config, self.clock, self._rng)
-        return Sources(market, gateway, news_feeds, self.model, scorer)
+        return Sources(market, gateway, news_feeds, self.model, scorer, self.reviser)
+
+    def _unscored(self, news_id: str) -> News | None:
+        """Return a headline without a sentiment, or None if it can't vote."""
+        pipeline = self.pipeline
+        headline = pipeline.engine.signals.waiting(news_id)
+        can_vote = headline is not None and headline.actionable and headline.symbols
+        return pipeline.memory.unscored.get(news_id) if can_vote else None
 
     async def _open_control_port(self, stack: AsyncExitStack) -> None:
         """Open the control port if one is configured."""

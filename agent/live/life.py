@@ -28,6 +28,7 @@ from agent.live.kill_file import KillSwitch
 from agent.live.model_drift import ModelDrift
 from agent.live.news.news_producer import NewsProducer
 from agent.live.pipeline import Pipeline
+from agent.live.revision import RevisingConsumer
 from agent.live.run_record import RunRecord
 from agent.live.stale_data_watchdog import watch_for_stale_data
 from agent.live.supervisor import Supervision, supervise
@@ -40,7 +41,9 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class Sources:
-    """What feeds the queue. The agent is warm once `market` is live; `scorer` is offered each headline."""
+    """What feeds the queue. The agent is warm once `market` is live; `scorer` is offered each headline, and
+    `reviser` each answer of it and of `model`.
+    """
 
     def __init__(
         self,
@@ -49,11 +52,14 @@ class Sources:
         news: NewsProducer | None,
         model: Producer | None,
         scorer: HeadlineScorer | None,
+        reviser: RevisingConsumer | None = None,
     ) -> None:
         self.market = market
         self.gateway = gateway
         self.news = news
+        self.model = model
         self.scorer = scorer
+        self.reviser = reviser
         self.producers = [one for one in (market, gateway, news, model) if one is not None]
 
 
@@ -105,9 +111,15 @@ class Life:
             emit = EventFilter(
                 self.open_bars, self.pipeline.memory, self.queue.put, self.pipeline.storage.writable
             )
-            shell = [tasks.create_task(self._supervise(producer, emit)) for producer in sources.producers]
+            answers: Emit = emit if sources.reviser is None else sources.reviser.first_answers(emit)
+            shell = [
+                tasks.create_task(self._supervise(producer, answers if producer is sources.model else emit))
+                for producer in sources.producers
+            ]
             if self._services.scorer is not None:
-                shell.append(tasks.create_task(self._supervise(self._services.scorer, emit, vital=False)))
+                shell.append(tasks.create_task(self._supervise(self._services.scorer, answers, vital=False)))
+            if sources.reviser is not None:
+                shell.append(tasks.create_task(self._supervise(sources.reviser, emit, vital=False)))
             shell.append(tasks.create_task(self._warm_up()))
             if sources.gateway is not None:
                 shell.append(tasks.create_task(self._require_account(sources.gateway)))

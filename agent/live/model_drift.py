@@ -2,7 +2,8 @@
 
 `ModelDrift` observes the run, so a restart continues its window: the last headlines are compared with the
 reference in the model's card (`models.sentiment.serve.drift`), and bullish and bearish calls with the price
-moves after them (`agent.analysis.realised_moves`). Everything but the shares of unknown tokens, which only
+moves after them (`agent.analysis.realised_moves`). Only first answers are judged, not those of a model that
+revises them. Everything but the shares of unknown tokens, which only
 the local model measures, is a function of the journal.
 """
 
@@ -124,6 +125,7 @@ class ModelDrift:
         self._prices = PriceFollower(self._tally, settings.move_horizon, patience_of(config.market.interval))
         self._news: OrderedDict[str, tuple[str, ...]] = OrderedDict()  # id -> symbols, until the sentiment
         self._unknown: OrderedDict[str, float | None] = OrderedDict()  # id -> share of unknown tokens
+        self._provisional: OrderedDict[str, None] = OrderedDict()  # ids of headlines that may be revised
         self._raised: dict[str, str] = {}  # SCORES or HIT_RATE -> model that the raised alarm is about
         self._version = 0
         self._judged: tuple[tuple[object, ...], ModelDriftStatus] | None = None
@@ -160,6 +162,8 @@ class ModelDrift:
         """Ignore decisions."""
 
     def _on_sentiment(self, sentiment: Sentiment) -> None:
+        if self._is_revision(sentiment):
+            return
         self._version += 1
         unknown = self._unknown.pop(sentiment.news_id, None)
         if self._window.add(sentiment, model=sentiment.model, unknown=unknown):
@@ -170,6 +174,17 @@ class ModelDrift:
             call = directional_call(sentiment, symbol)
             if call is not None:
                 self._prices.add(call)
+
+    def _is_revision(self, sentiment: Sentiment) -> bool:
+        """Return whether a sentiment revises an earlier one: it is of another model than the judged one."""
+        revises = sentiment.news_id in self._provisional
+        if sentiment.provisional:
+            self._provisional[sentiment.news_id] = None
+            if len(self._provisional) > _MOST_WAITING:
+                self._provisional.popitem(last=False)
+        else:
+            self._provisional.pop(sentiment.news_id, None)
+        return revises
 
     # -- what it finds --------------------------------------------------------------------------------
 

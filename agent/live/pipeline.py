@@ -22,7 +22,12 @@ from agent.core.fusion_inputs import Predictor
 from agent.live.event_queue import OPEN_BAR
 from agent.live.funding_stamps import FundingSchedule
 from agent.live.interfaces.observer import Observer
-from agent.live.interfaces.status import HEADLINE_TO_SENTIMENT, SENTIMENT_TO_ORDER, STORE_WRITE
+from agent.live.interfaces.status import (
+    HEADLINE_TO_SENTIMENT,
+    SENTIMENT_TO_ORDER,
+    SENTIMENT_TO_REVISION,
+    STORE_WRITE,
+)
 from agent.live.observers import LiveSink
 from agent.live.resume import ResumePoint
 from agent.live.snapshotter import Snapshotter
@@ -109,7 +114,7 @@ class Pipeline:
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
         """Time from arrival in the queue to handled and recorded, in ms, by kind of event."""
         self.spans: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
-        """Durations in ms of `HEADLINE_TO_SENTIMENT`, `SENTIMENT_TO_ORDER` and `STORE_WRITE`."""
+        """Durations in ms of the stages in `agent.live.interfaces.status`."""
         self._run_observers: list[Observer] = list(run_observers)
         self.observers: list[Observer] = [*observers, *self._run_observers]
         self._database = database
@@ -223,10 +228,13 @@ class Pipeline:
         )
         events = batch.events
         traded: set[str] = set()  # headlines whose sentiment led to an order
+        revised: set[tuple[str, str]] = set()  # headline and model of revisions
         for seq, event in enumerate(events, first):
             for observer in self.observers:
                 observer.event(seq, event)
             orders = self._sink.orders
+            if isinstance(event, Sentiment) and self.engine.signals.is_revision(event):
+                revised.add((event.news_id, event.model))
             self._handle(seq, event)
             if self._sink.orders > orders and isinstance(event, Sentiment):
                 traded.add(event.news_id)
@@ -238,7 +246,9 @@ class Pipeline:
             kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else kind_of(event)
             self.latencies[kind].add((done - since) * 1000)
             if isinstance(event, Sentiment):
-                self.spans[HEADLINE_TO_SENTIMENT].add(event.latency_ms)
+                revises = (event.news_id, event.model) in revised
+                span = SENTIMENT_TO_REVISION if revises else HEADLINE_TO_SENTIMENT
+                self.spans[span].add(event.latency_ms)
                 if event.news_id in traded:
                     self.spans[SENTIMENT_TO_ORDER].add((done - since) * 1000)
         await self._save(done)

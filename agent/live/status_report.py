@@ -32,13 +32,14 @@ def report_status(
     uptime: float,
     clock: ClockStatus,
     model: str,
+    revising_model: str,
     drift: ModelDrift | None,
     listeners: Sequence[Listener],
     recent: RecentActivity,
     record: RunRecord,
 ) -> Status:
-    """Take the status at `now` (UTC ms). `uptime` is in seconds, `model` the fingerprint of the current
-    model.
+    """Take the status at `now` (UTC ms). `uptime` is in seconds; `model` and `revising_model` are the
+    fingerprints of the current models.
     """
     pipeline, engine, run = life.pipeline, life.pipeline.engine, life.pipeline.run
     health = [producer.health for producer, _ in life.supervised]
@@ -57,6 +58,7 @@ def report_status(
         unreconciled=not engine.risk.reconciled,
         warming_up=engine.risk.warming_up,
         model=model,
+        revising_model=revising_model,
         equity=engine.portfolio.equity(),
         cash=engine.portfolio.cash_float,
         positions=positions_of(engine, max(now, engine.market.now)),

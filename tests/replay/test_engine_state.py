@@ -87,8 +87,12 @@ def test_stories_cover_both_exchanges_orders_fills_and_signals(tmp_path: Path) -
         met.update(type(one).__name__ for one in sink.decisions)
         met[type(engine.exchange).__name__] += 1
         met["working"] += sum(map(len, engine.exchange.books.values()))
+        met.update(engine.signals.counts)
     assert all(met[kind.__name__] for kind in (PaperExchange, VenueExchange, Order, Fill, Signal))
     assert met["working"]
+    assert met["revised"] > 10
+    assert met["withdrawn"]
+    assert met["kept"]
 
 
 @pytest.mark.parametrize("ablation", ["full", "probabilities", "price"])

@@ -60,6 +60,7 @@ class Invariants:
         self.bars: dict[str, int] = {}  # symbol -> start of the next bar
         self.news: dict[str, News] = {}
         self.scored: set[str] = set()
+        self._provisional: set[str] = set()  # headlines whose score may be revised
         self.orders: dict[str, Order] = {}
         self.ended: dict[str, OrderUpdate] = {}
         self._time = 0
@@ -136,8 +137,12 @@ class Invariants:
                 self.news[event.id] = event
             case Sentiment():
                 require(event.news_id in self.news, f"sentiment without a headline: {event}")
-                require(event.news_id not in self.scored, f"headline scored twice: {event}")
+                again = event.news_id in self.scored
+                require(not again or event.news_id in self._provisional, f"headline scored twice: {event}")
                 self.scored.add(event.news_id)
+                self._provisional.discard(event.news_id)
+                if event.provisional:
+                    self._provisional.add(event.news_id)
             case Command(action="alarm") if self.live and event.args["rule"] == "clock":
                 self.alarms.append(event.args["detail"])
             case Command(action="heartbeat"):

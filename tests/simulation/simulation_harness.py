@@ -42,6 +42,7 @@ OVERRUN: Final = (
 )
 SETTLED: Final = 4  # minutes within which ledger and venue must agree at some moment
 HISTORY: Final = 40  # bars before the start
+SLOW: Final = "slow"  # the model that revises the answers of the first one
 
 
 class SeedOutcome(NamedTuple):
@@ -81,6 +82,9 @@ class SimulationHarness:
         self.clocks = Clocks(self.loop, self.rng, self.rates, self.market, self.log)
         self.store = FailingStore(folder, self.rng, self.rates, self.log, seed=seed, seconds=self.loop.time)
         self.config = random_config(self.rng, folder)
+        if seed % 4 == 1:
+            model = {"revise_with": SLOW, "revise_within": 1_000 if seed % 8 == 1 else 30_000}
+            self.config = self.config.model_copy(update={"model": self.config.model.model_copy(update=model)})
         self.venue: SimulatedVenue | None = None  # None in paper mode
         if self.config.execution.mode == "testnet":
             self.venue = SimulatedVenue(
@@ -111,6 +115,9 @@ class SimulationHarness:
         """Append a line to the trace."""
         if self.trace.maxlen != 0:
             self.trace.append(f"{self.loop.time():10.3f}  {words}")
+
+    def _load_model(self, path: str) -> _FlakyModel:
+        return _Reviser(self) if path == SLOW else _FlakyModel(self)
 
     def run_check(self, check: Callable[[Any], None], what: Any) -> None:
         """Run a check and keep the first violation, since the code through which it is raised may
@@ -241,7 +248,7 @@ class SimulationHarness:
         daemon = make_agent(
             self.config,
             self.store,
-            load_model=lambda _: _FlakyModel(self),
+            load_model=self._load_model,
             clock=clock,
             rng=random.Random(self.rng.random()),
             port=port,
@@ -378,6 +385,22 @@ class _FlakyModel(KeywordModel):
             self._harness.log("the model fails")
             raise RuntimeError("out of memory")
         return super().score(texts)
+
+
+class _Reviser(_FlakyModel):
+    """A model that often sees a headline differently, or isn't sure, and sometimes abstains or fails."""
+
+    fingerprint = "slow words"
+
+    def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
+        return [
+            self._doubt(len(text), score) for text, score in zip(texts, super().score(texts), strict=True)
+        ]
+
+    def _doubt(self, number: int, score: HeadlineScore) -> HeadlineScore:
+        opposite = HeadlineScore(score.bullish, score.neutral, score.bearish)
+        unsure, abstained = HeadlineScore(0.3, 0.3, 0.4), HeadlineScore(1 / 3, 1 / 3, 1 / 3, abstained=True)
+        return (opposite, unsure, score, abstained)[number % 4]
 
 
 def simulate(seed: int, folder: Path, *, keep: int = 0) -> SeedOutcome:

@@ -89,6 +89,8 @@ class Story:
         decided = 0
         waiting: list[Event] = []
         now = 0
+        revising = random.Random(f"revisions of {seed}")
+        provisional: list[str] = []  # headlines that await a revision
         testnet = isinstance(engine.exchange, VenueExchange)
         for burst in compose_script(seed, minutes):
             for event in burst:
@@ -96,6 +98,8 @@ class Story:
                 yield event
                 if isinstance(event, News):
                     (score,) = KeywordModel().score([event.title])
+                    if revises := revising.random() < 0.5:
+                        provisional.append(event.id)
                     yield Sentiment(
                         event.id,
                         now,
@@ -106,7 +110,10 @@ class Story:
                         model="words",
                         embedding=b"\0<\0@" if self.predictor else b"",
                         abstained=self._rng.random() < 0.1,
+                        provisional=revises,
                     )
+                while provisional and revising.random() < 0.2:
+                    yield self._revision(provisional.pop(0), now, revising)
                 if isinstance(event, Kline) and event.confirm and self._rng.random() < 0.05:
                     yield Command("heartbeat", now, now + 40_000, by="test")
             if testnet:
@@ -116,6 +123,11 @@ class Story:
             decided = len(sink.decisions)
             while waiting and self._rng.random() < 0.8:
                 yield waiting.pop(self._rng.randrange(len(waiting)))
+
+    def _revision(self, news_id: str, now: int, rng: random.Random) -> Sentiment:
+        weights = [rng.random() ** 4 for _ in range(3)]
+        chances = [weight / sum(weights) for weight in weights]
+        return Sentiment(news_id, now, now, *chances, model="slow words", abstained=rng.random() < 0.1)
 
     def _venue_events(self, decisions: list[Decision], now: int) -> Iterator[Event]:
         for one in decisions:

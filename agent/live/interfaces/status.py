@@ -16,6 +16,8 @@ from models.sentiment.serve.drift import Drift
 
 HEADLINE_TO_SENTIMENT: Final = "headline to sentiment"
 """From the offer of a headline to the model to its sentiment, including waits."""
+SENTIMENT_TO_REVISION: Final = "sentiment to revision"
+"""From a headline's first sentiment to the sentiment that revises it."""
 SENTIMENT_TO_ORDER: Final = "sentiment to order"
 """From a sentiment's arrival in the queue to the recorded order, if it led to one."""
 STORE_WRITE: Final = "store write"
@@ -132,6 +134,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unreconciled: bool  # the venue's account is unknown or differs from the ledger
     warming_up: bool
     model: str
+    revising_model: str = ""  # revises the answers of `model`; empty if none is loaded
     equity: float
     cash: float
     positions: list[PositionStatus]
@@ -152,7 +155,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     log: OutputStatus
     snapshots: SnapshotStatus
     latencies: dict[str, dict[str, float]]
-    spans: dict[str, dict[str, float]]  # ms: headline to sentiment, sentiment to order, store write
+    # ms: headline to sentiment, sentiment to revision, sentiment to order, store write
+    spans: dict[str, dict[str, float]]
     ignored: dict[str, int]  # inputs, by reason
     headlines: dict[str, int]  # sentiments by outcome
     model_drift: ModelDriftStatus | None = None  # None if no model scores headlines

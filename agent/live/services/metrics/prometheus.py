@@ -24,7 +24,13 @@ from prometheus_client.registry import Collector
 from agent import __version__
 from agent.core.events import Decision, Event, RiskState
 from agent.live.interfaces.running_agent import RunningAgent
-from agent.live.interfaces.status import HEADLINE_TO_SENTIMENT, SENTIMENT_TO_ORDER, STORE_WRITE, Status
+from agent.live.interfaces.status import (
+    HEADLINE_TO_SENTIMENT,
+    SENTIMENT_TO_ORDER,
+    SENTIMENT_TO_REVISION,
+    STORE_WRITE,
+    Status,
+)
 from agent.live.services.metrics.drift_metrics import drift_metrics
 from agent.live.services.metrics.llm_metrics import llm_metrics
 from agent.system.latency_histogram import LatencyHistogram
@@ -34,6 +40,7 @@ BUCKET_STEP: Final = 10
 
 _SPANS: Final = {
     HEADLINE_TO_SENTIMENT: "From a headline to its sentiment, including waits",
+    SENTIMENT_TO_REVISION: "From a headline's first sentiment to the one that revises it",
     SENTIMENT_TO_ORDER: "From a sentiment's arrival to the recorded order",
     STORE_WRITE: "One commit of the journal or of decisions",
 }
@@ -46,6 +53,11 @@ _SOURCE_COUNTS: Final = (
     ("ahead", "Bars and messages from the future, rejected"),
     ("withheld", "Prices outside the band, held back until they are confirmed"),
     ("dropped", "Items dropped because the buffer was full"),
+    ("late", "Scores and revisions that came too late"),
+    ("revised", "Headlines whose first answer was revised"),
+    ("unanswered", "Headlines that a language model left to its fallback, and were not revised"),
+    ("failed_headlines", "Headlines that were not revised because the model failed"),
+    ("skipped", "Headlines that can't vote, and are not revised"),
     ("forged", "Commands with a wrong signature, and replayed commands"),
     ("refused", "Signed commands not carried out, and rejected scores of workers"),
 )
@@ -239,6 +251,11 @@ def _account(status: Status) -> Iterator[Metric]:
 
 def _model(status: Status) -> Iterator[Metric]:
     yield InfoMetricFamily("tapewire_model", "The sentiment model that scores", {"fingerprint": status.model})
+    yield InfoMetricFamily(
+        "tapewire_revising_model",
+        "The model that revises its answers",
+        {"fingerprint": status.revising_model},
+    )
     yield _gauge(
         "tapewire_abstain_rate", "Share of recent headlines on which the model abstained", status.abstain_rate
     )
