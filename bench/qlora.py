@@ -1,10 +1,12 @@
-"""Measures peak memory and tokens/s of LoRA, QLoRA, and QLoRA with gradient checkpointing.
+"""Measures peak memory and tokens/s of LoRA and QLoRA, each with and without gradient checkpointing.
 
 On a CPU it uses the embedded base (22 M parameters, for which 4 bits save little). With CUDA it uses a
-randomly initialised Llama of 7 B shape, for comparison with the 14+ GB (16-bit LoRA) and ~4 GB (QLoRA) of the
-guide that the methods follow. Each mode runs in its own process. Prints one JSON object.
+randomly initialised Llama of 7 B shape, for comparison with the ~15 GB (16-bit LoRA) and ~4 GB (QLoRA) of the
+guide that the methods follow; other shapes of 1 to 8 B and models by name can be chosen. Each mode runs in
+its own process. Prints one JSON object, and with --output writes it to a file.
 
-    python bench/qlora.py [--base FOLDER_OR_ID] [--shape tiny|7b] [--steps 20] [--batch 8] [--tokens 64]
+    python bench/qlora.py [--base FOLDER_OR_ID] [--shape tiny|1b|7b|8b|qwen-7b] [--steps 20] [--batch 8]
+                          [--tokens 64] [--modes lora,qlora] [--output bench/results/qlora_gpu.json]
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
         "hidden_size": 256,
         "num_hidden_layers": 4,
@@ -26,33 +28,60 @@ SHAPES: dict[str, dict[str, int]] = {
         "intermediate_size": 688,
         "vocab_size": 2000,
     },
-    "7b": {
+    "1b": {  # Llama 3.2 1B
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 8192,
+        "vocab_size": 128256,
+        "tie_word_embeddings": True,
+    },
+    "7b": {  # Llama 2 7B
         "hidden_size": 4096,
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
         "intermediate_size": 11008,
         "vocab_size": 32000,
     },
+    "8b": {  # Llama 3.1 8B
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "vocab_size": 128256,
+    },
+    "qwen-7b": {  # Qwen2.5 7B
+        "model_type": "qwen2",
+        "hidden_size": 3584,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "vocab_size": 152064,
+    },
 }
 MODES: dict[str, tuple[str, bool]] = {
     "lora": ("lora", False),
+    "lora_checkpointing": ("lora", True),
     "qlora": ("qlora", False),
     "qlora_checkpointing": ("qlora", True),
 }
-GUIDE_GB = {"lora": 14.0, "qlora": 4.0}
+GUIDE_GB = {"lora": 15.0, "qlora": 4.0}
 
 
-def random_llama(shape: str, folder: Path) -> None:
-    """Save a Llama of that shape with random 16-bit weights, and a tokenizer with which it can be loaded."""
+def random_decoder(shape: str, folder: Path) -> None:
+    """Save a decoder of that shape with random 16-bit weights, and a tokenizer."""
     import torch
     from tokenizers import Tokenizer, models
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     place = "cuda" if torch.cuda.is_available() else "cpu"
+    config = AutoConfig.for_model(**({"model_type": "llama"} | SHAPES[shape]))
     with torch.device(place):
-        torch.set_default_dtype(torch.bfloat16)
-        LlamaForCausalLM(LlamaConfig(**SHAPES[shape])).save_pretrained(folder, max_shard_size="2GB")
-        torch.set_default_dtype(torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.save_pretrained(folder, max_shard_size="2GB")
     words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1}, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>").save_pretrained(
         folder
@@ -114,11 +143,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--base", help="base model [embedded; with CUDA a random Llama]")
-    parser.add_argument("--shape", choices=SHAPES, help="shape of a random Llama, instead of --base")
+    parser.add_argument("--base", help="base model [embedded; with CUDA a random Llama of 7 B]")
+    parser.add_argument("--shape", choices=SHAPES, help="shape of a random decoder, instead of --base")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--output", type=Path, help="file to write the result to")
     given = parser.parse_args()
 
     import torch
@@ -131,33 +162,31 @@ def main() -> None:
         if shape:
             base = folder
             with ProcessPoolExecutor(1, mp_context=context) as pool:  # frees the model's memory at its end
-                pool.submit(random_llama, shape, Path(folder)).result()
+                pool.submit(random_decoder, shape, Path(folder)).result()
         found = {}
-        for mode in MODES:
+        for mode in given.modes.split(","):
             with ProcessPoolExecutor(1, mp_context=context) as pool:
                 found[mode] = pool.submit(
                     measure, base, mode, given.steps, given.batch, given.tokens
                 ).result()
-    print(
-        json.dumps(
-            {
-                "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
-                "base": f"random Llama, {shape}" if shape else base,
-                "batch": given.batch,
-                "tokens": given.tokens,
-                "modes": found,
-                "to_lora": {
-                    mode: {
-                        key: round(row[key] / found["lora"][key], 3)
-                        for key in ("peak_memory_mb", "weights_mb", "tokens_per_s")
-                    }
-                    for mode, row in found.items()
-                },
-                "guide_gb_at_7b": GUIDE_GB,
-            },
-            indent=1,
-        )
-    )
+    first = next(iter(found.values()))
+    keys = ("peak_memory_mb", "weights_mb", "tokens_per_s")
+    result = {
+        "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
+        "base": f"random decoder, {shape}" if shape else base,
+        "batch": given.batch,
+        "tokens": given.tokens,
+        "modes": found,
+        f"to_{next(iter(found))}": {
+            mode: {key: round(row[key] / first[key], 3) for key in keys if first[key]}
+            for mode, row in found.items()
+        },
+        "guide_gb_at_7b": GUIDE_GB,
+    }
+    text = json.dumps(result, indent=1)
+    if given.output:
+        given.output.write_text(f"{text}\n")
+    print(text)
 
 
 if __name__ == "__main__":

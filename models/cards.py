@@ -94,6 +94,21 @@ class ReferenceShares(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("reference shares that don't sum to 1")
 
 
+class PromptTemplate(msgspec.Struct, frozen=True, kw_only=True):
+    """How a language model classifies a headline: by its logits of three words at the end of a prompt.
+
+    The prompt is `prefix`, a blank, the headline, `suffix`. Special tokens are written as text in both; in
+    the headline they are plain text.
+    """
+
+    prefix: str
+    suffix: str
+    words: tuple[str, str, str]
+    """Words of one token each that follow the suffix, in the order of `LABELS`."""
+    bias: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Added to the logits: contextual calibration (Zhao et al. 2021)."""
+
+
 class Card(msgspec.Struct, kw_only=True):
     """The contents of `card.json`."""
 
@@ -112,7 +127,11 @@ class Card(msgspec.Struct, kw_only=True):
     method: str
     pooling: str = "mean"
     max_length: int = 96
-    """Tokens of a text, special tokens included; longer texts are truncated."""
+    """Tokens of a text, special tokens included; longer texts are truncated. The tokens of a template don't
+    count.
+    """
+    template: PromptTemplate | None = None
+    """Prompt and label words of a language model; None for a classifier with a head."""
     hyper: dict[str, str | int | float | bool | None] = {}
     datasets: tuple[DatasetRecord, ...] = ()
     labels: tuple[str, ...] = LABELS
@@ -239,6 +258,13 @@ def sha256_files(paths: Iterable[Path], salt: str = "") -> str:
     return digest.hexdigest()
 
 
-def fingerprint(files: Iterable[Path], temperature: float) -> str:
-    """Return `Card.fingerprint` of the weight and tokenizer `files` at `temperature`."""
-    return sha256_files(files, salt=f"temperature={temperature!r}")
+def fingerprint(files: Iterable[Path], temperature: float, template: PromptTemplate | None = None) -> str:
+    """Return `Card.fingerprint` of the weight and tokenizer `files` at `temperature`, in a prompt."""
+    return sha256_files(files, salt=f"temperature={temperature!r}{prompt_salt(template)}")
+
+
+def prompt_salt(template: PromptTemplate | None) -> str:
+    """Return the part of a fingerprint's salt that stands for a prompt; empty without one."""
+    if template is None:
+        return ""
+    return f" prompt={template.prefix!r} {template.suffix!r} {template.words!r} {template.bias!r}"

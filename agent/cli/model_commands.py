@@ -25,6 +25,7 @@ from agent.cli.model_options import (
 )
 from agent.cli.news_commands import export_news, export_sentiment
 from agent.cli.typer_setup import PlainGroup, option
+from agent.core.errors import UsageError
 from agent.data.provenance import MAX_REASON, shown_reason, to_object
 from agent.data.text import MAX_TITLE, one_line
 
@@ -70,6 +71,16 @@ def evaluate(
         str, option("--adapter", "Model from `train sentiment` or `export`, or starter.", "FOLDER")
     ] = "starter",
     base: BaseOfAdapter = None,
+    shots: Annotated[
+        int | None,
+        option(
+            "--shots",
+            "Measure --base untrained, by its own words, with so many examples of --data in its prompt.",
+            default="measure --adapter",
+            min=0,
+            max=64,
+        ),
+    ] = None,
     resamples: Annotated[
         int, option("--resamples", "Bootstrap resamples of the confidence intervals.", min=100)
     ] = 1000,
@@ -79,9 +90,19 @@ def evaluate(
     from models.sentiment import model_dir
     from models.sentiment.train.evaluation import evaluate as measure
 
+    if shots is not None and base is None:
+        raise UsageError("--shots measures a language model", hint="name it: --base smollm2")
     (dataset,) = load_datasets([data], [format], columns.loader_options())
     with err.status(f"scoring {len(dataset.examples):,} texts"):
-        found = measure(model_dir(adapter), dataset, base=base, resamples=resamples)
+        if base is not None and shots is not None:
+            with needs_training_libraries():
+                from models.sentiment.train import silence_warnings
+                from models.sentiment.train.untrained import evaluate_untrained
+
+                silence_warnings()
+                found = evaluate_untrained(base, dataset, shots, resamples=resamples)
+        else:
+            found = measure(model_dir(adapter), dataset, base=base, resamples=resamples)
     if found["seen"]:
         err.print(f"[yellow]warning[/]: the model was trained on {data.name}, so these figures are too good")
     if json:
@@ -99,6 +120,12 @@ def compare(
         str, option("--methods", "Methods to compare, separated by commas.", "NAMES", "all seven")
     ] = "lora,qlora,adalora,prefix,prompt,ptuning,full",
     base: BaseModel = "embedded",
+    head: Annotated[
+        str, option("--head", "linear: a new layer; words: a decoder's own logits of label words.", "NAME")
+    ] = "linear",
+    shots: Annotated[
+        int, option("--shots", "Examples that the prompt of --head words shows.", min=0, max=64)
+    ] = 0,
     sweep: Annotated[
         int, option("--sweep", "Training rows for the learning rate's search; 0: no search.", min=0)
     ] = 1000,
@@ -127,7 +154,7 @@ def compare(
         from models.sentiment.train.comparison import COLUMNS, cells, save
         from models.sentiment.train.comparison import compare as compare_methods
         from models.sentiment.train.methods import get_method
-        from models.sentiment.train.methods.recipe import Recipe
+        from models.sentiment.train.methods.recipe import parse
 
         silence_warnings()
         found = compare_methods(
@@ -136,7 +163,7 @@ def compare(
             [dataset.record for dataset in loaded],
             output,
             base=base,
-            recipe=Recipe(epochs=epochs, targets=targets, seed=seed),
+            recipe=parse(epochs=epochs, targets=targets, seed=seed, head=head, shots=shots),
             sweep_rows=sweep,
             baselines=baselines,
             jobs=jobs,
@@ -177,6 +204,13 @@ def export(
         Path | None,
         option("--reference", "Texts, one per line, to compare both models on.", "FILE", "packaged texts"),
     ] = None,
+    language_model: Annotated[
+        bool,
+        option(
+            "--language-model",
+            "Write the merged language model as safetensors instead, for vLLM and other servers.",
+        ),
+    ] = False,
     force: Annotated[bool, option("--force", "Overwrite an earlier export.")] = False,
     json: Json = False,
 ) -> None:
@@ -185,6 +219,16 @@ def export(
     The adapter is merged into its base, written as ONNX and quantised; then the difference to the trained
     model is measured.
     """
+    if language_model:
+        with needs_training_libraries(), err.status("exporting"):
+            from models.sentiment.train.language_model_export import export_language_model
+
+            written = export_language_model(adapter, output, base=base, overwrite=force)
+        if json:
+            print_json({"folder": str(output), "bytes": written})
+        else:
+            print_text(f"{output}: {written / 1e6:.1f} MB")
+        return
     from models.sentiment.train.onnx_export import export_model, reference_texts
 
     with err.status("exporting"):

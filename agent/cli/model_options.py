@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FORMATS = "phrasebank, fiqa, semeval, tfns, cryptolin, wire, sentfin, csv, jsonl or parquet"
 
 BaseModel = Annotated[
-    str, option("--base", "embedded, a hub id such as ProsusAI/finbert, or a folder.", "NAME")
+    str, option("--base", "embedded, smollm2, a hub id such as ProsusAI/finbert, or a folder.", "NAME")
 ]
 
 

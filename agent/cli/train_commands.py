@@ -45,8 +45,14 @@ class RecipeOptions:
     PANEL: ClassVar = "Training"
 
     method: Annotated[
-        str, option("--method", "lora, qlora, adalora, prefix, prompt, ptuning or full.", "NAME")
+        str, option("--method", "lora, qlora, adalora, prefix, prompt, ptuning, full or none.", "NAME")
     ] = "lora"
+    head: Annotated[
+        str, option("--head", "linear: a new layer; words: a decoder's own logits of label words.", "NAME")
+    ] = "linear"
+    shots: Annotated[
+        int, option("--shots", "Examples that the prompt of --head words shows.", min=0, max=64)
+    ] = 0
     rank: Annotated[
         int | None, option("--rank", "Rank of the update.", default="by the number of samples")
     ] = None

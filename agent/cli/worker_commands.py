@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from agent.cli.command_options import ConfigFile
 from agent.cli.console import err
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from agent.data.sentiment import NamedScorer
 
 
 def register(app: typer.Typer) -> None:
@@ -28,9 +32,24 @@ def sentiment(
     model: Annotated[
         str,
         option(
-            "--model", "Exported model, starter, openai:URL#MODEL or ensemble:FOLDER.", "MODEL", "model.path"
+            "--model",
+            "Exported or trained model, starter, openai:URL#MODEL or ensemble:FOLDER.",
+            "MODEL",
+            "model.path",
         ),
     ] = "",
+    stands_for: Annotated[
+        Path | None,
+        option(
+            "--stands-for",
+            "Export of the trained --model, which the agent runs: answer in its name.",
+            "FOLDER",
+            "answer as another model",
+        ),
+    ] = None,
+    precision: Annotated[
+        str, option("--precision", "Of a trained --model: auto, fp32, bf16 or 4bit.", "NAME")
+    ] = "auto",
     threads: Annotated[
         int, option("--threads", "Texts scored at the same time; 0: one per CPU core.", min=0)
     ] = 0,
@@ -42,6 +61,8 @@ def sentiment(
     The agent must run with workers.enabled, the same broker, the same prefix and the same model: it rejects
     scores of another model. It should also have the same market.symbols and instruments, by whose names
     assets are found.
+
+    A trained model, such as a language model with an adapter, runs in torch: in bfloat16 or 4 bits on a GPU.
     """
     import os
     import socket
@@ -56,8 +77,11 @@ def sentiment(
     from agent.live.log import configure
     from agent.live.output import guard
     from agent.live.services.mqtt.sentiment_worker import SentimentWorker
+    from models.cards import CARD_NAME
+    from models.sentiment import is_local, model_dir
     from models.sentiment.open_scorer import open_scorer
     from models.sentiment.scorer_facts import close_scorer
+    from models.sentiment.serve.scorer import MODEL_NAME
 
     settled = load(config)
     mqtt = settled.mqtt
@@ -70,7 +94,15 @@ def sentiment(
     guard("stderr")
     configure(settled.log)
     finder = AssetFinder(settled.market.symbols, settled.instruments)
-    scorer = open_scorer(model or settled.model.path, settled, finder=finder, threads=threads or None)
+    path = model or settled.model.path
+    folder = model_dir(path) if is_local(path) else None
+    scorer: NamedScorer
+    if folder is not None and (folder / CARD_NAME).is_file() and not (folder / MODEL_NAME).is_file():
+        scorer = _torch_scorer(folder, stands_for, precision)
+    else:
+        if stands_for is not None:
+            raise UsageError(f"{path} is served as itself", hint="leave --stands-for away")
+        scorer = open_scorer(path, settled, finder=finder, threads=threads or None)
     identity = name or f"{socket.gethostname()}-{os.getpid()}"
     worker = SentimentWorker(mqtt, scorer, identity, batch=batch)
     structlog.get_logger(__name__).info("worker", name=identity, model=scorer.fingerprint, broker=mqtt.broker)
@@ -91,3 +123,22 @@ def sentiment(
     finally:
         close_scorer(scorer)
     err.print(f"{worker.scored:,} headlines scored, {worker.repeated:,} sent again")
+
+
+def _torch_scorer(folder: Path, stands_for: Path | None, precision: str) -> NamedScorer:
+    """Return a scorer that runs a trained folder in torch, which is imported here alone."""
+    from agent.cli.model_options import needs_training_libraries
+
+    with needs_training_libraries():
+        from models.sentiment.train import silence_warnings
+
+        silence_warnings()
+        from models.sentiment.train.torch_scorer import StandIn, TorchScorer
+
+    scorer = TorchScorer.load(folder, precision=precision)  # type: ignore[arg-type]  # it checks the name
+    err.print(f"{folder}: torch, {scorer.precision}")
+    if stands_for is None:
+        return scorer
+    stand_in = StandIn(scorer, stands_for)
+    err.print(f"{stand_in.agreement:.1%} of the reference headlines have the export's label")
+    return stand_in

@@ -38,7 +38,8 @@ from agent.data.sentiment import NO_EMBEDDINGS, NamedScorer, names_of
 from agent.store.database import Database
 from models.cards import ReferenceShares
 from models.sentiment.serve.headline_score import AssetScore, HeadlineScore
-from models.sentiment.serve.scorer import Floats, Scorer
+from models.sentiment.serve.scorer import Scorer
+from models.sentiment.serve.token_runs import Floats
 
 METADATA: Final = MetaData()
 SCORES: Final = Table(

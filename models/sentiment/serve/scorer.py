@@ -1,7 +1,8 @@
 """Scoring of headlines with an exported folder (model.onnx, tokenizer.json, card.json).
 
 Needs only onnxruntime, tokenizers and numpy. Texts are cleaned, tokenised once and scored in runs of equal
-length, without padding. An int8 graph scales its activations by the largest of a run, so it gets one text a
+length, without padding. A language model's graph holds the prefix of its prompt; the tokens of the suffix are
+appended to a text's. An int8 graph scales its activations by the largest of a run, so it gets one text a
 run, and runs are spread over threads: a score then doesn't depend on other texts, to the last bit. A graph in
 floating point gets up to `ROWS_PER_RUN` texts a run, and its results agree with a run of one text within
 `BATCH_TOLERANCE`.
@@ -15,7 +16,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -30,10 +30,12 @@ from agent.core.symbols import AssetFinder
 from agent.system.atomic import settled
 from agent.system.latency_histogram import LatencyHistogram
 from models.calibration import softmax
-from models.cards import CARD_NAME, Card, ReferenceShares, check_files, read_card, sha256_files
+from models.cards import CARD_NAME, Card, ReferenceShares, check_files, prompt_salt, read_card, sha256_files
 from models.labels import LABELS, NOT_FINITE, NOT_READABLE
 from models.sentiment.serve.headline_score import AssetScore, HeadlineScore, abstention
 from models.sentiment.serve.headline_text import VERSION, abstention_reason, clean
+from models.sentiment.serve.prompt_tokens import PromptTokens
+from models.sentiment.serve.token_runs import Floats, TokenisedText, equal_runs, span_weights, tokens_of
 
 MODEL_NAME: Final = "model.onnx"
 TOKENIZER_NAME: Final = "tokenizer.json"
@@ -66,8 +68,6 @@ _WARM_UP: Final = (
     "Exchange lists a token, says its chief, and the wire carries the news to everybody who reads it",
 )
 
-Floats = npt.NDArray[np.float32]
-
 
 def providers_of(device: str) -> tuple[str, ...]:
     """Return onnxruntime's providers for "cpu" or "cuda". Raises UsageError for any other name."""
@@ -87,6 +87,7 @@ def fingerprint(folder: Path, card: Card) -> str:
     """
     files = [folder / MODEL_NAME, folder / TOKENIZER_NAME]
     salt = f"temperature={card.temperature!r} length={card.max_length} text={VERSION}"
+    salt += prompt_salt(card.template)
     if card.kinds:
         salt += f" assets={card.asset_temperature!r} kinds={card.kind_temperature!r} {' '.join(card.kinds)}"
     return sha256_files(files, salt=salt)
@@ -126,18 +127,10 @@ def _checked_card(folder: Path) -> Card:
     return card
 
 
-class _Tokens(NamedTuple):
-    """Token ids of one text, and for each asset the positions of the tokens that name it."""
-
-    ids: list[int]
-    assets: dict[str, list[int]]
-    unknown: float  # share of the tokens that the vocabulary lacks
-
-
 class _Answer(NamedTuple):
     """What the model returns for one text."""
 
-    tokens: _Tokens
+    tokens: TokenisedText
     logits: Floats  # (3,)
     pooled: Floats  # (dimensions,)
     kinds: Floats  # (9,), or (0,) if the model doesn't tell
@@ -160,7 +153,8 @@ class Scorer:
         self.finder = finder or AssetFinder()
         self._session = session
         self._tokenizer = tokenizer
-        self._added = tokenizer.num_special_tokens_to_add(is_pair=False)
+        self._prompt = PromptTokens(tokenizer, card.template, card.max_length) if card.template else None
+        self._added = 0 if self._prompt else tokenizer.num_special_tokens_to_add(is_pair=False)
         unknown = getattr(tokenizer.model, "unk_token", None)
         self._unknown = tokenizer.token_to_id(unknown) if unknown else -1
         self._outputs = list(READER_OUTPUTS if self.reads_assets else OUTPUTS)
@@ -308,8 +302,11 @@ class Scorer:
                 reasons[text] = NOT_READABLE
         return answers
 
-    def _tokenise(self, texts: Sequence[str]) -> list[_Tokens]:
+    def _tokenise(self, texts: Sequence[str]) -> list[TokenisedText]:
         """Tokenise clean texts. An asset that is only named after `max_length` tokens is left out."""
+        if self._prompt:
+            encodings, suffix = self._prompt.headlines(texts), self._prompt.suffix
+            return [self._tokens(encoding, suffix=suffix) for encoding in encodings]
         if not self.reads_assets:
             return [self._tokens(encoding) for encoding in self._tokenizer.encode_batch_fast(texts)]
         tokens = []
@@ -320,14 +317,17 @@ class Scorer:
             tokens.append(self._tokens(encoding, {asset: rows for asset, rows in named.items() if rows}))
         return tokens
 
-    def _tokens(self, encoding: Encoding, assets: dict[str, list[int]] | None = None) -> _Tokens:
+    def _tokens(
+        self, encoding: Encoding, assets: dict[str, list[int]] | None = None, suffix: Sequence[int] = ()
+    ) -> TokenisedText:
         words = len(encoding.ids) - self._added
-        return _Tokens(encoding.ids, assets or {}, encoding.ids.count(self._unknown) / max(words, 1))
+        unknown = encoding.ids.count(self._unknown) / max(words, 1)
+        return TokenisedText([*encoding.ids, *suffix], assets or {}, unknown)
 
     def _run(self, texts: Sequence[str]) -> list[_Answer]:
         """Return the answers to distinct clean texts, in the same order."""
         tokens = self._tokenise(texts)
-        runs = list(_runs(tokens, self._rows))
+        runs = list(equal_runs(tokens, self._rows))
         side_by_side = self._pool.map if self._pool and len(runs) > 1 else map
         results: Iterable[tuple[float, list[Floats]]] = side_by_side(
             self._time, [[tokens[row] for row in rows] for rows in runs]
@@ -352,12 +352,12 @@ class Scorer:
                 self.latency.add(milliseconds / len(rows))
         return [answers[row] for row in range(len(tokens))]
 
-    def _time(self, run: Sequence[_Tokens]) -> tuple[float, list[Floats]]:
+    def _time(self, run: Sequence[TokenisedText]) -> tuple[float, list[Floats]]:
         began = time.perf_counter()
         ids = np.array([one.ids for one in run], np.int64)
         given: dict[str, Any] = {INPUTS[0]: ids, INPUTS[1]: np.ones_like(ids)}
         if self.reads_assets:
-            given[READER_INPUTS[2]] = _spans(run)
+            given[READER_INPUTS[2]] = span_weights(run)
         outputs = self._session.run(self._outputs, given)
         return (time.perf_counter() - began) * 1e3, outputs
 
@@ -371,32 +371,3 @@ class Scorer:
 
 
 _NO_LOGITS: Final = np.zeros((0, len(LABELS)), np.float32)
-
-
-def tokens_of(spans: Iterable[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """Return the positions of the tokens, at `offsets` of the text, that overlap one of the `spans`."""
-    places = tuple(spans)
-    return [
-        position
-        for position, (start, end) in enumerate(offsets)
-        if end > start and any(start < stop and end > begin for begin, stop in places)
-    ]
-
-
-def _spans(run: Sequence[_Tokens]) -> Floats:
-    """Return the weights (texts, assets ≥ 1, tokens) of the tokens that name each asset."""
-    most = max(1, *(len(one.assets) for one in run))
-    weights = np.zeros((len(run), most, len(run[0].ids)), np.float32)
-    for number, one in enumerate(run):
-        for row, positions in enumerate(one.assets.values()):
-            weights[number, row, positions] = 1.0 / len(positions)
-    return weights
-
-
-def _runs(tokens: Sequence[_Tokens], rows: int) -> Iterator[list[int]]:
-    """Yield the row numbers of texts with equally many tokens, at most `rows` of them, longest first."""
-    by_length = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row].ids), row))
-    for _, equal in groupby(by_length, key=lambda row: len(tokens[row].ids)):
-        bucket = list(equal)
-        for start in range(0, len(bucket), rows):
-            yield bucket[start : start + rows]

@@ -59,7 +59,7 @@ def _stored(place: str, prefix: str, names: list[str]) -> Iterator[tuple[str, Te
     """
     with ExitStack() as opened:
         stored: dict[str, tuple[Any, str]] = {}
-        for path in _files(place):
+        for path in weight_files(place):
             file = opened.enter_context(safe_open(path, framework="pt"))
             keys = file.keys()
             stored |= {key.removeprefix(f"{prefix}."): (file, key) for key in keys}
@@ -71,7 +71,8 @@ def _stored(place: str, prefix: str, names: list[str]) -> Iterator[tuple[str, Te
     yield from _loaded(AutoModel.from_pretrained(place, dtype="auto", trust_remote_code=False), set(names))
 
 
-def _files(place: str) -> list[str]:
+def weight_files(place: str) -> list[str]:
+    """Return the paths of a base's safetensors files; empty if it has none."""
     if single := cached_file(place, _WEIGHTS, **_ABSENT):
         return [single]
     index = cached_file(place, _INDEX, **_ABSENT)

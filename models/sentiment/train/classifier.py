@@ -1,12 +1,16 @@
-"""The network that every method fine-tunes: a transformer body, a pooling and a three-class head."""
+"""The network that every method fine-tunes: a transformer body, a pooling, and three logits of a new head or
+of a language model's own words.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -28,8 +32,40 @@ class ClassifierOutput(ModelOutput):  # type: ignore[misc]
     embedding: Tensor | None = None
 
 
+class WordLogits(nn.Module):  # type: ignore[misc]
+    """A language model's logits of three label words, plus a constant `bias`.
+
+    Only the body is trained, so that the whole stays a language model. `rows` (3, hidden) are those of its
+    output matrix; None if that matrix is the input embedding, whose rows `ids` are then used as they are.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[int],
+        rows: Tensor | None,
+        bias: Sequence[float],
+        cap: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.cap = cap
+        self.register_buffer("ids", torch.tensor(list(ids)), persistent=False)
+        self.register_buffer("bias", torch.tensor(list(bias), dtype=torch.float32), persistent=False)
+        self.register_buffer("rows", None if rows is None else rows.detach().clone())
+
+    def forward(self, pooled: Tensor, embeddings: Tensor) -> Tensor:
+        """Return logits (batch, 3) of the last token's states (batch, hidden). `cap` is the model's own bound
+        of logits (Gemma 2).
+        """
+        rows = embeddings[self.ids] if self.rows is None else self.rows
+        logits = functional.linear(pooled.to(rows.dtype), rows).float()
+        if self.cap:
+            logits = torch.tanh(logits / self.cap) * self.cap
+        return logits + self.bias
+
+
 class SentimentClassifier(nn.Module):  # type: ignore[misc]
-    """Any transformers body, pooling, dropout, and a linear head named `classifier`.
+    """Any transformers body, pooling, dropout, and a linear head named `classifier`; or `words` instead of a
+    head.
 
     The configuration is the encoder's, so peft and Trainer treat this as any other classifier. The outputs of
     a soft prompt are part of the mean, because they are trained to summarise the text.
@@ -37,15 +73,23 @@ class SentimentClassifier(nn.Module):  # type: ignore[misc]
 
     accepts_loss_kwargs = False  # Trainer must average the loss over accumulated batches itself
 
-    def __init__(self, encoder: PreTrainedModel, pooling: Pooling, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        pooling: Pooling,
+        dropout: float = 0.1,
+        words: WordLogits | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.config = encoder.config
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(encoder.config.hidden_size, len(LABELS))
-        nn.init.normal_(self.classifier.weight, std=0.02)
-        nn.init.zeros_(self.classifier.bias)
+        self.words = words
+        if words is None:
+            self.classifier = nn.Linear(encoder.config.hidden_size, len(LABELS))
+            nn.init.normal_(self.classifier.weight, std=0.02)
+            nn.init.zeros_(self.classifier.bias)
         self.objective = Objective()
         if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # never used, so neither trained, stored nor exported
@@ -72,13 +116,20 @@ class SentimentClassifier(nn.Module):  # type: ignore[misc]
         pooled = embedding = mean_pool(hidden, mask)
         if self.pooling != "mean":
             pooled = output.pooler_output if self.pooling == "pooler" else last_token(hidden, mask)
-        logits = self.classifier(self.dropout(pooled.to(self.classifier_weight.dtype)))
+        if self.words is None:
+            logits = self.classifier(self.dropout(pooled.to(self.classifier_weight.dtype)))
+        else:
+            logits = self.words(pooled, self.get_input_embeddings().weight)
         loss = None if labels is None else self.objective(logits, labels)
         return ClassifierOutput(loss=loss, logits=logits, embedding=embedding)
 
     @property
     def classifier_weight(self) -> Tensor:
-        """Weight of the head, also after peft has wrapped it. Its precision doesn't follow the body's."""
+        """Weight of the head, also after peft has wrapped it. Its precision doesn't follow the body's.
+        Without a head: the input embeddings.
+        """
+        if self.words is not None:
+            return cast(Tensor, self.encoder.get_input_embeddings().weight)
         return next(self.classifier.parameters())
 
     @property

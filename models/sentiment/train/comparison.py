@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from agent.core.errors import UsageError
 from agent.system.atomic import write_bytes
 from models.cards import DatasetRecord, Estimate
-from models.sentiment.train.methods import get_method
+from models.sentiment.train.methods import UNTRAINED, get_method
 from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.splits import PARTS, Split
 
@@ -136,7 +136,7 @@ def _run_method(run: _MethodRun, on_status: Callable[[str], None]) -> Comparison
                 return row
     recipe = run.recipe
     swept: dict[str, float] = {}
-    if run.sweep_rows and recipe.learning_rate is None:
+    if run.sweep_rows and recipe.learning_rate is None and recipe.method != UNTRAINED:
         with _own_process() as process:
             swept = _sweep(run, process, on_status)
         recipe = replace(recipe, learning_rate=float(min(swept, key=lambda rate: swept[rate])))
@@ -192,7 +192,7 @@ def _train_and_measure(
     done = _train(recipe, split, datasets, output, base)
     return ComparisonRow(
         method=recipe.method,
-        learning_rate=done.recipe.learning_rate,
+        learning_rate=done.recipe.learning_rate if done.trainable else None,
         trainable=done.trainable,
         cpu_seconds=time.process_time() - began,
         peak_memory=done.peak_memory,

@@ -44,6 +44,8 @@ from models.sentiment.train.trained_model import TrainedClassifier, load_trained
 CORPUS: Final = Path(__file__).parent / "corpus" / "headlines.csv"
 OPSET: Final = 20
 _REFERENCE_ROWS: Final = 300
+EXPORTED_FROM: Final = "exported_from"
+"""Key of `Card.notes`: fingerprint of the trained folder."""
 _EXPORTED: Final = (MODEL_NAME, TOKENIZER_NAME, CARD_NAME)
 
 
@@ -92,7 +94,7 @@ def export_model(
             quantise_graph(folder / MODEL_NAME)
         trained.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_NAME))
         card = trained.card
-        card.notes |= {PRECISION: "int8" if quantise else "fp32"}
+        card.notes |= {PRECISION: "int8" if quantise else "fp32", EXPORTED_FROM: card.fingerprint}
         card.fingerprint = fingerprint(folder, card)
         write_card_with_hashes(card, folder, (MODEL_NAME, TOKENIZER_NAME))
         scorer = Scorer.load(folder)

@@ -18,14 +18,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
-from agent.core.errors import ModelError
+from agent.core.errors import ModelError, UsageError
 from agent.system.atomic import settled
 from models.calibration import softmax
 from models.cards import CARD_NAME, Card, check_files, fingerprint, read_card
 from models.classification_metrics import Floats
 from models.sentiment.serve.headline_text import clean
-from models.sentiment.train.bases import load_base, refuse_code
+from models.sentiment.serve.prompt_tokens import PromptTokens
+from models.sentiment.train.bases import Base, load_base, refuse_code
 from models.sentiment.train.classifier import Pooling, SentimentClassifier
+from models.sentiment.train.methods import UNTRAINED
+from models.sentiment.train.text_tokens import TextTokens
+from models.sentiment.train.word_rows import WORDS_SHA256, make_word_logits, rows_sha256, word_logits
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
@@ -94,12 +98,14 @@ class TrainedClassifier(msgspec.Struct):
     tokenizer: PreTrainedTokenizerBase
     card: Card
     device: str = "cpu"
+    tokens: TextTokens | None = None
+    """Tokens of texts in the card's prompt, once they are needed."""
 
     def logits(self, texts: Sequence[str], batch_size: int = 32) -> tuple[Floats, Floats]:
         """Return (logits (n, 3), embeddings (n, hidden)) of raw texts."""
-        length, device = self.card.max_length, self.device
-        arguments = self.model, self.tokenizer, texts
-        return embed(*arguments, max_length=length, batch_size=batch_size, device=device)
+        if self.tokens is None:
+            self.tokens = TextTokens.of(self.tokenizer, self.card)
+        return embed(self.model, self.tokens, texts, batch_size=batch_size, device=self.device)
 
     def probabilities(self, texts: Sequence[str], batch_size: int = 32) -> Floats:
         """Return calibrated probabilities (n, 3) of raw texts."""
@@ -108,23 +114,23 @@ class TrainedClassifier(msgspec.Struct):
 
 def embed(
     model: MergedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokens: TextTokens,
     texts: Sequence[str],
     *,
-    max_length: int,
     batch_size: int = 32,
     device: str = "cpu",
 ) -> tuple[Floats, Floats]:
-    """Return (logits (n, 3), embeddings (n, hidden)) of raw texts, cleaned and in batches of similar
-    lengths.
+    """Return (logits (n, 3), embeddings (n, hidden)) of raw texts, cleaned and in batches of similar lengths.
+
+    With a prompt, `model` holds its prefix (see `with_prompt`).
     """
-    encoded = [tokenizer(clean(text), truncation=True, max_length=max_length)["input_ids"] for text in texts]
+    encoded = tokens.after_prefix([clean(text) for text in texts])
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     found = []
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
             ids = [encoded[i] for i in order[start : start + batch_size]]
-            padded = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(device)
+            padded = tokens.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(device)
             found.append(
                 [part.double().cpu().numpy() for part in model(padded["input_ids"], padded["attention_mask"])]
             )
@@ -133,8 +139,32 @@ def embed(
     return logits, embeddings
 
 
-def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) -> TrainedClassifier:
+def with_prompt(classifier: SentimentClassifier, prompt: PromptTokens) -> MergedModel:
+    """Return the model with the keys and values of the prompt's prefix, which are the same for each text.
+
+    Raises ModelError if the architecture keeps none.
+    """
+    encoder = classifier.encoder
+    ids = torch.tensor([prompt.prefix], device=encoder.get_input_embeddings().weight.device)
+    with torch.inference_mode():
+        cache = encoder(input_ids=ids, use_cache=True).past_key_values
+    layers = getattr(cache, "layers", ())
+    lengths = {0 if getattr(layer, "keys", None) is None else layer.keys.shape[-2] for layer in layers}
+    if lengths != {ids.shape[1]}:  # such as a state-space model, or a window that is shorter than the prompt
+        what = f"a {encoder.config.model_type} keeps no keys and values of a prompt of {ids.shape[1]} tokens"
+        raise ModelError(what, hint="use --head linear, fewer --shots, or another base")
+    # Clones, because tensors of inference mode can't be saved by an export
+    return MergedModel(
+        classifier, prefixes=[(layer.keys[0].clone(), layer.values[0].clone()) for layer in layers]
+    )
+
+
+def load_trained(
+    folder: Path, device: str = "cpu", *, base: str | None = None, four_bit: bool = False
+) -> TrainedClassifier:
     """Load a folder written by `tapewire train sentiment`, merged into `base` (default: the one in its card).
+
+    With `four_bit` the base is in 4 bits, and the adapter stays beside it unmerged.
 
     Raises ModelError if the folder is damaged, holds an export and no adapter, was trained on another base,
     or has other files than its card records, and if the model's output is not finite.
@@ -145,10 +175,18 @@ def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) 
     refuse_code(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokens = TextTokens.of(tokenizer, card)
         if (folder / ADAPTER_CONFIG).is_file():
-            model = _with_adapter(folder, card, base)
+            model = _with_adapter(folder, card, base, tokens, four_bit)
         elif (folder / FULL_WEIGHTS).is_file():
-            model = MergedModel(_fully_tuned(folder, card))
+            if four_bit:
+                what = f"{folder} holds whole weights, which aren't served in 4 bits"
+                raise UsageError(what, hint="use another precision")
+            model = _merged(_fully_tuned(folder, card, tokens), tokens)
+        elif card.method == UNTRAINED:
+            model = _merged(
+                _classifier(_checked_base(folder, card, base, four_bit), folder, card, tokens), tokens
+            )
         else:
             hint = "name a folder written by `tapewire train`"
             raise ModelError(f"{folder} holds neither an adapter nor full weights", hint=hint)
@@ -157,7 +195,7 @@ def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) 
         hint = "the folder is damaged: train again"
         raise ModelError(f"{folder} cannot be loaded: {first}", hint=hint) from error
     model.eval().to(device)
-    trained = TrainedClassifier(model, tokenizer, card, device)
+    trained = TrainedClassifier(model, tokenizer, card, device, tokens)
     if not all(np.isfinite(part).all() for part in trained.logits(["Markets are open"])):
         what = f"{folder}: the model's output is not finite numbers"
         raise ModelError(what, hint="train again, at a lower learning rate")
@@ -173,14 +211,19 @@ def _check_origin(card: Card, folder: Path) -> None:
         return
     if not (card.fingerprint and weights and (folder / TOKENIZER).is_file()):
         return
-    if card.fingerprint != fingerprint([folder / weights, folder / TOKENIZER], card.temperature):
+    if card.fingerprint != fingerprint(
+        [folder / weights, folder / TOKENIZER], card.temperature, card.template
+    ):
         changed = f"{weights}, {TOKENIZER} or the temperature"
         what = f"{folder}: {changed} are not those that {CARD_NAME} was written for"
         raise ModelError(what, hint="copy the whole folder again, or train again")
 
 
-def _with_adapter(folder: Path, card: Card, base_name: str | None) -> MergedModel:
-    four_bit, pooling = card.method == "qlora", cast(Pooling, card.pooling)
+def _checked_base(folder: Path, card: Card, base_name: str | None, serve_four_bit: bool) -> Base:
+    """Load the base, in full precision unless `serve_four_bit`. Raises ModelError if it isn't the one that
+    the card names.
+    """
+    four_bit, pooling = serve_four_bit or card.method == "qlora", cast(Pooling, card.pooling)
     base = load_base(base_name or card.base, four_bit=four_bit, pooling=pooling)
     same_embeddings = card.base_sha256 == base.sha256
     same = card.base_weights_sha256 == base.weights_sha256 if card.base_weights_sha256 else same_embeddings
@@ -195,14 +238,37 @@ def _with_adapter(folder: Path, card: Card, base_name: str | None) -> MergedMode
         reason = "its card is of an earlier version"
         _log.warning("only the base's embeddings are checked", folder=str(folder), reason=reason)
     # Merging into 4-bit weights would change predictions, merging into dequantised ones does not
-    if four_bit:
+    if four_bit and not serve_four_bit:
         base.encoder.dequantize()
-    classifier = SentimentClassifier(base.encoder, base.pooling)
+    return base
+
+
+def _classifier(base: Base, folder: Path, card: Card, tokens: TextTokens) -> SentimentClassifier:
+    if tokens.prompt is None:
+        return SentimentClassifier(base.encoder, base.pooling)
+    words = word_logits(base, tokens.prompt)
+    if rows_sha256(words) != card.notes.get(WORDS_SHA256, ""):
+        what = f"{folder} was trained on another base than {base.name}: its output matrix has other weights"
+        raise ModelError(what, hint=f"its card names {card.base}: use that one")
+    return SentimentClassifier(base.encoder, base.pooling, words=words)
+
+
+def _merged(classifier: SentimentClassifier, tokens: TextTokens) -> MergedModel:
+    return with_prompt(classifier.eval(), tokens.prompt) if tokens.prompt else MergedModel(classifier)
+
+
+def _with_adapter(
+    folder: Path, card: Card, base_name: str | None, tokens: TextTokens, four_bit: bool
+) -> MergedModel:
+    classifier = _classifier(_checked_base(folder, card, base_name, four_bit), folder, card, tokens)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # see `_check_adapter`
         adapted = PeftModel.from_pretrained(classifier, folder, is_trainable=False)
     _check_adapter(folder, adapted)
-    return merge_adapter(adapted)
+    if four_bit and not adapted.active_peft_config.is_prompt_learning:
+        return _merged(adapted.base_model.model, tokens)
+    merged = merge_adapter(adapted)
+    return _merged(merged.classifier, tokens) if tokens.prompt else merged
 
 
 def _check_adapter(folder: Path, adapted: PeftModel) -> None:
@@ -251,11 +317,15 @@ def _unwrap_head(classifier: SentimentClassifier) -> None:
         classifier.classifier = wrapper.modules_to_save[wrapper.active_adapter]
 
 
-def _fully_tuned(folder: Path, card: Card) -> SentimentClassifier:
+def _fully_tuned(folder: Path, card: Card, tokens: TextTokens) -> SentimentClassifier:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     encoder = AutoModel.from_config(config, trust_remote_code=False)
-    classifier = SentimentClassifier(encoder, cast(Pooling, card.pooling))
-    classifier.load_state_dict(load_file(folder / FULL_WEIGHTS))
+    weights = load_file(folder / FULL_WEIGHTS)
+    words = None
+    if tokens.prompt:
+        words = make_word_logits(config, tokens.prompt, weights.get("words.rows"))
+    classifier = SentimentClassifier(encoder, cast(Pooling, card.pooling), words=words)
+    classifier.load_state_dict(weights)
     return classifier
 
 

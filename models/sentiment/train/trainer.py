@@ -15,7 +15,6 @@ from torch import nn
 from transformers import (
     DataCollatorWithPadding,
     EarlyStoppingCallback,
-    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -34,6 +33,7 @@ from models.sentiment.train.datasets import Example
 from models.sentiment.train.evaluation import class_indices
 from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.splits import Split
+from models.sentiment.train.text_tokens import TextTokens
 
 COMPLETE: Final = "complete"
 """Name of a file in a complete checkpoint, with the SHA-256 of all other files."""
@@ -121,13 +121,10 @@ def _content(checkpoint: Path) -> str:
 class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):  # type: ignore[misc]
     """Token ids and labels of texts, tokenised at construction."""
 
-    def __init__(
-        self, texts: Sequence[str], labels: Ints, tokenizer: PreTrainedTokenizerBase, max_length: int
-    ) -> None:
-        ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if texts else []
+    def __init__(self, texts: Sequence[str], labels: Ints, tokens: TextTokens) -> None:
         self.rows = [
             {"input_ids": row, "attention_mask": [1] * len(row), "labels": int(label)}
-            for row, label in zip(ids, labels, strict=True)
+            for row, label in zip(tokens.whole(texts), labels, strict=True)
         ]
 
     def __len__(self) -> int:
@@ -138,7 +135,7 @@ class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):  # type: ignor
 
 
 def tokenize_examples(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, recipe: Recipe, *, training: bool = False
+    examples: Sequence[Example], tokens: TextTokens, recipe: Recipe, *, training: bool = False
 ) -> TokenizedDataset:
     """Tokenise examples; for training also with dates and oversampling, if the recipe enables them."""
     texts = [example.text for example in examples]
@@ -148,7 +145,7 @@ def tokenize_examples(
     if training and recipe.imbalance == "oversample":
         rows = oversampled(truth, recipe.seed)
         texts, truth = [texts[i] for i in rows], truth[rows]
-    return TokenizedDataset(texts, truth, tokenizer, recipe.max_length)
+    return TokenizedDataset(texts, truth, tokens)
 
 
 def oversampled(labels: Ints, seed: int) -> NDArray[np.int64]:
@@ -187,7 +184,7 @@ def make_objective(recipe: Recipe, labels: Ints | None) -> Objective:
 
 def make_trainer(
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    tokens: TextTokens,
     recipe: Recipe,
     split: Split,
     checkpoints: Path,
@@ -247,9 +244,9 @@ def make_trainer(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=tokenize_examples(split.train, tokenizer, recipe, training=True),
-        eval_dataset=tokenize_examples(split.validation, tokenizer, recipe) if validated else None,
-        data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if not cpu else None),
+        train_dataset=tokenize_examples(split.train, tokens, recipe, training=True),
+        eval_dataset=tokenize_examples(split.validation, tokens, recipe) if validated else None,
+        data_collator=DataCollatorWithPadding(tokens.tokenizer, pad_to_multiple_of=8 if not cpu else None),
         compute_metrics=_scores,
         callbacks=callbacks,
     )

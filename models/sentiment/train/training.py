@@ -39,11 +39,12 @@ from models.sentiment.serve.drift import reference_shares
 from models.sentiment.serve.headline_score import HeadlineScore
 from models.sentiment.train.bases import EMBEDDED, Base, load_base
 from models.sentiment.train.catastrophic_forgetting import measure_forgetting
-from models.sentiment.train.classifier import SentimentClassifier
+from models.sentiment.train.classifier import SentimentClassifier, WordLogits
 from models.sentiment.train.evaluation import class_indices
-from models.sentiment.train.methods import Method, MethodContext, get_method
+from models.sentiment.train.methods import METHODS, UNTRAINED, WORD_METHODS, Method, MethodContext, get_method
 from models.sentiment.train.methods.recipe import Recipe, resolve
 from models.sentiment.train.splits import Split
+from models.sentiment.train.text_tokens import TextTokens
 from models.sentiment.train.trained_model import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -59,6 +60,8 @@ from models.sentiment.train.trainer import (
     make_trainer,
     tokenize_examples,
 )
+from models.sentiment.train.word_head import make_word_head
+from models.sentiment.train.word_rows import WORDS_SHA256, rows_sha256
 
 LogitsAndLabels = tuple[Floats, Ints]
 """(logits (n, 3), true classes (n,))."""
@@ -99,6 +102,8 @@ class TrainingResult(msgspec.Struct, frozen=True):
     seconds: float
     peak_memory: int
     """Bytes of the accelerator, or without one of this process."""
+    losses: tuple[tuple[int, float], ...] = ()
+    """Mean training loss of the last steps before each of these steps."""
 
 
 def train(
@@ -125,6 +130,9 @@ def train(
     """
     set_seed(recipe.seed)
     method = get_method(recipe.method)
+    if recipe.method not in (fitting := WORD_METHODS if recipe.head == "words" else METHODS):
+        what = f"method {recipe.method} doesn't work with --head {recipe.head}"
+        raise UsageError(what, hint=f"methods that do: {', '.join(fitting)}")
     recipe = resolve(recipe, method.defaults, len(split.train))
     processes = PartialState(cpu=not torch.cuda.is_available())
     checkpoints = checkpoints_of(output)
@@ -133,20 +141,25 @@ def train(
     processes.wait_for_everyone()
     try:
         loaded = load_base(base, four_bit=method.four_bit)
+        head = make_word_head(loaded, recipe, split.train) if recipe.head == "words" else None
+        tokens = head.tokens if head else TextTokens(loaded.tokenizer, recipe.max_length)
         steps = steps_of(recipe, len(split.train) // processes.num_processes)
-        model = build_model(loaded, recipe, method, steps=steps, labels=class_indices(split.train))
-        trainable, parameters = count_parameters(model)
+        labels = class_indices(split.train)
+        words = head.logits if head else None
+        model = build_model(loaded, recipe, method, steps=steps, labels=labels, words=words)
+        trainable, parameters = count_parameters(model) if method.trains else (0, count_parameters(model)[1])
         if announce:
             announce(recipe, trainable, parameters)
-        trainer = make_trainer(model, loaded.tokenizer, recipe, split, checkpoints, progress)
+        trainer = make_trainer(model, tokens, recipe, split, checkpoints, progress)
         began = time.monotonic()
-        trainer.train(
-            resume_from_checkpoint=str(last_checkpoint(checkpoints)) if resume else None,
-            ignore_keys_for_eval=["embedding"],
-        )
+        if method.trains:
+            trainer.train(
+                resume_from_checkpoint=str(last_checkpoint(checkpoints)) if resume else None,
+                ignore_keys_for_eval=["embedding"],
+            )
         seconds = time.monotonic() - began
         predicted = {
-            part: _predict(trainer, tokenize_examples(getattr(split, part), loaded.tokenizer, recipe))
+            part: _predict(trainer, tokenize_examples(getattr(split, part), tokens, recipe))
             for part in ("validation", "calibration", "test")
             if getattr(split, part)
         }
@@ -157,6 +170,9 @@ def train(
             raise _out_of_memory(error, recipe) from error
         raise
     card = _card(loaded, recipe, split, datasets, predicted, threshold)
+    if head:
+        card.template = head.template
+        card.notes[WORDS_SHA256] = rows_sha256(head.logits)
     card.notes |= {
         "seconds": round(seconds, 1),
         "trainable_parameters": trainable,
@@ -165,25 +181,33 @@ def train(
     if trainer.is_world_process_zero():
         with replaced_folder(output, keep=lambda name: name not in _REPLACED) as folder:
             _save(model, loaded.tokenizer, card, folder, predicted)
-            if forgetting:
+            if forgetting and method.trains:
                 card.notes |= measure_forgetting(load_trained(folder), base)
                 write_card_with_hashes(card, folder, card.files)
         shutil.rmtree(checkpoints, ignore_errors=True)
-    return TrainingResult(output, card, recipe, trainable, parameters, seconds, peak_memory())
+    losses = tuple((row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row)
+    return TrainingResult(output, card, recipe, trainable, parameters, seconds, peak_memory(), losses)
 
 
 def build_model(
-    base: Base, recipe: Recipe, method: Method, *, steps: int, labels: Ints | None = None
+    base: Base,
+    recipe: Recipe,
+    method: Method,
+    *,
+    steps: int,
+    labels: Ints | None = None,
+    words: WordLogits | None = None,
 ) -> nn.Module:
-    """Return the base with a head, wrapped by the method, for a resolved recipe.
+    """Return the base with a head, or with `words` instead of one, wrapped by the method, for a resolved
+    recipe.
 
     Class weights are computed from `labels` (n,).
     """
     if method.four_bit:
         prepare_model_for_kbit_training(base.encoder, use_gradient_checkpointing=recipe.checkpointing)
-    classifier = SentimentClassifier(base.encoder, base.pooling)
+    classifier = SentimentClassifier(base.encoder, base.pooling, words=words)
     # The base's head was not trained on the mean of tokens
-    if base.head is not None and base.pooling != "mean":
+    if words is None and base.head is not None and base.pooling != "mean":
         weight, bias = base.head
         classifier.classifier.load_state_dict({"weight": weight.float(), "bias": bias.float()})
     classifier.objective = make_objective(recipe, labels)
@@ -330,13 +354,15 @@ def _save(
         model.save_pretrained(folder, save_embedding_layers=False)
         # peft writes a model card with blanks to fill in; card.json replaces it
         (folder / "README.md").unlink(missing_ok=True)
-        weights = folder / ADAPTER_WEIGHTS
+        weights = [folder / ADAPTER_WEIGHTS]
+    elif card.method == UNTRAINED:
+        weights = []
     else:
-        weights = folder / FULL_WEIGHTS
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+        weights = [folder / FULL_WEIGHTS]
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights[0])
         model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    card.fingerprint = fingerprint([weights, folder / TOKENIZER], card.temperature)
+    card.fingerprint = fingerprint([*weights, folder / TOKENIZER], card.temperature, card.template)
     write_card_with_hashes(card, folder, [path.name for path in folder.iterdir() if path.is_file()])
     part = next((part for part in ("test", "calibration") if part in predicted), None)
     if part:

@@ -118,3 +118,12 @@ def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (root / "mean" / "1_Pooling").mkdir()
     (root / "mean" / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     return {name: root / name for name in configs}
+
+
+@pytest.fixture(scope="session")
+def word_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write tiny random language models and return their folders by architecture."""
+    pytest.importorskip("torch")
+    from tests.models.sentiment.decoder_bases import write_bases
+
+    return write_bases(tmp_path_factory.mktemp("decoders"))

@@ -35,8 +35,17 @@ class Method(msgspec.Struct, frozen=True):
     defaults: MethodDefaults
     four_bit: bool = False
 
+    @property
+    def trains(self) -> bool:
+        """False if the method changes no weight."""
+        return self.name != UNTRAINED
+
 
 METHODS: Final = ("lora", "qlora", "adalora", "prefix", "prompt", "ptuning", "full")
+UNTRAINED: Final = "none"
+"""Method that trains nothing: a language model classifies as it is, from its prompt alone."""
+WORD_METHODS: Final = ("lora", "qlora", "adalora", "full", UNTRAINED)
+"""Methods that a classification by label words supports."""
 _REGISTERED: Final[dict[str, Method]] = {}
 
 
@@ -56,8 +65,9 @@ def get_method(name: str) -> Method:
     """Return the method of that name. Raises UsageError, which suggests the closest one, for an unknown
     name.
     """
-    if name not in METHODS:
-        hint = did_you_mean(name, METHODS, f"known: {', '.join(METHODS)}")
+    known = (*METHODS, UNTRAINED)
+    if name not in known:
+        hint = did_you_mean(name, known, f"known: {', '.join(known)}")
         raise UsageError(f"unknown method {name!r}", hint=hint)
     importlib.import_module(f"{__name__}.peft_methods")
     return _REGISTERED[name]

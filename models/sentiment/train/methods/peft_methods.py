@@ -12,18 +12,23 @@ from peft import (
     TaskType,
 )
 
-from models.sentiment.train.methods import MethodContext, register
+from models.sentiment.train.methods import UNTRAINED, MethodContext, register
 from models.sentiment.train.methods.recipe import MethodDefaults, Recipe
 from models.sentiment.train.methods.targets import target_modules
 
 _LORA = MethodDefaults(learning_rate=2e-3, head_learning_rate=1e-3, epochs=4, ranked=True)
 
 
+def _task(recipe: Recipe) -> TaskType | None:
+    """Return the task, by which peft also trains and saves the head; None if label words replace it."""
+    return TaskType.SEQ_CLS if recipe.head == "linear" else None
+
+
 @register("lora", _LORA)
 def lora(recipe: Recipe, context: MethodContext) -> LoraConfig:
     """LoRA (Hu et al. 2021): a low-rank update beside chosen linear layers, scaled by alpha / rank."""
     return LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=_task(recipe),
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
@@ -44,7 +49,7 @@ def adalora(recipe: Recipe, context: MethodContext) -> AdaLoraConfig:
     """
     rank = recipe.rank or 8
     return AdaLoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=_task(recipe),
         init_r=max(rank * 3 // 2, rank + 1),
         target_r=rank,
         lora_alpha=recipe.alpha,
@@ -94,3 +99,8 @@ def ptuning(recipe: Recipe, context: MethodContext) -> PromptEncoderConfig:
 @register("full", MethodDefaults(learning_rate=1e-4, head_learning_rate=1e-3, epochs=4))
 def full(_recipe: Recipe, _context: MethodContext) -> None:
     """Full fine-tuning, without an adapter: every weight is trained."""
+
+
+@register(UNTRAINED, MethodDefaults(learning_rate=1e-4, head_learning_rate=1e-4, epochs=1))
+def untrained(_recipe: Recipe, _context: MethodContext) -> None:
+    """No training: a language model answers from its prompt and its examples (Brown et al. 2020)."""

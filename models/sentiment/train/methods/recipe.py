@@ -11,6 +11,7 @@ from agent.core.errors import UsageError
 
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 Imbalance = Literal["none", "weights", "focal", "oversample"]
+Head = Literal["linear", "words"]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +20,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     method: str = "lora"
+    head: Head = "linear"
+    """linear: a new layer on the pooled states. words: a decoder's logits of label words after a prompt."""
+    shots: int = 0
+    """Labelled examples that the prompt of `words` shows, drawn from the training part."""
     rank: int | None = None
     alpha: int | None = None
     dropout: float = 0.05
@@ -59,6 +64,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("dropout", "warmup", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}", hint="it must be in [0, 1)")
+        if self.shots and self.head != "words":
+            raise UsageError(f"shots is {self.shots}", hint="a prompt with examples needs --head words")
+        if not 0 <= self.shots <= 64:
+            raise UsageError(f"shots is {self.shots}", hint="it must be in [0, 64]")
         if not 8 <= self.max_length <= 512:
             raise UsageError(f"max_length is {self.max_length}", hint="it must be in [8, 512] tokens")
 
@@ -72,7 +81,11 @@ def parse(**choices: Any) -> Recipe:
     try:
         return msgspec.convert(choices, Recipe)
     except msgspec.ValidationError as error:
-        possible = {"imbalance": get_args(Imbalance), "optimizer": get_args(Optimizer)}
+        possible = {
+            "imbalance": get_args(Imbalance),
+            "optimizer": get_args(Optimizer),
+            "head": get_args(Head),
+        }
         wrong = [name for name in possible if name in choices and choices[name] not in possible[name]]
         hint = "; ".join(f"{name}: {', '.join(possible[name])}" for name in wrong)
         what = ", ".join(f"{name} is {choices[name]!r}" for name in wrong) or str(error)

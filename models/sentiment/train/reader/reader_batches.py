@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from agent.core.news_kinds import NEWS_KINDS
 from models.labels import LABELS
-from models.sentiment.serve.scorer import tokens_of
+from models.sentiment.serve.token_runs import tokens_of
 from models.sentiment.train.datasets.asset_labels import AssetExample
 
 UNLABELLED: Final = -1
