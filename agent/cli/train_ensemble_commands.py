@@ -154,16 +154,23 @@ def _show(done: Ensemble, output: Path) -> None:
 
     found = done.measured
     if found is not None:
-        heads = ("", "weight", "accuracy", "macro-F1", "ECE", "covered")
+        quality = Table(
+            *("", "weight", "accuracy", "macro-F1", "ECE", "worth (accuracy)"),
+            title=f"{found.rows_test:,} held-out texts",
+        )
         shares = tuple(f"{float(share):.0%}" for share in found.ensemble.precision_at)
-        title = f"{found.rows_test:,} held-out texts; precision of the surest {', '.join(shares)}"
-        table = Table(*heads, *shares, "worth (accuracy)", "ms", "cost", title=title)
+        answers = Table(
+            *("", "covered", *shares, "ms", "cost"), title=f"Precision of the surest {', '.join(shares)}"
+        )
         for member in done.members:
-            worth = found.worth.get(member.name)
-            cells = _cells(found.members[member.name], "" if worth is None else _interval(worth.accuracy))
-            table.add_row(member.name, f"{member.weight:.2f}", *cells)
-        table.add_row("ensemble", "", *_cells(found.ensemble, ""))
-        out.print(table)
+            figures, worth = found.members[member.name], found.worth.get(member.name)
+            value = "" if worth is None else _interval(worth.accuracy)
+            quality.add_row(member.name, f"{member.weight:.2f}", *_quality(figures), value)
+            answers.add_row(member.name, *_answers(figures))
+        quality.add_row("ensemble", "", *_quality(found.ensemble), "")
+        answers.add_row("ensemble", *_answers(found.ensemble))
+        out.print(quality)
+        out.print(answers)
         print_text(
             f"members differ on {found.disagreement:.0%} of the texts; "
             "worth: the ensemble minus one fitted without the member, with its 95 % interval",
@@ -176,15 +183,15 @@ def _show(done: Ensemble, output: Path) -> None:
     print_text(f'saved: {output}; use it as model.path = "ensemble:{output}"')
 
 
-def _cells(figures: Figures, worth: str) -> list[str]:
-    precisions = ("–" if share is None else f"{share:.3f}" for share in figures.precision_at.values())
+def _quality(figures: Figures) -> list[str]:
+    return [f"{value:.3f}" for value in (figures.accuracy, figures.macro_f1, figures.ece)]
+
+
+def _answers(figures: Figures) -> list[str]:
+    """Return coverage, precision by share of the surest texts, and ms and cost of an answer."""
     return [
-        f"{figures.accuracy:.3f}",
-        f"{figures.macro_f1:.3f}",
-        f"{figures.ece:.3f}",
         f"{figures.coverage:.1%}",
-        *precisions,
-        worth,
+        *("–" if share is None else f"{share:.3f}" for share in figures.precision_at.values()),
         "–" if figures.ms is None else f"{figures.ms:.1f}",
         f"{figures.cost:.2g}" if figures.cost else "0",
     ]
