@@ -30,8 +30,9 @@ def score_all(
     """
     if material.plan.news is None:
         return
+    from agent.data.cascade import may_vote, models_of
     from agent.replay.fusion_model import open_predictor
-    from models.sentiment.serve.score_cache import fill_cache
+    from models.sentiment.serve.score_cache import CachedScorer, fill_cache
 
     if material.config.fusion.path and not embeddings:
         predictor = open_predictor(material.config)
@@ -40,14 +41,20 @@ def score_all(
         scorer = material.scoring(database, material.plan.end or 0).scorer
         if scorer is None:
             return
-        with progress_bar("scoring headlines", None, MofNCompleteColumn()) as update:
-            titles = (text(news) if text else news.title for news in material.headlines())
-            fill_cache(
-                scorer,
-                titles,
-                embedded=embeddings,
-                progress=lambda done, total: update(completed=done, total=total),
-            )
+        votes = may_vote(material.config)
+        for number, model in enumerate(models_of(scorer)):
+            if not isinstance(model, CachedScorer):
+                continue
+            headlines = material.headlines() if number == 0 else filter(votes, material.headlines())
+            titles = [text(news) if text else news.title for news in headlines]
+            what = "revising scores" if number else "scoring headlines"
+            with progress_bar(what, None, MofNCompleteColumn()) as update:
+                fill_cache(
+                    model,
+                    titles,
+                    embedded=embeddings and number == 0,
+                    progress=lambda done, total: update(completed=done, total=total),
+                )
 
 
 @contextmanager

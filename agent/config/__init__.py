@@ -65,6 +65,7 @@ class HistoryConfig(Section):
 
     feed_delay: Duration = 60_000  # from publication to first seen
     inference_latency: Duration = 250  # from first seen to scored
+    revision_latency: Duration = 5_000  # from there to the answer of model.revise_with
     # default of --klines; if both are empty, the sample data is replayed
     klines: tuple[str, ...] = ()
     news: str = ""  # file of headlines

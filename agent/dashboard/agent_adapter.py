@@ -55,6 +55,7 @@ class DaemonAdapter:
             "now": status.now,
             "uptime_s": status.uptime_s,
             "model": status.model[:12],
+            "revising_model": status.revising_model[:12],
             "model_drift": status.model_drift,
             "sources": status.producers,
             "feeds": status.feeds,

@@ -58,7 +58,7 @@ from agent.dashboard.page_rows import (
     fill_row,
     headline_row,
     order_row,
-    sentiment_row,
+    scored_row,
     signal_row,
 )
 
@@ -130,9 +130,7 @@ class DashboardState:
             case Sentiment():
                 headline = self._headlines.get(event.news_id)
                 if headline is not None:
-                    self._headlines.put(
-                        headline.id, replace(headline, opinion=sentiment_row(event)), self.version
-                    )
+                    self._headlines.put(headline.id, scored_row(headline, event), self.version)
             case Command(action="warm-up" | "warm-up-done"):
                 self.warming_up = event.action == "warm-up"
             case Command(action="heartbeat"):

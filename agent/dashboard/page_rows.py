@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.config import Config
 from agent.core.events import (
@@ -23,6 +24,7 @@ from agent.core.events import (
     Sentiment,
     Signal,
 )
+from agent.data.provenance import MAX_REASON, shown_reason
 from agent.data.text import one_line
 from agent.live.formatting import describe
 from agent.store.runs import Run
@@ -123,7 +125,8 @@ class AssetRow(NamedTuple):
 class SentimentRow(msgspec.Struct, frozen=True):
     """The model's probabilities for a headline and for the assets that it names, and the kind of news.
 
-    `assets` and `kind` are empty if the model doesn't tell, or abstained.
+    `assets` and `kind` are empty if the model doesn't tell, or abstained. `reason` is what a language model
+    stated, `fallback` why it didn't answer.
     """
 
     bearish: float
@@ -135,10 +138,17 @@ class SentimentRow(msgspec.Struct, frozen=True):
     assets: tuple[AssetRow, ...] = ()  # in the order of first mention
     kind: str = ""
     kind_confidence: float = 0.0
+    provisional: bool = False  # it may be revised
+    reason: str = ""
+    fallback: str = ""
 
 
 class HeadlineRow(msgspec.Struct, frozen=True):
-    """A headline. `opinion` is its sentiment, None until it is scored."""
+    """A headline. `opinion` is the sentiment that counts, None until the headline is scored.
+
+    If a slower model has revised it, `first` is the sentiment that was replaced; if that model abstained,
+    `kept` is True and the first one still counts.
+    """
 
     id: str
     at: int  # when it became available to the agent
@@ -149,6 +159,8 @@ class HeadlineRow(msgspec.Struct, frozen=True):
     symbols: tuple[str, ...]
     actionable: bool
     opinion: SentimentRow | None = None
+    first: SentimentRow | None = None
+    kept: bool = False
 
 
 class FillRow(msgspec.Struct, frozen=True):
@@ -293,7 +305,20 @@ def sentiment_row(sentiment: Sentiment) -> SentimentRow:
         ),
         kind=one_line(sentiment.kind, _KIND_LENGTH) if told else "",
         kind_confidence=sentiment.kind_confidence if told else 0.0,
+        provisional=sentiment.provisional,
+        reason=shown_reason(sentiment.provenance),
+        fallback="" if sentiment.provenance is None else one_line(sentiment.provenance.fallback, MAX_REASON),
     )
+
+
+def scored_row(headline: HeadlineRow, sentiment: Sentiment) -> HeadlineRow:
+    """Return a headline's row with its sentiment, which may revise an earlier one."""
+    opinion, before = sentiment_row(sentiment), headline.opinion
+    if before is None or not before.provisional:
+        return replace(headline, opinion=opinion)
+    if opinion.abstained:
+        return replace(headline, kept=True)
+    return replace(headline, opinion=opinion, first=headline.first or before, kept=False)
 
 
 def signal_row(signal: Signal) -> SignalRow:

@@ -161,13 +161,14 @@ def score_news(
     embedded: bool = False,
     block: int = _BLOCK,
     text: Callable[[News], str] = attrgetter("title"),
+    revised: Callable[[News], bool] | None = None,
 ) -> Iterator[News | Sentiment]:
     """Yield the news, which must be sorted by availability, and a `Sentiment` for each, in total order.
 
     A sentiment is available `inference_latency` ms after its headline. `block` headlines are read ahead and
     scored together; `text` returns the text to score. `model` is the fingerprint recorded with each
     sentiment. If `embedded`, each sentiment other than an abstention contains its embedding and those of its
-    assets.
+    assets. Headlines for which `revised` returns True get a provisional sentiment.
     """
     waiting: deque[Sentiment] = deque()
     source = iter(news)
@@ -178,26 +179,33 @@ def score_news(
             while waiting and waiting[0].available_at < item.available_at:
                 yield waiting.popleft()
             yield item
-            known, score = item.available_at + inference_latency, scored.score
-            waiting.append(
-                Sentiment(
-                    news_id=item.id,
-                    ts=known,
-                    available_at=known,
-                    bearish=score.bearish,
-                    neutral=score.neutral,
-                    bullish=score.bullish,
-                    model=model,
-                    abstained=score.abstained,
-                    latency_ms=float(inference_latency),
-                    embedding=scored.embedding,
-                    assets=scored.assets,
-                    kind=scored.kind,
-                    kind_confidence=scored.kind_confidence,
-                    provenance=provenance_of(score),
-                )
-            )
+            provisional = revised is not None and revised(item)
+            waiting.append(sentiment_of(item, scored, inference_latency, model, provisional=provisional))
     yield from waiting
+
+
+def sentiment_of(
+    news: News, scored: ScoredText, latency: int, model: str, *, provisional: bool = False
+) -> Sentiment:
+    """Return the sentiment of a headline, available `latency` ms after it."""
+    known, score = news.available_at + latency, scored.score
+    return Sentiment(
+        news_id=news.id,
+        ts=known,
+        available_at=known,
+        bearish=score.bearish,
+        neutral=score.neutral,
+        bullish=score.bullish,
+        model=model,
+        abstained=score.abstained,
+        latency_ms=float(latency),
+        embedding=scored.embedding,
+        assets=scored.assets,
+        kind=scored.kind,
+        kind_confidence=scored.kind_confidence,
+        provisional=provisional,
+        provenance=provenance_of(score),
+    )
 
 
 class SentimentFile:

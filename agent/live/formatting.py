@@ -136,10 +136,13 @@ def describe(message: Event | Decision) -> dict[str, Any]:
 
 
 def _told(sentiment: Sentiment) -> dict[str, str]:
-    """Return why a language model didn't answer, and its reason, each as one printable line."""
+    """Return whether the answer is provisional, why a language model didn't answer, and its reason, each as
+    one printable line.
+    """
+    provisional = {"answer": "provisional"} if sentiment.provisional else {}
     if sentiment.provenance is None:
-        return {}
-    fields = {
+        return provisional
+    fields = provisional | {
         "fallback": one_line(sentiment.provenance.fallback, MAX_REASON),
         "reason": shown_reason(sentiment.provenance),
     }

@@ -208,6 +208,7 @@ class RevisingConsumer:
     def _in_thread(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
         """Start blocking work. Wait for it by `asyncio.wait`, which doesn't cancel it: the thread goes on."""
         self._call = call = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        call.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # a stop waits for none
         return call
 
     def _result(self, call: asyncio.Future[_T]) -> _T:

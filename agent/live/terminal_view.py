@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
@@ -30,12 +30,14 @@ from agent.core.events import (
     Side,
     Signal,
 )
+from agent.data.provenance import shown_reason
 from agent.data.text import MAX_TITLE, one_line, printable
 
 _BARS: Final = 48  # closes in a sparkline
 _ASSETS: Final = 3  # answers for single assets on a line of the terminal
 _LOGGED_ASSETS: Final = 10  # the same in a log
 _WORD: Final = 12  # characters of a ticker and of a kind
+_TITLES: Final = 1_000  # headlines without their last answer whose titles a log remembers
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _STYLES: Final = {
     Direction.BUY: "green",
@@ -73,6 +75,7 @@ class TerminalView:
         self._equity: deque[float] = deque(maxlen=_BARS)
         self._headlines: deque[News] = deque(maxlen=rows)
         self._sentiments: dict[str, Sentiment] = {}
+        self._revised: dict[str, Sentiment] = {}  # the answers that were replaced
         self._activity: deque[tuple[int, Text]] = deque(maxlen=rows)
         self.fills = 0
 
@@ -88,10 +91,16 @@ class TerminalView:
                         self._equity.append(engine.portfolio.equity())
             case News():
                 self._headlines.append(event)
-                self._sentiments = {
-                    news.id: s for news in self._headlines if (s := self._sentiments.get(news.id))
-                }
+                shown = {news.id for news in self._headlines}
+                for answers in (self._sentiments, self._revised):
+                    for news_id in answers.keys() - shown:
+                        del answers[news_id]
             case Sentiment():
+                before = self._sentiments.get(event.news_id)
+                if before is not None and before.provisional:
+                    if event.abstained:
+                        return
+                    self._revised.setdefault(event.news_id, before)
                 self._sentiments[event.news_id] = event
 
     def decision(self, seq: int, decision: Decision) -> None:
@@ -141,10 +150,13 @@ class TerminalView:
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         for news in self._headlines:
             sentiment = self._sentiments.get(news.id)
-            cells = [Text(hour_minute(news.available_at), "dim"), _sentiment_text(sentiment)]
+            answer = _revision_text(self._revised.get(news.id), sentiment)
+            cells = [Text(hour_minute(news.available_at), "dim"), answer]
             if told:
                 cells.append(Text(_kind(sentiment), "dim"))
             title = Text(one_line(news.title, MAX_TITLE))
+            if reason := shown_reason(sentiment.provenance if sentiment else None):
+                title.append(f" — {reason}", "dim")
             assets = _asset_texts(sentiment, _ASSETS)
             table.add_row(*cells, Text(" ").join([*assets, title]) if assets else title)
         return Panel(table, title="headlines", title_align="left")
@@ -178,7 +190,8 @@ class LineView:
     def __init__(self, console: Console, engine: Callable[[], Engine | None]) -> None:
         self._console = console
         self._engine = engine
-        self._titles: dict[str, str] = {}
+        self._titles: OrderedDict[str, str] = OrderedDict()
+        self._provisional: OrderedDict[str, Sentiment] = OrderedDict()
         self._hour = 0
         self.fills = 0
 
@@ -186,15 +199,33 @@ class LineView:
         match event:
             case News():
                 self._titles[event.id] = one_line(event.title, MAX_TITLE)
+                if len(self._titles) > _TITLES:
+                    self._titles.popitem(last=False)
             case Sentiment():
-                title = self._titles.pop(event.news_id, "")
-                line = f"{_sentiment_text(event).plain} {title}{_answers(event)}"
-                self._print(event.available_at, line)
+                self._on_sentiment(event)
             case Kline(confirm=True) if event.ts // HOUR_MS > self._hour:
                 first, self._hour = not self._hour, event.ts // HOUR_MS
                 engine = self._engine()
                 if engine is not None and not first and not engine.risk.warming_up:
                     self._print(event.ts, f"equity {engine.portfolio.equity():,.2f}")
+
+    def _on_sentiment(self, sentiment: Sentiment) -> None:
+        news_id = sentiment.news_id
+        title = self._titles.get(news_id, "")
+        before = self._provisional.pop(news_id, None)
+        if sentiment.provisional:
+            self._provisional[news_id] = before or sentiment
+            if len(self._provisional) > _TITLES:
+                self._provisional.popitem(last=False)
+        else:
+            self._titles.pop(news_id, None)
+        verb = "not revised: " if sentiment.abstained else "revised: "
+        answer = f"{verb if before else ''}{_revision_text(before, sentiment).plain}"
+        reason = shown_reason(sentiment.provenance)
+        self._print(
+            sentiment.available_at,
+            f"{answer} {title}{_answers(sentiment)}{f' — {reason}' if reason else ''}",
+        )
 
     def decision(self, seq: int, decision: Decision) -> None:
         """Print signals that may be traded on, fills and changes of the risk state."""
@@ -225,6 +256,12 @@ def _sentiment_text(sentiment: Sentiment | None) -> Text:
         return Text("abstained", "dim")
     share, name, style, _ = _likeliest(sentiment)
     return Text(f"{name} {share:.2f}", style)
+
+
+def _revision_text(before: Sentiment | None, sentiment: Sentiment | None) -> Text:
+    """Show the answer, and the one that it replaced, such as `bearish 0.71 → bullish 0.83`."""
+    text = _sentiment_text(sentiment)
+    return text if before is None else Text(" → ").join([_sentiment_text(before), text])
 
 
 def _likeliest(answer: Sentiment | AssetSentiment) -> tuple[float, str, str, str]:

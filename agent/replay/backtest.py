@@ -29,6 +29,7 @@ from agent.core.events import HOUR_MS, Decision, Event, Fill, FundingPayment, Kl
 from agent.core.exchange import MatchingExchange
 from agent.core.sinks import DecisionSink
 from agent.core.strategy import Strategy
+from agent.data.cascade import models_of
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
 from agent.replay.history import History
@@ -102,7 +103,7 @@ def backtest(
             metrics=msgspec.to_builtins(metrics),
         )
     counts = {**engine.counts, **engine.signals.counts}
-    notes = [*history.notes, *history.notes_on_scores(), *notes_on_answers(scorer)]
+    notes = [*history.notes, *history.notes_on_scores(), *_notes_on_models(scorer)]
     notes += [_note(name, n) for name, n in sorted(counts.items()) if n]
     notes += _notes_on_orders(engine)
     risk = engine.risk
@@ -121,9 +122,19 @@ _HEADLINES: Final = {
     "stale": "were too old to trade on",
     "dropped": "were never scored: too many waited",
     "barred": "were of a kind of news that may not vote (signals.kinds)",
+    "revised": "were revised by the slower model, which changed a vote",
+    "withdrawn": "lost their vote by the revision",
+    "kept": "kept their vote, because the revising model abstained",
+    "ineffective": "were revised without a change: they had no vote and got none",
+    "late": "were revised after their vote had left signals.window",
+    "unknown": "were scored, but are not among the news, or no longer wait for a score",
     "invalid": "had invalid probabilities for an asset, and did not vote on it",
 }
 """Name of a headline count in the signal engine -> its description."""
+
+
+def _notes_on_models(scorer: NamedScorer | None) -> list[str]:
+    return [note for model in models_of(scorer) for note in notes_on_answers(model)]
 
 
 def _note(name: str, count: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from operator import attrgetter
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
 
 from agent.config import Config
-from agent.core.durations import format_bar_length
-from agent.core.errors import DataError, UsageError
+from agent.core.durations import format_bar_length, format_duration
+from agent.core.errors import ConfigError, DataError, UsageError
 from agent.core.events import Command, Event, Funding, News, Sentiment
 from agent.core.instruments import instrument_for
 from agent.core.symbol_names import symbol_of
 from agent.core.symbols import SymbolMapper, base_of
+from agent.data.cascade import CascadeScorer, may_vote, revise_news
 from agent.data.columns import content_hash
 from agent.data.funding import FundingFile, constant_funding, fill_missing_rates
 from agent.data.klines import KlineFile
@@ -228,7 +229,10 @@ class History:
         sentiments: Iterable[Sentiment] = (),
         text: Callable[[News], str] = attrgetter("title"),
     ) -> list[Iterable[Event]]:
-        """Return the sources of headlines and sentiment; see `sources`. `text` returns the text to score."""
+        """Return the sources of headlines and sentiment; see `sources`. `text` returns the text to score.
+
+        With a `CascadeScorer` one more source has the revisions. Raises ConfigError.
+        """
         plan, history = self._plan, self.config.history
         if plan.sentiment is not None:
             delays = history.feed_delay, history.inference_latency
@@ -239,8 +243,28 @@ class History:
             check_scorer(self.predictor, model)
             embedded = self.predictor is not None and self.predictor.reads_embeddings
             latency = history.inference_latency
+            if isinstance(scorer, CascadeScorer):
+                votes = may_vote(self.config)
+                first = score_news(
+                    self.news, scorer, latency, model=model, text=text, embedded=embedded, revised=votes
+                )
+                return [first, self._revisions(scorer.reviser, filter(votes, self.news), text)]
             return [score_news(self.news, scorer, latency, model=model, text=text, embedded=embedded)]
         return [self.news, sentiments]
+
+    def _revisions(
+        self, reviser: NamedScorer, news: Iterable[News], text: Callable[[News], str]
+    ) -> Iterator[Sentiment]:
+        """Return the revisions of the model `reviser`, `history.revision_latency` after the first answers."""
+        history, within = self.config.history, self.config.model.revise_within
+        if history.revision_latency > within:
+            late = format_duration(history.revision_latency)
+            raise ConfigError(
+                f"history.revision_latency is {late}, so no revision comes within model.revise_within, "
+                f"{format_duration(within)}"
+            )
+        latency = history.inference_latency + history.revision_latency
+        return revise_news(news, reviser, latency, text=text)
 
     def with_config(self, config: Config) -> History:
         """Return a copy with another configuration, which must have the same `market` and `history`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from agent.config import Config
 from agent.core.events import News
+from agent.data.cascade import CascadeScorer
 from agent.data.news import NewsFile
 from agent.data.sentiment import NamedScorer
 from agent.replay.backtest import refuse_leakage
@@ -17,7 +18,7 @@ from agent.research.folds import Window
 from agent.research.replay_window import LoadedWindow
 from agent.store.database import Database, open_database
 from agent.store.prompts import save_prompts
-from agent.store.runs import LANGUAGE_MODEL
+from agent.store.runs import LANGUAGE_MODEL, REVISING_MODEL
 from models.sentiment.scorer_facts import describe_language_models, prompts_of, trained_until
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 
 
 class Scoring(NamedTuple):
-    """The model that scores headlines, leakage stamps for the report, and versions to record."""
+    """The model that scores headlines, or two of them; leakage stamps for the report, and versions to
+    record.
+    """
 
-    scorer: CachedScorer | None
+    scorer: CachedScorer | CascadeScorer | None
     stamps: tuple[str, ...]
     versions: dict[str, str]
 
@@ -127,15 +130,26 @@ def clear_window_cache() -> None:
 
 
 def configured_scoring(config: Config, database: Database, start: int, *, allow_leakage: bool) -> Scoring:
-    """Load the model that `config` names, with its cache in `database`.
+    """Load the model that `config` names, and the one that revises its answers, with their cache in
+    `database`.
 
     Raises ModelError and LeakageError.
     """
     from models.sentiment.open_scorer import open_cached_scorer
 
-    path = config.model.path
+    path, other = config.model.path, config.model.revise_with
     scorer = open_cached_scorer(path, config, database)
-    return _scoring(scorer, path, start, allow_leakage=allow_leakage)
+    first = _scoring(scorer, path, start, allow_leakage=allow_leakage)
+    if not other:
+        return first
+    reviser = open_cached_scorer(other, config, database)
+    second = _scoring(reviser, other, start, allow_leakage=allow_leakage)
+    stamps = tuple(dict.fromkeys(first.stamps + second.stamps))
+    versions = first.versions | {REVISING_MODEL: reviser.fingerprint}
+    named = [part.versions[LANGUAGE_MODEL] for part in (first, second) if LANGUAGE_MODEL in part.versions]
+    if named:
+        versions[LANGUAGE_MODEL] = ", ".join(named)
+    return Scoring(CascadeScorer(scorer, reviser), stamps, versions)
 
 
 def scoring_with(

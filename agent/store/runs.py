@@ -10,6 +10,8 @@ import msgspec
 
 FUSION_VERSION: Final = "fusion"
 """Key of `Run.versions` under which the fusion model's fingerprint is recorded."""
+REVISING_MODEL: Final = "revising model"
+"""Key of `Run.versions` under which the fingerprint of the model that revises answers is recorded."""
 LANGUAGE_MODEL: Final = "language model"
 """Key of `Run.versions` under which language models and their knowledge cutoffs are recorded."""
 UNKNOWN_CUTOFF: Final = "KNOWLEDGE CUTOFF UNKNOWN"

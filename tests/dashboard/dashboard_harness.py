@@ -15,7 +15,7 @@ from aiohttp import ClientSession, CookieJar
 from agent.cli.dashboard_commands import serve_dashboard
 from agent.config import Config, parse
 from agent.config.services import DashboardConfig
-from agent.core.events import AssetSentiment, Kline, News, Sentiment
+from agent.core.events import AssetSentiment, Kline, News, Provenance, Sentiment
 from agent.dashboard.dashboard_state import DashboardState
 from agent.dashboard.page_rows import run_header
 from agent.dashboard.server import Dashboard
@@ -79,6 +79,23 @@ def scored(news: News, *assets: AssetSentiment, kind: str = "", abstained: bool 
         kind=kind,
         kind_confidence=0.9 if kind else 0.0,
     )
+
+
+def answered(
+    news: News,
+    p: tuple[float, float, float] | None,
+    after: int,
+    *,
+    provisional: bool = False,
+    reason: str = "",
+) -> Sentiment:
+    """Return a sentiment of a headline `after` ms later; None is an abstention, a `reason` a language
+    model's.
+    """
+    at = news.available_at + after
+    told = Provenance("qwen3:8b", "f" * 64, 42, ("bullish",), reason=reason) if reason else None
+    three = p or (1 / 3, 1 / 3, 1 / 3)
+    return Sentiment(news.id, at, at, *three, abstained=p is None, provisional=provisional, provenance=told)
 
 
 @asynccontextmanager

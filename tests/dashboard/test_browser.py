@@ -22,7 +22,15 @@ from agent.store.database import Database
 from models.sentiment.serve.drift import SentimentWindow, reference_shares
 from models.sentiment.serve.headline_score import HeadlineScore
 from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
-from tests.dashboard.dashboard_harness import FakeAgent, agent_with_page, bar, headline, scored, served
+from tests.dashboard.dashboard_harness import (
+    FakeAgent,
+    agent_with_page,
+    answered,
+    bar,
+    headline,
+    scored,
+    served,
+)
 from tests.dashboard.reverse_proxy import proxy
 from tests.support.live import handled, options, until
 
@@ -199,6 +207,47 @@ async def test_the_kind_and_the_answer_for_each_asset_are_shown_as_text(
         assert await page.run("return document.querySelector(':is(#headlines, #market) :is(img, b)')") is None
         assert await page.run("return document.documentElement.scrollWidth") <= screen["width"]
         assert await page.run(CONTRAST.replace('"p, dd', '".chip, .kind, p, dd')) >= 4.5
+        assert await page.console_errors() == []
+
+
+READ_ANSWERS = """
+return [...document.querySelectorAll('#headlines [data-id]')].map((row) => [
+  row.querySelector('.answers').textContent, row.querySelector('.why')?.textContent ?? '',
+]);
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
+async def test_a_revision_and_its_reason_are_shown_as_text(
+    page: BrowserPage, database: Database, screen: dict[str, Any], dark: bool
+) -> None:
+    bull, bear = (0.1, 0.07, 0.83), (0.71, 0.2, 0.09)
+    reason = "<img src=x onerror=window.pwned=1> The fund opens on Monday, " + "averylongword" * 12
+    cases = ((bear, bull, reason), (None, bear, ""), (bull, None, ""))
+    agent = FakeAgent()
+    agent.feed(*(bar(number) for number in range(3)))
+    for number, (before, after, why) in enumerate(cases):
+        news = headline(number, f"Regulator approves bitcoin fund number {number}")
+        agent.feed(news, answered(news, before, 250, provisional=True))
+        agent.feed(answered(news, after, 5_000, reason=why))
+    async with served(database, agent) as served_page:
+        await page.open(served_page.login_url(), screen=screen, dark=dark)
+        await page.until("document.querySelectorAll('#headlines [data-id]').length === 3")
+        kept, late, revised = await page.run(READ_ANSWERS)
+        assert revised[0].endswith("▲ bullish 0.830.10 · 0.07 · 0.83revised: bearish .71 → bullish .83")
+        assert revised[1] == reason
+        assert late == [
+            "▼ bearish 0.710.71 · 0.20 · 0.09revised: abstained → bearish .71",
+            "",
+        ]
+        assert kept[0].endswith("0.83not revised: the slower model abstained")
+        assert await page.run("return [window.pwned ?? 0, document.querySelector('#headlines img')]") == [
+            0,
+            None,
+        ]
+        assert await page.run("return document.documentElement.scrollWidth") <= screen["width"]
+        assert await page.run(CONTRAST.replace('"p, dd', '".revised, .revised *, .why *, p, dd')) >= 4.5
         assert await page.console_errors() == []
 
 

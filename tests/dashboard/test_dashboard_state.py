@@ -25,13 +25,14 @@ from agent.core.events import (
 )
 from agent.dashboard.dashboard_state import HEADLINES, NO_VERSION, DashboardState
 from agent.dashboard.page_rows import VersionedRows, run_header
+from agent.data.provenance import MAX_REASON
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.runs import Run, RunKind
 from tests.core.test_venue import SYMBOL, T0, EngineHarness
-from tests.dashboard.dashboard_harness import ANY_PORT, FakeAgent, bar, headline, scored
+from tests.dashboard.dashboard_harness import ANY_PORT, FakeAgent, answered, bar, headline, scored
 from tests.support.live import handled, living, load_words, settings, until
 
 STEPS = st.lists(st.one_of(st.integers(0, 5), st.none()), max_size=40)
@@ -114,6 +115,44 @@ def test_a_headline_has_the_answers_for_its_assets_and_its_kind(
     agent.feed(news, scored(news, *assets, kind=kind, abstained=abstained))
     opinion = agent.state.changes()["headlines"][0].opinion
     assert ([tuple(row) for row in opinion.assets], opinion.kind, opinion.kind_confidence) == shown
+
+
+BULL, BEAR = (0.1, 0.07, 0.83), (0.71, 0.2, 0.09)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (BEAR, BULL, (0.83, 0.09, False)),
+        (BULL, BULL, (0.83, 0.83, False)),
+        (None, BULL, (0.83, 1 / 3, False)),
+        (BEAR, None, (0.09, None, True)),  # an abstention replaces nothing
+    ],
+)
+def test_a_revision_replaces_the_answer_and_names_the_first(
+    before: tuple[float, float, float] | None,
+    after: tuple[float, float, float] | None,
+    shown: tuple[float, float | None, bool],
+) -> None:
+    agent = FakeAgent()
+    news = headline(1, "bitcoin")
+    agent.feed(news, answered(news, before, 250, provisional=True))
+    (row,) = agent.state.changes()["headlines"]
+    assert (row.first, row.kept, row.opinion.provisional) == (None, False, True)
+    version = agent.state.version
+    agent.feed(answered(news, after, 5_000))
+    (row,) = agent.state.changes(version)["headlines"]
+    assert (row.opinion.bullish, row.first and row.first.bullish, row.kept) == shown
+
+
+def test_the_reason_of_a_language_model_is_one_line_of_text() -> None:
+    agent = FakeAgent()
+    news = headline(1, "bitcoin")
+    agent.feed(news, answered(news, BULL, 250, reason="up\u202e <b>because</b>\n" + "x" * 10_000))
+    reason = agent.state.changes()["headlines"][0].opinion.reason
+    assert reason.startswith("up <b>because</b> x")
+    assert len(reason) <= MAX_REASON
+    assert reason.isprintable()
 
 
 def test_texts_of_a_workers_answer_are_clipped_to_one_line() -> None:

@@ -9,7 +9,17 @@ import pytest
 from rich.console import Console
 
 from agent.core.engine import Engine
-from agent.core.events import HOUR_MS, AssetSentiment, Command, Direction, Event, News, Sentiment, Signal
+from agent.core.events import (
+    HOUR_MS,
+    AssetSentiment,
+    Command,
+    Direction,
+    Event,
+    News,
+    Provenance,
+    Sentiment,
+    Signal,
+)
 from agent.core.sinks import NullSink
 from agent.live.formatting import describe
 from agent.live.interfaces.observer import Observer
@@ -124,6 +134,51 @@ def test_the_log_describes_the_kind_and_the_score_of_each_asset() -> None:
     told = describe(answer(1, BOTH_WAYS, "price"))
     assert (told["news_kind"], told["assets"]) == ("price", "BTC -0.74 ETH +0.72")
     assert describe(answer(2)).keys() == {"what", "news", "score", "confidence", "latency_ms"}
+
+
+def revised(view: Observer) -> Observer:
+    """Feed a view three headlines: with another answer, an abstention, and no answer of the slower model."""
+    told = Provenance("qwen", "f" * 64, 42, ("bearish",), reason="A fund\ncloses.")
+    sentiments = [
+        Sentiment("n1", T0, T0, 0.1, 0.2, 0.7, provisional=True),
+        Sentiment("n2", T0, T0, 0.1, 0.2, 0.7, provisional=True),
+        Sentiment("n3", T0, T0, 0.1, 0.2, 0.7, provisional=True),
+        Sentiment("n1", T0, T0 + 60_000, 0.8, 0.1, 0.1, provenance=told),
+        Sentiment("n2", T0, T0 + 60_000, 1 / 3, 1 / 3, 1 / 3, abstained=True),
+    ]
+    for number in (1, 2, 3):
+        view.event(number, News(f"n{number}", T0, T0, f"Headline {number}"))
+    for number, sentiment in enumerate(sentiments, 4):
+        view.event(number, sentiment)
+    return view
+
+
+def test_the_chart_shows_what_a_revision_has_replaced() -> None:
+    console = Console(file=io.StringIO(), width=100, record=True)
+    console.print(revised(TerminalView("demo", lambda: None)))
+    lines = [line.strip("│ ") for line in console.export_text().splitlines() if "Headline" in line]
+    assert [" ".join(line.split()) for line in lines] == [
+        "00:00 bullish 0.70 → bearish 0.80 Headline 1 — A fund closes.",
+        "00:00 bullish 0.70 Headline 2",
+        "00:00 bullish 0.70 Headline 3",
+    ]
+
+
+def test_lines_tell_what_a_revision_has_replaced() -> None:
+    console = Console(file=io.StringIO(), width=40, record=True)
+    revised(LineView(console, lambda: None))
+    assert console.export_text().splitlines() == [
+        "00:00  bullish 0.70 Headline 1",
+        "00:00  bullish 0.70 Headline 2",
+        "00:00  bullish 0.70 Headline 3",
+        "00:01  revised: bullish 0.70 → bearish 0.80 Headline 1 — A fund closes.",
+        "00:01  not revised: bullish 0.70 → abstained Headline 2",
+    ]
+
+
+def test_the_log_tells_which_answers_are_provisional() -> None:
+    assert describe(Sentiment("n1", T0, T0, 0.1, 0.2, 0.7, provisional=True))["answer"] == "provisional"
+    assert "answer" not in describe(Sentiment("n1", T0, T0, 0.1, 0.2, 0.7))
 
 
 def test_a_signal_states_the_kind_of_news_behind_it() -> None:

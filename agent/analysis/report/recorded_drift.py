@@ -8,6 +8,7 @@ from pathlib import Path
 from agent.analysis.daily import Closes
 from agent.analysis.realised_moves import directional_call, moves_of_run
 from agent.analysis.report.report_data import ModelDrift
+from agent.analysis.report.revisions import first_answers
 from agent.analysis.report.scored_headlines import ScoredHeadline
 from agent.config import Config
 from agent.core.errors import ModelError
@@ -27,9 +28,11 @@ def model_drift_of(
     scored: Iterable[ScoredHeadline],
     closes: Mapping[str, Closes],
 ) -> ModelDrift | None:
-    """Judge the model of a run; None if nothing was scored. `scored` has one call per story and symbol."""
+    """Judge the model of a run, by its first answers; None if nothing was scored. `scored` has one call per
+    story and symbol.
+    """
     window = SentimentWindow(None)
-    for sentiment in read_rows(database, run_id, Sentiment):
+    for sentiment in first_answers(read_rows(database, run_id, Sentiment)):
         window.add(sentiment, model=sentiment.model)
     if not len(window):
         return None

@@ -104,6 +104,25 @@ class ModelDrift(msgspec.Struct, frozen=True):
     moves: RealisedMoves
 
 
+class RevisionSummary(msgspec.Struct, frozen=True):
+    """First answers and those of the model that revises them, for the headlines as a whole.
+
+    Of the `provisional` first answers `revisions` were revised, on average `latency_ms` later; `abstained`
+    revisions were abstentions. `changed` have another likeliest class, where both models answered, and
+    `agreement` is the share of the others. `matrix` counts revisions by class of the first answer, then of
+    the revision; an abstention is the class `abstained`. Shares and means of nothing are None.
+    """
+
+    model: str  # fingerprint of the revising model that answered last
+    provisional: int
+    revisions: int
+    abstained: int
+    changed: int
+    agreement: float | None
+    latency_ms: float | None
+    matrix: dict[str, dict[str, int]]
+
+
 class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     """All data of the page. Curves have at most about 4,000 points; `trades` are in order of exit."""
 
@@ -120,6 +139,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     refusals: dict[str, int] = {}  # number of orders that each risk rule refused
     model_drift: ModelDrift | None = None  # None if the run scored no headline
     members: MemberStudy | None = None  # None if no ensemble scored the headlines
+    revisions: RevisionSummary | None = None  # None if no answer was to be revised
     notes: list[str] = []  # missing data, for example a kline file that was deleted
 
     @property

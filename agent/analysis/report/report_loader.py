@@ -19,6 +19,7 @@ from agent.analysis.report.prices import closes_of
 from agent.analysis.report.recorded_drift import model_drift_of
 from agent.analysis.report.recorded_members import members_of
 from agent.analysis.report.report_data import Curve, ReportData, recorded_config
+from agent.analysis.report.revisions import summarise
 from agent.analysis.report.run_evidence import RunRecord, evidence_of
 from agent.analysis.report.scored_headlines import (
     event_headlines,
@@ -41,13 +42,14 @@ from agent.core.events import (
     Order,
     Prediction,
     RiskEvent,
+    Sentiment,
     Signal,
 )
 from agent.core.risk import NOTES
 from agent.core.votes import leading
 from agent.store.database import Database
 from agent.store.journal import read_journal
-from agent.store.queries import find_run, read_decisions
+from agent.store.queries import find_run, read_decisions, read_rows
 from agent.store.runs import FUSION_VERSION, Run
 from agent.store.tables import equity as equity_table
 from models.cards import read_card
@@ -126,6 +128,7 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         refusals=decided.refusals,
         model_drift=model_drift_of(database, run.id, config, scored, closes),
         members=members_of(database, run.id, config, news, closes),
+        revisions=summarise(read_rows(database, run.id, Sentiment)),
         notes=notes,
     )
 

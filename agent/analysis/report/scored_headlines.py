@@ -11,6 +11,7 @@ from sqlalchemy import select
 from agent.analysis.daily import Closes
 from agent.analysis.event_study import CLASSES, Headlines, headlines_of
 from agent.analysis.report.report_data import HeadlineMarker, SourceHeadline
+from agent.analysis.report.revisions import first_answers
 from agent.core.events import AssetSentiment, Sentiment
 from agent.core.symbols import base_of
 from agent.core.votes import leading
@@ -68,8 +69,9 @@ class ScoredHeadline(NamedTuple):
 def read_scored_headlines(
     database: Database, run_id: str, news: Mapping[str, RecordedHeadline], symbols: Sequence[str]
 ) -> list[ScoredHeadline]:
-    """Read the scores in order of availability, without abstentions, and one per story and symbol."""
-    return list(_scored(read_rows(database, run_id, Sentiment), news, frozenset(symbols)))
+    """Read the first scores in order of availability, without abstentions, and one per story and symbol."""
+    sentiments = first_answers(read_rows(database, run_id, Sentiment))
+    return list(_scored(sentiments, news, frozenset(symbols)))
 
 
 def _scored(

@@ -117,6 +117,33 @@ function sentiment(scores) {
     element("span", { class: "quiet", text: joined(bearish, neutral, bullish) }));
 }
 
+/** What a slower model made of the first answer: "revised: bearish .71 → bullish .83". */
+function revision({ first, opinion, kept }) {
+  if (kept) return element("span", { class: "quiet", text: "not revised: the slower model abstained" });
+  if (!first) return null;
+  return element("span", { class: "revised", title: `${answerTitle(first)} → ${answerTitle(opinion)}` },
+    element("span", { text: "revised: " }), answer(first), element("span", { text: " → " }), answer(opinion));
+}
+
+const answerTitle = (scores) => (scores.abstained ? "abstained" : eachShare(scores));
+
+function answer(scores) {
+  if (scores.abstained) return element("span", { text: "abstained" });
+  const name = likeliest(scores);
+  return element("span", { class: name, text: `${name} ${number(scores[name]).replace(/^0/, "")}` });
+}
+
+/** The reason that a language model gave, and why it left a headline to its fallback. */
+function reasons(opinion) {
+  const shown = [];
+  if (opinion?.reason) shown.push(element("q", {}, untrusted(opinion.reason)));
+  if (opinion?.fallback) {
+    const text = element("span", { text: "the language model didn't answer: " });
+    shown.push(element("span", { class: "quiet" }, text, untrusted(opinion.fallback)));
+  }
+  return shown.length ? element("p", { class: "why" }, ...shown) : null;
+}
+
 export function headlines(rows, empty) {
   const shown = [...rows.values()].sort((a, b) => b.at - a.at).slice(0, 40);
   const list = byId("headlines");
@@ -135,7 +162,9 @@ export function headlines(rows, empty) {
     const meta = [time(row.at), source, element("span", { text: symbols }), kind, stale];
     return element("li", { "data-id": row.id }, element("p", { class: "title" }, title),
       element("p", { class: "meta" }, ...meta),
-      element("div", { class: "answers" }, sentiment(row.opinion), assetChips(row.opinion?.assets)));
+      element("div", { class: "answers" },
+        sentiment(row.opinion), revision(row), assetChips(row.opinion?.assets)),
+      reasons(row.opinion));
   }));
 }
 
@@ -304,8 +333,9 @@ function listenersNote(listeners) {
   return notes.length ? `${notes.join("; ")}.` : "";
 }
 
-function processNote({ uptime_s: uptime, model }, { endpoint }) {
-  return `Up ${duration(uptime * 1000)}${model ? `, model ${model}` : ""}${endpoint ? `, ${endpoint}` : ""}.`;
+function processNote({ uptime_s: uptime, model, revising_model: reviser }, { endpoint }) {
+  const models = `${model ? `, model ${model}` : ""}${reviser ? `, revised by ${reviser}` : ""}`;
+  return `Up ${duration(uptime * 1000)}${models}${endpoint ? `, ${endpoint}` : ""}.`;
 }
 
 function storageProblem({ writable, failing_s: failing, error }) {
