@@ -114,6 +114,52 @@ def test_a_class_without_source_runs_with_the_note_that_it_cannot_be_verified(tm
         tmp_path,
     )
     assert found.stdout.strip() == (
-        "1 __main__:Holder [\"the source of Holder can't be kept, so the run can't be verified: the source of "
-        'Holder is not at hand; save it to a file, e.g. with %%writefile mine.py"]'
+        "1 __main__:Holder [\"the source of Holder can't be kept, so the run can't be verified: "
+        'the source of Holder is not at hand; save it to a file, e.g. with %%writefile mine.py"]'
     ), found.stderr
+
+
+def test_headlines_are_read_as_a_backtest_reads_them() -> None:
+    news = tapewire.load_news(SAMPLE / "headlines.csv")
+    assert list(news.columns[:2]) == ["published_at", "title"]
+    assert news["published_at"].is_monotonic_increasing
+    assert len(news) > 50
+
+
+def test_parameters_are_those_that_the_class_names() -> None:
+    class Params(tapewire.StrategyParams):
+        length: int = 7
+
+    class Typed(tapewire.Strategy[Params]):
+        pass
+
+    class Nested(tapewire.Strategy):
+        class Params(tapewire.StrategyParams):
+            length: int = 8
+
+    assert (Typed.Params, Typed().params.length, Nested().params.length) == (Params, 7, 8)
+
+
+def test_the_former_name_of_on_signal_expired_keeps_working() -> None:
+    with pytest.warns(DeprecationWarning, match="on_faded: this method is called on_signal_expired now"):
+
+        class Old(tapewire.Strategy):
+            def on_faded(self, signal: tapewire.Signal, market: tapewire.Market) -> None:
+                pass
+
+    assert Old.on_signal_expired is Old.on_faded
+    assert Old.overrides("on_signal_expired")
+    with warnings.catch_warnings(action="error"):
+
+        class New(tapewire.Strategy):
+            def on_signal_expired(self, signal: tapewire.Signal, market: tapewire.Market) -> None:
+                pass
+
+    assert New.overrides("on_signal_expired")
+
+
+def test_the_former_module_of_the_strategy_interface_keeps_working() -> None:
+    from strategies import base
+
+    assert base.Strategy is tapewire.Strategy
+    assert base.BUY is tapewire.BUY
