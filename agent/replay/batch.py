@@ -6,9 +6,9 @@ last bit. Nothing is recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from itertools import count
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from agent.analysis.benchmark import BuyAndHoldBenchmark
@@ -26,7 +26,8 @@ from strategies import blaming, load_strategy
 RUN_ID: Final = "batch"
 """Part of the client order ids of every variant, so that equal variants make equal decisions."""
 
-_TICK: Final = 4_096  # events between two calls of `Progress`
+_BLOCK: Final = 2_048
+"""Events that one variant handles before the next one does: its state stays in the processor's cache."""
 
 
 class VariantResult(NamedTuple):
@@ -81,15 +82,17 @@ class _RunningVariant:
             self.engine = Engine(
                 self.config, self.strategy, self.sink, run_id=RUN_ID, predictor=history.predictor
             )
-        self.handle: Callable[[Event], None] = self.engine.handle
+        self._event = event
 
-    def fail(self, error: BaseException) -> None:
-        """Keep an error of the strategy's own code; raise any other one."""
+    def handle(self, events: Sequence[Event], first: int) -> None:
+        """Handle the events from number `first` on, up to an error of the strategy's own code."""
+        handle, number = self.engine.handle, self._event
         try:
             with blaming(self.strategy):
-                raise error
-        except StrategyError as blamed:
-            self.error = str(blamed)
+                for number.seq, event in enumerate(events, first):
+                    handle(event)
+        except StrategyError as error:
+            self.error = str(error)
 
     def finish(self, benchmark: BuyAndHoldBenchmark) -> VariantResult:
         """Close the last bar period and measure. Raises ReconciliationError."""
@@ -114,9 +117,9 @@ def replay_batch(
 ) -> list[VariantResult]:
     """Replay `sources` through one engine for each of `variants`, which are parameters of the strategy.
 
-    An error in a strategy's own code ends its variant and not the others. Raises ConfigError for parameters
-    that the strategy refuses, DataError, ReconciliationError, and StrategyError for errors before the first
-    event.
+    `progress` is called after each block of events. An error in a strategy's own code ends its variant and
+    not the others. Raises ConfigError for parameters that the strategy refuses, DataError,
+    ReconciliationError, and StrategyError for errors before the first event.
     """
     event_number = _EventNumber()
     running = [_RunningVariant(history, params, event_number) for params in variants]
@@ -125,31 +128,16 @@ def replay_batch(
         config.market.symbols, float(config.account.initial_capital), config.market.interval
     )
     after = history.start if history.warms_up else 0
-    live = running
+    events, first = merge(sources), 1
     with rare_collection():
-        for event_number.seq, event in zip(count(1), merge(sources)):
-            if event.__class__ is Kline and event.ts > after:
-                benchmark.add(event.symbol, event.ts, event.close)
-            if not _handle(live, event):
-                live = [variant for variant in live if not variant.error]
-            if progress and event_number.seq % _TICK == 0:
-                progress(event.available_at)
+        while block := list(islice(events, _BLOCK)):
+            for event in block:
+                if event.__class__ is Kline and event.ts > after:
+                    benchmark.add(event.symbol, event.ts, event.close)
+            for variant in running:
+                if not variant.error:
+                    variant.handle(block, first)
+            first += len(block)
+            if progress:
+                progress(block[-1].available_at)
     return [variant.finish(benchmark) for variant in running]
-
-
-def _handle(live: Sequence[_RunningVariant], event: Event) -> bool:
-    """Pass an event to all variants; return False if one of them has failed."""
-    variants: Iterator[_RunningVariant] = iter(live)
-    well = True
-    while True:
-        variant = None
-        try:
-            for variant in variants:
-                variant.handle(event)
-        except Exception as error:
-            if variant is None:
-                raise
-            variant.fail(error)
-            well = False
-        else:
-            return well
