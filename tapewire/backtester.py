@@ -326,12 +326,13 @@ def _by_symbol(data: Source | Sequence[Source] | Mapping[str, Source]) -> dict[s
     if isinstance(data, Mapping):
         return {symbol.upper(): one for symbol, one in data.items()}
     found: dict[str, Source] = {}
-    for one in data if isinstance(data, list | tuple) else [data]:
-        if isinstance(one, str | Path):
-            path, symbol = KlineFile.parse_argument(str(one))
-            symbol, one = symbol or KlineFile(path).symbol, path
+    parts: Sequence[Any] = data if isinstance(data, list | tuple) else [data]
+    for part in parts:
+        if isinstance(part, str | Path):
+            path, stated = KlineFile.parse_argument(str(part))
+            symbol, one = stated or KlineFile(path).symbol, path
         else:
-            symbol = str(getattr(one, "attrs", {}).get("symbol") or "")
+            symbol, one = str(part.attrs.get("symbol") or ""), part
         if not symbol:
             raise UsageError(
                 "the frame doesn't say whose prices it has",
