@@ -59,11 +59,12 @@ if TYPE_CHECKING:
     from models.sentiment.serve.generator import SentimentSignalGenerator as SentimentSignalGenerator
     from models.sentiment.serve.scorer import Scorer as Scorer
     from tapewire.backtester import Backtest as Backtest
-    from tapewire.backtester import BacktestResult as BacktestResult
     from tapewire.backtester import SentimentBacktester as SentimentBacktester
     from tapewire.backtester import load_klines as load_klines
     from tapewire.backtester import load_news as load_news
+    from tapewire.backtester import sample_data as sample_data
     from tapewire.backtester import verify as verify
+    from tapewire.result import BacktestResult as BacktestResult
 
 _HOME: Final = {
     "agent": ("__version__",),
@@ -103,12 +104,13 @@ _HOME: Final = {
     "models.sentiment.serve.scorer": ("Scorer",),
     "tapewire.backtester": (
         "Backtest",
-        "BacktestResult",
         "SentimentBacktester",
         "load_klines",
         "load_news",
+        "sample_data",
         "verify",
     ),
+    "tapewire.result": ("BacktestResult",),
 }
 """Where each public name lives; `here=there` if it has another name there."""
 
