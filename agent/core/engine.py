@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from agent.core.bar_history import SymbolHistory
 from agent.core.errors import ConfigError
 from agent.core.events import (
     MINUTE_MS,
@@ -53,6 +54,7 @@ from agent.core.sizing import limit_of, size, triggers
 from agent.core.strategy import Strategy, Target
 from agent.core.strategy_guard import StrategyGuard
 from agent.core.symbols import SymbolMapper
+from agent.core.warm_up import declared_intervals
 
 CORE: Final = "core"
 CORE_REVISION: Final = "2"
@@ -143,6 +145,7 @@ class Engine:
         self._targets = strategy.targets  # the strategy's own list; the engine empties it
         self._call_on_kline = self._callbacks.on_kline
         self._wants_klines = strategy.overrides("on_kline")
+        self._keep_bars(config, strategy)
         self._wants_sentiment = strategy.overrides("on_sentiment")
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
         self._kline = Kline  # an attribute is faster in compiled code than a module's global
@@ -159,6 +162,28 @@ class Engine:
         }
         strategy.on_start(self.market)
         self._act()
+
+    def _keep_bars(self, config: CoreConfig, strategy: Strategy) -> None:
+        """Keep the histories of bars that the strategy declares."""
+        market = config.market
+        intervals = declared_intervals(strategy, market.interval, calendar=market.calendar_bars)
+        wanted = strategy.overrides("on_bar")
+        for symbol, state in self.states.items() if intervals else ():
+            always_open = state.instrument.trades_around_the_clock
+            state.history = SymbolHistory(
+                symbol, market.interval, intervals, self.counts, always_open=always_open, collect=wanted
+            )
+        if wanted:
+            # Called in place of `on_kline`, so that a strategy without `on_bar` pays nothing for it
+            self._call_on_kline, self._wants_klines = self._call_on_bars, True
+
+    def _call_on_bars(self, kline: Kline, market: MarketView) -> None:
+        """Pass a closed bar, and the bars of the declared intervals that it closes, to the strategy."""
+        self._callbacks.on_kline(kline, market)
+        history = self.states[kline.symbol].history
+        if history is not None:
+            for bar in history.closed:
+                self._callbacks.on_bar(bar, market)
 
     def handle(self, event: Event) -> None:
         """Handle one event. Events must come in order of (`available_at`, kind, source, sequence)."""
@@ -225,6 +250,8 @@ class Engine:
         if self.flattener.pursuits:
             self.flattener.pursue(self.market.now)
         state.tracker.advance(start, high, low, close, volume)
+        if state.history is not None:
+            state.history.add(start, closed, opened, high, low, close, volume)
         if now >= self.signals.next_expiry:
             self._expire_signals(now)
         if state.fusion_inputs is not None and state.fusion_inputs.on_bar(start, high, low, close, volume):
@@ -239,7 +266,8 @@ class Engine:
     def _fits(self, state: InstrumentState, kline: Kline) -> bool:
         """Return whether to use a bar other than the expected next one: the first bar, or one after a gap."""
         if kline.interval != state.interval:
-            self.counts["klines of other intervals"] += 1
+            if not self._takes_higher(state, kline):
+                self.counts["klines of other intervals"] += 1
             return False
         if kline.start < state.next_start:
             same = kline.start == state.last_start
@@ -249,6 +277,18 @@ class Engine:
         if kline.confirm and state.next_start >= 0 and state.instrument.trades_around_the_clock:
             self.counts["gaps"] += 1
             state.start_anew()
+        return True
+
+    def _takes_higher(self, state: InstrumentState, kline: Kline) -> bool:
+        """Add a closed bar of a declared higher interval, read from the venue for the warm-up; return whether
+        it continues the history.
+        """
+        history, start = state.history, kline.start
+        if history is None or not kline.confirm or not history.takes(kline.interval, start):
+            return False
+        history.add_higher(
+            kline.interval, start, kline.open, kline.high, kline.low, kline.close, kline.volume
+        )
         return True
 
     def _on_gap(self, gap: Gap) -> None:

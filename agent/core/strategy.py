@@ -12,6 +12,7 @@ class NewsMomentum(Strategy[Params]):
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from math import isfinite
 from numbers import Real
@@ -20,6 +21,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, get_args, get_o
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
 
+from agent.core.bar_history import Bar, Bars
 from agent.core.events import (
     BUY,
     HOLD,
@@ -35,8 +37,8 @@ from agent.core.events import (
 )
 from agent.core.features import Features
 
-__all__ = ["BUY", "HOLD", "SELL", "Features", "Fill", "Kline", "Market", "News", "Prediction", "Sentiment"]
-__all__ += ["Signal", "Strategy", "StrategyParams", "Target", "TimeInForce"]
+__all__ = ["BUY", "HOLD", "SELL", "Bar", "Bars", "Features", "Fill", "Kline", "Market", "News", "Prediction"]
+__all__ += ["Sentiment", "Signal", "Strategy", "StrategyParams", "Target", "TimeInForce"]
 
 
 class StrategyParams(BaseModel):
@@ -102,6 +104,13 @@ class Market(Protocol):
         """Return the ten features at the last closed bar; NaN until they are warm, and after a gap."""
         ...
 
+    def bars(self, symbol: str, interval: str, n: int) -> Bars:
+        """Return the last `n` closed bars of a declared interval, oldest first; fewer if fewer have come.
+
+        Raises StrategyError if the strategy doesn't declare the interval.
+        """
+        ...
+
     def position(self, symbol: str) -> float:
         """Return the signed quantity held, in base coin or shares."""
         ...
@@ -131,6 +140,11 @@ class Strategy(Generic[P]):
 
     Params: ClassVar[type[StrategyParams]] = StrategyParams
     params: P
+    intervals: Sequence[str] = ()
+    """Intervals of the bars for `on_bar` and `market.bars`: ("1m", "1h"). The run's own is one of them, or
+    they are folded from its bars."""
+    warm_up: Mapping[str, int] = {}
+    """Bars to read before trading starts, by interval: {"1h": 200}."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -228,6 +242,9 @@ class Strategy(Generic[P]):
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         """Called when a bar has closed."""
+
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        """Called when a bar of one of `intervals` has closed, after `on_kline`; the shortest one first."""
 
     def on_news(self, news: News, market: Market) -> None:
         """Called when a headline becomes known, before it is scored."""

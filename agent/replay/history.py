@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
+from itertools import compress
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
@@ -80,7 +81,11 @@ class History:
         self.klines = [
             KlineFile(path, symbol, around_the_clock=always_open, **bounds) for path, symbol in plan.klines
         ]
-        self._plan = plan
+        opened = self.klines
+        self.klines, higher = _of_one_interval(opened, config.market.interval)
+        used = [file in self.klines for file in opened]
+        self.plan = plan._replace(klines=tuple(compress(plan.klines, used)))
+        """The plan without the kline files that aren't replayed."""
         self._scores: SentimentFile | None = None
         self.config = _adapted(config, self.klines)
         rule_notes = list[str]()
@@ -93,9 +98,9 @@ class History:
         self.reads_from = self.start - plan.warmup
         """UTC ms at which the inputs begin; trading begins at `start`."""
         self._bounds = _Bounds(start=self.reads_from, end=self.end, timezone=plan.timezone)
-        self.notes = (
-            self._notes_on_klines() + rule_notes + [note for file in self.klines for note in file.notes]
-        )
+        self.notes = self._notes_on_klines() + rule_notes
+        self.notes += [note for file in self.klines for note in file.notes]
+        self.notes += [_not_replayed(file, self.config.market.interval) for file in higher]
         if untraded := self.config.untraded_instruments():
             rules = f"the rules of {', '.join(untraded)} in the configuration have no effect"
             self.notes.append(f"{rules}: not traded in this run")
@@ -143,7 +148,7 @@ class History:
         """Return the file's rates of traded symbols, with gaps filled by the constant and noted."""
         symbols, paper = self.config.market.symbols, self.config.paper
         symbol = symbols[0] if len(symbols) == 1 and not symbol_of(path) else None
-        file = FundingFile(path, symbol, timezone=self._plan.timezone)
+        file = FundingFile(path, symbol, timezone=self.plan.timezone)
         constant = float(paper.funding_rate), paper.funding_interval
         rates, notes = fill_missing_rates(file, symbols, *constant, self.start, self.end, name=path.name)
         self.notes += notes
@@ -184,17 +189,17 @@ class History:
     @property
     def warms_up(self) -> bool:
         """True if history before `start` is read."""
-        return self._plan.warmup > 0
+        return self.plan.warmup > 0
 
     @property
     def closes_out(self) -> bool:
         """True if positions are closed at the end of the window."""
-        return self._plan.close_out
+        return self.plan.close_out
 
     @property
     def window(self) -> dict[str, Any]:
         """The part of the plan that `inputs` doesn't contain; recorded with the run."""
-        plan = self._plan
+        plan = self.plan
         parts = {"warmup": plan.warmup, "close_out": plan.close_out, "part_of": plan.part_of}
         kept = {name: value for name, value in parts.items() if value}
         return {"start": plan.start, "end": plan.end, "timezone": plan.timezone} | kept
@@ -210,7 +215,7 @@ class History:
 
     def market_sources(self) -> list[Iterable[Event]]:
         """Return the sources that don't depend on a model: bars, funding, and commands of the window."""
-        plan, paper = self._plan, self.config.paper
+        plan, paper = self.plan, self.config.paper
         sources: list[Iterable[Event]] = [*self.klines]
         if plan.funding is not None:
             sources.append(self._funding)
@@ -229,7 +234,7 @@ class History:
         text: Callable[[News], str] = attrgetter("title"),
     ) -> list[Iterable[Event]]:
         """Return the sources of headlines and sentiment; see `sources`. `text` returns the text to score."""
-        plan, history = self._plan, self.config.history
+        plan, history = self.plan, self.config.history
         if plan.sentiment is not None:
             delays = history.feed_delay, history.inference_latency
             self._scores = SentimentFile(plan.sentiment, *delays, **self._bounds)
@@ -259,13 +264,39 @@ class History:
         def add(action: str, at: int, **args: str) -> None:
             commands.append(Command(action, at, at, args, by="window"))
 
-        if self._plan.warmup:
+        if self.plan.warmup:
             add("warm-up", self.reads_from)
             # after the bar that closes at `start`, which still belongs to the warm-up
             add("warm-up-done", self.start + 1)
-        if self._plan.close_out:
+        if self.plan.close_out:
             add("pause", self.end - CLOSING_BARS * self.config.market.interval, flatten="true")
         return commands
+
+
+def _of_one_interval(files: list[KlineFile], preferred: int) -> tuple[list[KlineFile], list[KlineFile]]:
+    """Return the files of the run's interval, and the others.
+
+    If the intervals differ, the run's is the `preferred` one (ms), else the shortest, of those of which every
+    symbol has a file; if there is none, all files are returned as the run's, which `_adapted` refuses.
+    """
+    by_interval: dict[int, set[str]] = {}
+    for file in files:
+        by_interval.setdefault(file.interval, set()).add(file.symbol)
+    symbols = {file.symbol for file in files}
+    shared = sorted(interval for interval, own in by_interval.items() if own == symbols)
+    if len(by_interval) < 2 or not shared:
+        return files, []
+    base = preferred if preferred in shared else shared[0]
+    return [f for f in files if f.interval == base], [f for f in files if f.interval != base]
+
+
+def _not_replayed(file: KlineFile, base: int) -> str:
+    own, run = format_bar_length(file.interval), format_bar_length(base)
+    try:
+        rows = int(str(file.describe()["rows"]))
+    except DataError as error:
+        return f"{file.path.name} has bars of {own}, not of {run}, and is not read: {error.message}"
+    return f"{file.path.name}: its {rows:,} bars of {own} are not read, because the run's bars are of {run}"
 
 
 def _adapted(config: Config, files: Sequence[KlineFile]) -> Config:
@@ -282,7 +313,7 @@ def _adapted(config: Config, files: Sequence[KlineFile]) -> Config:
     for file in files:
         if file.interval != first.interval:
             own, other = format_bar_length(file.interval), format_bar_length(first.interval)
-            hint = "all files of a run share one interval"
+            hint = "give each symbol a file of the run's interval; others are folded from it"
             raise DataError(f"{file.path} has bars of {own}, {first.path} of {other}", hint=hint)
     calendar_bars = any(file.calendar for file in files)
     stated = {"symbols": tuple(symbols), "interval": first.interval, "calendar_bars": calendar_bars}
