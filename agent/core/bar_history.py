@@ -77,12 +77,16 @@ class BarSeries:
     is never written again, so a view is valid for ever.
     """
 
-    __slots__ = ("_data", "_end", "_views", "_writers", "bound", "count", "interval", "last_start", "name")
+    __slots__ = (
+        *("_data", "_end", "_views", "_writers"),
+        *("asked", "bound", "count", "interval", "last_start", "name"),
+    )
 
     def __init__(self, name: str, interval: int, bound: int = KEPT) -> None:
         self.name = name  # the interval as the strategy wrote it
         self.interval = interval  # ms
         self.bound = bound
+        self.asked = 0  # the most bars that were asked for at once
         self.count = 0  # bars since the beginning
         self.last_start = -1  # UTC ms
         self._end = 0  # rows in the buffer
@@ -139,6 +143,9 @@ class BarSeries:
         """
         if not 0 < n <= MOST:
             raise ValueError(f"{n} bars of {self.name}: ask for 1 to {MOST:,}")
+        if n <= self.asked:
+            return False
+        self.asked = n
         if n <= self.bound:
             return False
         self.bound = n

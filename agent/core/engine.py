@@ -45,8 +45,9 @@ from agent.core.fusion_inputs import FusionInputs, Predictor
 from agent.core.instruments import instrument_for
 from agent.core.market import InstrumentState, MarketView
 from agent.core.paper import PaperExchange
+from agent.core.plots import PlotRecorder
 from agent.core.portfolio import Portfolio
-from agent.core.risk import TAKEN_ID, RiskManager
+from agent.core.risk import SHORT_HISTORY, TAKEN_ID, RiskManager
 from agent.core.settings import CoreConfig
 from agent.core.signals import SignalEngine
 from agent.core.sinks import DecisionSink
@@ -160,6 +161,8 @@ class Engine:
             FundingSettlement: self._on_settlement,
             AccountSnapshot: self._on_account,
         }
+        self._plots = PlotRecorder(self.market, self.risk, self.counts, self._decide)
+        strategy.attach(self.market, self._plots)
         strategy.on_start(self.market)
         self._act()
 
@@ -217,7 +220,9 @@ class Engine:
             self.counts["klines of other symbols"] += 1
             return
         # One call unpacks the bar: compiled code reads a struct's fields one by one more slowly
-        _, interval, start, closed, now, opened, high, low, close, volume, _, confirm = self._fields_of(kline)
+        symbol, interval, start, closed, now, opened, high, low, close, volume, _, confirm = self._fields_of(
+            kline
+        )
         if (start != state.next_start or interval != state.interval) and not self._fits(state, kline):
             return
         if now > self._period:
@@ -257,6 +262,7 @@ class Engine:
         if state.fusion_inputs is not None and state.fusion_inputs.on_bar(start, high, low, close, volume):
             self._predict(state, now)
         if self._wants_klines:
+            self.market.subject = symbol
             self._call_on_kline(kline, self.market)
         if self._targets:
             self._act()
@@ -302,6 +308,7 @@ class Engine:
         self._advance(news.available_at)
         headline = self.signals.on_news(news)
         self._sink.news(news, headline.symbols, headline.story)
+        self.market.subject = ""
         self._callbacks.on_news(news, self.market)
         self._act()
 
@@ -317,10 +324,12 @@ class Engine:
         signals = self.signals.on_sentiment(sentiment)
         if self.signals.abstained:
             self.risk.on_abstain_rate(now, self.signals.abstain_rate)
+        self.market.subject = ""
         if self._wants_sentiment:
             self._callbacks.on_sentiment(sentiment, self.market)
         for signal in signals:
             self._decide(signal)
+            self.market.subject = signal.symbol
             self._callbacks.on_signal(signal, self.market)
         for symbol in affected:
             self._ask_fusion_model(symbol, sentiment)
@@ -346,6 +355,7 @@ class Engine:
                 return
             state.prediction = prediction
             self._decide(prediction)
+            self.market.subject = prediction.symbol
             self._callbacks.on_prediction(prediction, self.market)
 
     def _on_funding(self, funding: Funding) -> None:
@@ -433,6 +443,8 @@ class Engine:
                 self._on_taken_id(command, now)
             case "warm-up" | "warm-up-done":
                 self.risk.set_warming_up(command.action == "warm-up")
+                if command.action == "warm-up-done":
+                    self._note_short_histories(command.args, now)
                 return
             case "reconciling":
                 self.risk.set_reconciled(self._venue is None)
@@ -461,6 +473,15 @@ class Engine:
             self._targets.clear()
             self._flatten(self.states, "flatten")
         self._act()
+
+    def _note_short_histories(self, needed: dict[str, str], now: int) -> None:
+        """Record which symbols have fewer bars than `needed`, the numbers of bars by interval."""
+        for symbol, state in self.states.items() if needed else ():
+            for interval, bars in needed.items():
+                series = None if state.history is None else state.history.series.get(interval)
+                if series is not None and bars.isdecimal() and series.count < int(bars):
+                    detail = f"{series.count} of {bars} bars of {interval} are at hand for the warm-up"
+                    self.risk.note(now, SHORT_HISTORY, detail, symbol)
 
     def _flatten(self, symbols: Iterable[str], reason: str) -> None:
         """Close positions until they are flat.
@@ -506,6 +527,7 @@ class Engine:
     def _expire_signals(self, now: int) -> None:
         for signal in self.signals.pop_expired(now):
             self._decide(signal)
+            self.market.subject = signal.symbol
             self._callbacks.on_signal_expired(signal, self.market)
 
     # -- account ----------------------------------------------------------------------------------------
@@ -552,6 +574,7 @@ class Engine:
         """Record a report of the exchange, and pass fills to the strategy."""
         self._sink.decision(decision)
         if isinstance(decision, Fill) and decision.kind is not FillKind.FEE:
+            self.market.subject = decision.symbol
             self._callbacks.on_fill(decision, self.market)
 
     def _new_id(self) -> str:

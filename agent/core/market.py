@@ -81,6 +81,7 @@ class MarketView:
         risk: RiskManager,
     ) -> None:
         self.now = 0
+        self.subject = ""  # symbol of the event being handled, for `Strategy.plot`
         self.symbols = tuple(states)
         self._states = states
         self._portfolio = portfolio

@@ -36,6 +36,7 @@ from agent.core.events import (
     TimeInForce,
 )
 from agent.core.features import Features
+from agent.core.indicators import BarSource, Indicators
 
 __all__ = ["BUY", "HOLD", "SELL", "Bar", "Bars", "Features", "Fill", "Kline", "Market", "News", "Prediction"]
 __all__ += ["Sentiment", "Signal", "Strategy", "StrategyParams", "Target", "TimeInForce"]
@@ -71,6 +72,14 @@ def _number(value: Any, name: str) -> float:
     if not isfinite(number):
         raise ValueError(f"{name}={value!r} is not finite")
     return number
+
+
+class Plotter(Protocol):
+    """Receives what a strategy plots."""
+
+    def plot(self, name: str, value: float, symbol: str) -> None:
+        """Record a finite value of a line; an empty symbol stands for that of the event being handled."""
+        ...
 
 
 class Market(Protocol):
@@ -163,6 +172,9 @@ class Strategy(Generic[P]):
     def __init__(self, params: P | None = None) -> None:
         self.params = params if params is not None else self.Params()  # type: ignore[assignment]
         self.targets: list[Target] = []  # set since the last callback; the engine empties the list
+        self.ta = Indicators()
+        """TA-Lib's functions on closed bars: self.ta.RSI(symbol, "1h", timeperiod=14)."""
+        self._plotter: Plotter | None = None
 
     def target(
         self,
@@ -220,6 +232,30 @@ class Strategy(Generic[P]):
                     f"{name}={fraction:g} is on the wrong side of a {side}: a {side}'s {name} is {where} 0"
                 )
         self.targets.append(exact)
+
+    def plot(self, name: str, value: float, *, symbol: str = "") -> None:
+        """Record a value for the charts of report and dashboard; NaN is left out.
+
+        Values during the warm-up are not recorded, nor are those beyond the first 100,000 of a run, which are
+        counted.
+
+        Args:
+            name: of the line, at most 60 characters.
+            value: of the line from now on. If it is out of the prices' range, the line has a pane of its own.
+            symbol: whose chart has the line; by default the one of the bar, signal or fill being handled.
+
+        Raises TypeError or ValueError for a name or value that can't be drawn.
+        """
+        number = float(value) if value != value else _number(value, "value")
+        if not isinstance(name, str) or not 0 < len(name) <= 60 or not name.isprintable():
+            raise ValueError(f"plot: {name!r} is not a name of 1 to 60 printable characters")
+        if self._plotter is not None and number == number:
+            self._plotter.plot(name, number, symbol)
+
+    def attach(self, bars: BarSource, plotter: Plotter) -> None:
+        """Connect `ta` and `plot` with an engine, which calls this before `on_start`."""
+        self.ta.attach(bars)
+        self._plotter = plotter
 
     @classmethod
     def overrides(cls, *methods: str) -> bool:

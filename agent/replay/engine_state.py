@@ -49,10 +49,11 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.market:InstrumentState": ("instrument",),
     "agent.core.fusion_inputs:FusionInputs": ("predictor", "_reading"),
     "agent.core.risk:RiskManager": ("_config", "_emit"),
-    "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets"),
+    "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets", "ta", "_plotter"),
     "agent.core.signals:SignalEngine": ("_mapper",),
     "agent.core.deduplication:HeadlineDeduplicator": ("_by_word",),
-    "agent.core.strategy:Strategy": ("params",),
+    "agent.core.strategy:Strategy": ("params", "ta", "_plotter"),
+    "agent.core.plots:PlotRecorder": ("_emit",),
     "agent.core.bar_history:BarSeries": ("_views", "_writers"),
 }
 """Attributes that aren't state: configuration, callables, and values that `_REBUILD` derives."""

@@ -18,6 +18,7 @@ from agent.core.events import Command, Event, Funding, News, Sentiment
 from agent.core.instruments import instrument_for
 from agent.core.symbol_names import symbol_of
 from agent.core.symbols import SymbolMapper, base_of
+from agent.core.warm_up import warm_up_start
 from agent.data.columns import content_hash
 from agent.data.funding import FundingFile, constant_funding, fill_missing_rates
 from agent.data.klines import KlineFile
@@ -25,6 +26,7 @@ from agent.data.news import NewsFile
 from agent.data.sentiment import NamedScorer, SentimentFile, score_news
 from agent.data.trading_rules import MAX_RELATIVE_TICK, resolve_rules
 from agent.replay.fusion_model import check_scorer, open_predictor
+from agent.replay.needed_bars import needed_bars
 from agent.store.runs import InputFile
 from agent.system.clock import iso
 
@@ -38,6 +40,7 @@ class Plan(NamedTuple):
     The window is [`start`, `end`) in UTC ms of bar open times; None means all bars. A window that is part of
     a longer time may begin warm and end flat: the engine reads `warmup` ms of history before `start` without
     trading; with `close_out` it opens no position in the last `CLOSING_BARS` bars and closes those it has.
+    Of the bars in `warm_up` no headlines are read.
     """
 
     klines: tuple[tuple[Path, str | None], ...]  # with the symbol, unless the file states it
@@ -50,6 +53,7 @@ class Plan(NamedTuple):
     warmup: int = 0
     close_out: bool = False
     part_of: str = ""  # the walk-forward run of which this is a fold
+    warm_up: dict[str, int] | None = None  # bars by interval before `start`; None: what the strategy needs
 
 
 _SHOWN_TICKERS: Final = 5
@@ -88,6 +92,13 @@ class History:
         """The plan without the kline files that aren't replayed."""
         self._scores: SentimentFile | None = None
         self.config = _adapted(config, self.klines)
+        needed = plan.warm_up
+        if needed is None:
+            needed = {} if recorded else needed_bars(self.config)
+        self.plan = self.plan._replace(warm_up=needed)
+        if needed and plan.start is not None:
+            for file in self.klines:
+                file.start = min(plan.start - plan.warmup, warm_up_start(plan.start, needed))
         rule_notes = list[str]()
         if not recorded:
             self.config, rule_notes = resolve_rules(self.config, self.klines)
@@ -96,9 +107,9 @@ class History:
         self.start = plan.start if plan.start is not None else min(int(str(f["first"])) for f in self._facts)
         self.end = max(int(str(facts["end"])) for facts in self._facts)
         self.reads_from = self.start - plan.warmup
-        """UTC ms at which the inputs begin; trading begins at `start`."""
+        """UTC ms at which the inputs begin, except for the bars of the warm-up; trading begins at `start`."""
         self._bounds = _Bounds(start=self.reads_from, end=self.end, timezone=plan.timezone)
-        self.notes = self._notes_on_klines() + rule_notes
+        self.notes = self._notes_on_klines() + rule_notes + self._notes_on_warm_up()
         self.notes += [note for file in self.klines for note in file.notes]
         self.notes += [_not_replayed(file, self.config.market.interval) for file in higher]
         if untraded := self.config.untraded_instruments():
@@ -143,6 +154,19 @@ class History:
                 notes.append(f"{file.path.name}: {ends}: {file.symbol} keeps its last price")
         coarse = (_coarse_tick(file.symbol, facts, self.config) for file, facts in files)
         return notes + [note for note in coarse if note]
+
+    def _notes_on_warm_up(self) -> list[str]:
+        """Return a note on the bars that are read before the start."""
+        if not self.plan.warm_up:
+            return []
+        needed = ", ".join(f"{bars:,} of {name}" for name, bars in self.plan.warm_up.items())
+        if self.plan.start is None:
+            return [
+                f"warm-up: the strategy needs bars from before the start ({needed}), and the run begins with "
+                "the files; a later --start leaves it some"
+            ]
+        first = min(int(str(facts["first"])) for facts in self._facts)
+        return [f"warm-up: bars since {iso(min(first, self.start))} were read without trading ({needed})"]
 
     def _read_funding(self, path: Path) -> list[Funding]:
         """Return the file's rates of traded symbols, with gaps filled by the constant and noted."""
@@ -189,7 +213,7 @@ class History:
     @property
     def warms_up(self) -> bool:
         """True if history before `start` is read."""
-        return self.plan.warmup > 0
+        return self.plan.warmup > 0 or bool(self.plan.warm_up)
 
     @property
     def closes_out(self) -> bool:
@@ -201,6 +225,7 @@ class History:
         """The part of the plan that `inputs` doesn't contain; recorded with the run."""
         plan = self.plan
         parts = {"warmup": plan.warmup, "close_out": plan.close_out, "part_of": plan.part_of}
+        parts |= {"warm_up": plan.warm_up or {}}
         kept = {name: value for name, value in parts.items() if value}
         return {"start": plan.start, "end": plan.end, "timezone": plan.timezone} | kept
 
@@ -222,7 +247,7 @@ class History:
         elif self.config.market.category == "linear" and paper.funding_rate:
             constant = float(paper.funding_rate), paper.funding_interval
             sources.append(constant_funding(self.config.market.symbols, *constant, self.start, self.end))
-        if plan.warmup or plan.close_out:
+        if self.warms_up or plan.close_out:
             sources.append(self._commands())
         return sources
 
@@ -264,10 +289,12 @@ class History:
         def add(action: str, at: int, **args: str) -> None:
             commands.append(Command(action, at, at, args, by="window"))
 
-        if self.plan.warmup:
-            add("warm-up", self.reads_from)
+        if self.warms_up:
+            needed = self.plan.warm_up or {}
+            first = min(int(str(facts["first"])) for facts in self._facts)
+            add("warm-up", self.reads_from if self.plan.warmup else min(first, self.start))
             # after the bar that closes at `start`, which still belongs to the warm-up
-            add("warm-up-done", self.start + 1)
+            add("warm-up-done", self.start + 1, **{name: str(bars) for name, bars in needed.items()})
         if self.plan.close_out:
             add("pause", self.end - CLOSING_BARS * self.config.market.interval, flatten="true")
         return commands

@@ -54,6 +54,7 @@ from agent.core.events import (
     News,
     Order,
     OrderUpdate,
+    Plot,
     Prediction,
     RiskEvent,
     Sentiment,
@@ -314,6 +315,7 @@ DECISIONS: Final[dict[type[Decision], Table]] = {
     FundingPayment: _decision_table("funding", FundingPayment),
     CashAdjustment: _decision_table("cash_adjustments", CashAdjustment),
     RiskEvent: _decision_table("risk_events", RiskEvent),
+    Plot: _decision_table("plots", Plot),
 }
 """The table of each kind of decision."""
 
