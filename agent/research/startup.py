@@ -111,7 +111,8 @@ def _choose(inputs: ReplayInputs, first: int) -> tuple[int, list[dict[str, int]]
     window = inputs.whole_window
     while len(trials) > 1:
         lead = window.start - warm_up_start(window.start, trials[-1])
-        start = max(window.start, first + lead + _longest_period(trials[-1]))
+        earliest = first + lead + _longest_period(trials[-1])
+        start = max(window.start, earliest + -earliest % base)
         if start - first <= _MOST_OF_THE_FILES * (window.end - first) or start == window.start:
             return start, trials
         trials.pop()
