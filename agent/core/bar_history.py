@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from math import nan
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ KEPT: Final = 1_000
 """Bars of each symbol and interval that are kept at least."""
 
 MOST: Final = 100_000
-"""Bars that a strategy may ask for at most."""
+"""Most bars that a strategy may request."""
 
 _COLUMNS: Final = ("open", "high", "low", "close", "volume", "start", "missing")
 _START: Final = _COLUMNS.index("start")
@@ -79,14 +79,14 @@ class BarSeries:
 
     __slots__ = (
         *("_data", "_end", "_views", "_writers"),
-        *("asked", "bound", "count", "interval", "last_start", "name"),
+        *("requested", "bound", "count", "interval", "last_start", "name"),
     )
 
     def __init__(self, name: str, interval: int, bound: int = KEPT) -> None:
         self.name = name  # the interval as the strategy wrote it
         self.interval = interval  # ms
         self.bound = bound
-        self.asked = 0  # the most bars that were asked for at once
+        self.requested = 0  # the most bars that were requested at once
         self.count = 0  # bars since the beginning
         self.last_start = -1  # UTC ms
         self._end = 0  # rows in the buffer
@@ -95,7 +95,8 @@ class BarSeries:
 
     def attach(self) -> None:
         """Make the views of the buffer, which are not part of the saved state."""
-        self._writers = [memoryview(row) for row in self._data]
+        # Writing through memory views takes half the time of writing into arrays
+        self._writers: list[Any] = [row.data for row in self._data]
         view = self._data.view()
         view.flags.writeable = False
         self._views = list(view)
@@ -143,9 +144,9 @@ class BarSeries:
         """
         if not 0 < n <= MOST:
             raise ValueError(f"{n} bars of {self.name}: ask for 1 to {MOST:,}")
-        if n <= self.asked:
+        if n <= self.requested:
             return False
-        self.asked = n
+        self.requested = n
         if n <= self.bound:
             return False
         self.bound = n
@@ -180,10 +181,11 @@ class _Fold:
 class SymbolHistory:
     """Histories of one symbol at the declared `intervals`, folded from bars of `base` (ms).
 
-    A higher bar closes with the bar that ends its period. If that bar is missing, it closes with the next one
-    that comes. A bar that lacks some of its bars says so (`Bar.missing`) and is counted in `counts`; a period
-    without any bar has no higher bar. The period in which the history begins is left out unless it was read
-    from its beginning. `always_open` is False in a market that closes, where absent bars are no gaps.
+    A higher bar closes with the bar that ends its period; if that bar is missing, with the next one.
+    `Bar.missing` is the number of bars that a higher bar lacks; `counts` counts higher bars that lack any. A
+    period without any bar has no higher bar. The period in which the history begins is left out unless it
+    was read from its beginning. `always_open` is False in a market that closes: absent bars are then not
+    gaps.
     """
 
     __slots__ = ("_base", "_collect", "_counts", "_folds", "_gapless", "_symbol", "closed", "series")

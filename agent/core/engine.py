@@ -52,7 +52,7 @@ from agent.core.settings import CoreConfig
 from agent.core.signals import SignalEngine
 from agent.core.sinks import DecisionSink
 from agent.core.sizing import limit_of, size, triggers
-from agent.core.strategy import Strategy, Target
+from agent.core.strategy import Market, Strategy, Target
 from agent.core.strategy_guard import StrategyGuard
 from agent.core.symbols import SymbolMapper
 from agent.core.warm_up import declared_intervals
@@ -180,7 +180,7 @@ class Engine:
             # Called in place of `on_kline`, so that a strategy without `on_bar` pays nothing for it
             self._call_on_kline, self._wants_klines = self._call_on_bars, True
 
-    def _call_on_bars(self, kline: Kline, market: MarketView) -> None:
+    def _call_on_bars(self, kline: Kline, market: Market) -> None:
         """Pass a closed bar, and the bars of the declared intervals that it closes, to the strategy."""
         self._callbacks.on_kline(kline, market)
         history = self.states[kline.symbol].history

@@ -64,7 +64,7 @@ def _mama(slow_limit: float) -> int:
     return _ema(4 / max(slow_limit, 0.01) - 1) + _HILBERT
 
 
-_RECURSIVE: Final[dict[str, Callable[[Values], int]]] = {
+_RECURSIVE: dict[str, Callable[[Values], int]] = {
     "ADOSC": lambda p: _ema(max(p["fastperiod"], p["slowperiod"])),
     "ADX": lambda p: _wilder(p["timeperiod"], 2),
     "ADXR": lambda p: _wilder(p["timeperiod"], 2),

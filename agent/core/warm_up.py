@@ -40,7 +40,7 @@ def declared_intervals(strategy: Strategy, base: int, *, calendar: bool = False)
 
 def declared_warm_up(strategy: Strategy) -> dict[str, int]:
     """Return the declared warm-up: bars by interval. Raises ConfigError if it is none."""
-    declared = strategy.warm_up
+    declared: object = strategy.warm_up  # of any type, in a file that no type checker has seen
     if not isinstance(declared, Mapping):
         hint = 'write warm_up = {"1h": 200}'
         raise ConfigError(f"{_name(strategy)}: warm_up={declared!r} is not bars by interval", hint=hint)

@@ -27,7 +27,7 @@ def needed_bars(config: Config) -> dict[str, int]:
     """Return how many bars by interval the configured strategy needs; empty if it declares no intervals.
 
     These are the bars of its `warm_up`. If it declares none, a second instance is called on made-up bars, and
-    the most bars that it or its indicators ask for are returned. Raises ConfigError for a wrong declaration.
+    the most bars that it or its indicators request are returned. Raises ConfigError for a wrong declaration.
     """
     strategy = load_strategy(config.strategy.name, config.strategy.params)
     market = config.market
@@ -40,8 +40,8 @@ def needed_bars(config: Config) -> dict[str, int]:
     for number in range(_ROUNDS):
         rehearsal.advance(number)
     histories = [state.history for state in engine.states.values() if state.history is not None]
-    asked = {name: max(history.series[name].asked for history in histories) for name in intervals}
-    return {name: bars for name, bars in asked.items() if bars}
+    requested = {name: max(history.series[name].asked for history in histories) for name in intervals}
+    return {name: bars for name, bars in requested.items() if bars}
 
 
 class _DryRun:
@@ -52,7 +52,7 @@ class _DryRun:
         self._rows: dict[tuple[str, str], int] = {}
 
     def advance(self, number: int) -> None:
-        """Add a bar to each history, and the bars that were asked for; then call every callback."""
+        """Add a bar to each history, and the bars that were requested; then call every callback."""
         market, guard = self._engine.market, self._engine.guard
         if guard is None:
             return
@@ -62,7 +62,7 @@ class _DryRun:
                 continue
             bars = []
             for name, series in history.series.items():
-                rows = min(_MOST_ROWS, series.asked)
+                rows = min(_MOST_ROWS, series.requested)
                 bars.append(self._append(symbol, name))
                 while self._rows[symbol, name] < rows:
                     bars[-1] = self._append(symbol, name)

@@ -37,8 +37,8 @@ _MOST_OF_THE_FILES: Final = 0.75
 class StartupTrial(msgspec.Struct, frozen=True):
     """The decisions with one amount of warm-up, compared with those with the most.
 
-    `at` is the time (UTC ms) of the first decision that differs, None if all are the same; `found` and
-    `expected` are None if there is no decision.
+    `at` is the time (UTC ms) of the first decision that differs, None if all are equal. `found` or
+    `expected` is None if only the other replay made a decision.
     """
 
     warm_up: dict[str, int]  # bars by interval

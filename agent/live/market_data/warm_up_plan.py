@@ -18,7 +18,7 @@ MOST_BARS: Final = 20_000
 
 
 class WarmUpPlan:
-    """`least` bars of the run's interval, and `needed`, the bars by interval that the strategy asks for."""
+    """`least` bars of the run's interval, and `needed`, the strategy's bars by interval."""
 
     def __init__(self, least: int, needed: Mapping[str, int]) -> None:
         self._least = least
