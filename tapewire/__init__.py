@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from agent import __version__ as __version__
     from agent.config import Config as Config
     from agent.config import load as load_config  # noqa: F401 - exported
+    from agent.core.bar_history import Bar as Bar
+    from agent.core.bar_history import Bars as Bars
     from agent.core.errors import ConfigError as ConfigError
     from agent.core.errors import DataError as DataError
     from agent.core.errors import LeakageError as LeakageError
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 _HOME: Final = {
     "agent": ("__version__",),
     "agent.config": ("Config", "load_config=load"),
+    "agent.core.bar_history": ("Bar", "Bars"),
     "agent.core.errors": (
         "ConfigError",
         "DataError",

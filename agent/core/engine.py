@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from agent.core.bar_history import SymbolHistory
 from agent.core.errors import ConfigError
 from agent.core.events import (
     MINUTE_MS,
@@ -44,15 +45,17 @@ from agent.core.fusion_inputs import FusionInputs, Predictor
 from agent.core.instruments import instrument_for
 from agent.core.market import InstrumentState, MarketView
 from agent.core.paper import PaperExchange
+from agent.core.plots import PlotRecorder
 from agent.core.portfolio import Portfolio
-from agent.core.risk import TAKEN_ID, RiskManager
+from agent.core.risk import SHORT_HISTORY, TAKEN_ID, RiskManager
 from agent.core.settings import CoreConfig
 from agent.core.signals import SignalEngine
 from agent.core.sinks import DecisionSink
 from agent.core.sizing import limit_of, size, triggers
-from agent.core.strategy import Strategy, Target
+from agent.core.strategy import Market, Strategy, Target
 from agent.core.strategy_guard import StrategyGuard
 from agent.core.symbols import SymbolMapper
+from agent.core.warm_up import declared_intervals
 
 CORE: Final = "core"
 CORE_REVISION: Final = "2"
@@ -143,6 +146,7 @@ class Engine:
         self._targets = strategy.targets  # the strategy's own list; the engine empties it
         self._call_on_kline = self._callbacks.on_kline
         self._wants_klines = strategy.overrides("on_kline")
+        self._keep_bars(config, strategy)
         self._wants_sentiment = strategy.overrides("on_sentiment")
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
         self._kline = Kline  # an attribute is faster in compiled code than a module's global
@@ -157,8 +161,32 @@ class Engine:
             FundingSettlement: self._on_settlement,
             AccountSnapshot: self._on_account,
         }
+        self._plots = PlotRecorder(self.market, self.risk, self.counts, self._decide)
+        strategy.attach(self.market, self._plots)
         strategy.on_start(self.market)
         self._act()
+
+    def _keep_bars(self, config: CoreConfig, strategy: Strategy) -> None:
+        """Keep the histories of bars that the strategy declares."""
+        market = config.market
+        intervals = declared_intervals(strategy, market.interval, calendar=market.calendar_bars)
+        wanted = strategy.overrides("on_bar")
+        for symbol, state in self.states.items() if intervals else ():
+            always_open = state.instrument.trades_around_the_clock
+            state.history = SymbolHistory(
+                symbol, market.interval, intervals, self.counts, always_open=always_open, collect=wanted
+            )
+        if wanted:
+            # Called in place of `on_kline`, so that a strategy without `on_bar` pays nothing for it
+            self._call_on_kline, self._wants_klines = self._call_on_bars, True
+
+    def _call_on_bars(self, kline: Kline, market: Market) -> None:
+        """Pass a closed bar, and the bars of the declared intervals that it closes, to the strategy."""
+        self._callbacks.on_kline(kline, market)
+        history = self.states[kline.symbol].history
+        if history is not None:
+            for bar in history.closed:
+                self._callbacks.on_bar(bar, market)
 
     def handle(self, event: Event) -> None:
         """Handle one event. Events must come in order of (`available_at`, kind, source, sequence)."""
@@ -192,7 +220,9 @@ class Engine:
             self.counts["klines of other symbols"] += 1
             return
         # One call unpacks the bar: compiled code reads a struct's fields one by one more slowly
-        _, interval, start, closed, now, opened, high, low, close, volume, _, confirm = self._fields_of(kline)
+        symbol, interval, start, closed, now, opened, high, low, close, volume, _, confirm = self._fields_of(
+            kline
+        )
         if (start != state.next_start or interval != state.interval) and not self._fits(state, kline):
             return
         if now > self._period:
@@ -225,11 +255,14 @@ class Engine:
         if self.flattener.pursuits:
             self.flattener.pursue(self.market.now)
         state.tracker.advance(start, high, low, close, volume)
+        if state.history is not None:
+            state.history.add(start, closed, opened, high, low, close, volume)
         if now >= self.signals.next_expiry:
             self._expire_signals(now)
         if state.fusion_inputs is not None and state.fusion_inputs.on_bar(start, high, low, close, volume):
             self._predict(state, now)
         if self._wants_klines:
+            self.market.subject = symbol
             self._call_on_kline(kline, self.market)
         if self._targets:
             self._act()
@@ -239,7 +272,8 @@ class Engine:
     def _fits(self, state: InstrumentState, kline: Kline) -> bool:
         """Return whether to use a bar other than the expected next one: the first bar, or one after a gap."""
         if kline.interval != state.interval:
-            self.counts["klines of other intervals"] += 1
+            if not self._takes_higher(state, kline):
+                self.counts["klines of other intervals"] += 1
             return False
         if kline.start < state.next_start:
             same = kline.start == state.last_start
@@ -249,6 +283,18 @@ class Engine:
         if kline.confirm and state.next_start >= 0 and state.instrument.trades_around_the_clock:
             self.counts["gaps"] += 1
             state.start_anew()
+        return True
+
+    def _takes_higher(self, state: InstrumentState, kline: Kline) -> bool:
+        """Add a closed bar of a declared higher interval, read from the venue for the warm-up; return whether
+        it continues the history.
+        """
+        history, start = state.history, kline.start
+        if history is None or not kline.confirm or not history.takes(kline.interval, start):
+            return False
+        history.add_higher(
+            kline.interval, start, kline.open, kline.high, kline.low, kline.close, kline.volume
+        )
         return True
 
     def _on_gap(self, gap: Gap) -> None:
@@ -262,6 +308,7 @@ class Engine:
         self._advance(news.available_at)
         headline = self.signals.on_news(news)
         self._sink.news(news, headline.symbols, headline.story)
+        self.market.subject = ""
         self._callbacks.on_news(news, self.market)
         self._act()
 
@@ -278,10 +325,12 @@ class Engine:
         signals = self.signals.on_sentiment(sentiment)
         if self.signals.abstained:
             self.risk.on_abstain_rate(now, self.signals.abstain_rate)
+        self.market.subject = ""
         if self._wants_sentiment:
             self._callbacks.on_sentiment(sentiment, self.market)
         for signal in signals:
             self._decide(signal)
+            self.market.subject = signal.symbol
             self._callbacks.on_signal(signal, self.market)
         if revises and now >= self.signals.next_expiry:  # a withdrawn vote may end a signal
             self._expire_signals(now)
@@ -309,6 +358,7 @@ class Engine:
                 return
             state.prediction = prediction
             self._decide(prediction)
+            self.market.subject = prediction.symbol
             self._callbacks.on_prediction(prediction, self.market)
 
     def _on_funding(self, funding: Funding) -> None:
@@ -396,6 +446,8 @@ class Engine:
                 self._on_taken_id(command, now)
             case "warm-up" | "warm-up-done":
                 self.risk.set_warming_up(command.action == "warm-up")
+                if command.action == "warm-up-done":
+                    self._note_short_histories(command.args, now)
                 return
             case "reconciling":
                 self.risk.set_reconciled(self._venue is None)
@@ -424,6 +476,15 @@ class Engine:
             self._targets.clear()
             self._flatten(self.states, "flatten")
         self._act()
+
+    def _note_short_histories(self, needed: dict[str, str], now: int) -> None:
+        """Record which symbols have fewer bars than `needed`, the numbers of bars by interval."""
+        for symbol, state in self.states.items() if needed else ():
+            for interval, bars in needed.items():
+                series = None if state.history is None else state.history.series.get(interval)
+                if series is not None and bars.isdecimal() and series.count < int(bars):
+                    detail = f"{series.count} of {bars} bars of {interval} are at hand for the warm-up"
+                    self.risk.note(now, SHORT_HISTORY, detail, symbol)
 
     def _flatten(self, symbols: Iterable[str], reason: str) -> None:
         """Close positions until they are flat.
@@ -469,6 +530,7 @@ class Engine:
     def _expire_signals(self, now: int) -> None:
         for signal in self.signals.pop_expired(now):
             self._decide(signal)
+            self.market.subject = signal.symbol
             self._callbacks.on_signal_expired(signal, self.market)
 
     # -- account ----------------------------------------------------------------------------------------
@@ -515,6 +577,7 @@ class Engine:
         """Record a report of the exchange, and pass fills to the strategy."""
         self._sink.decision(decision)
         if isinstance(decision, Fill) and decision.kind is not FillKind.FEE:
+            self.market.subject = decision.symbol
             self._callbacks.on_fill(decision, self.market)
 
     def _new_id(self) -> str:

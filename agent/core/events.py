@@ -275,7 +275,8 @@ class Command(Message, frozen=True):
     - life: begins each life of a live run; its random `incarnation` goes into order ids, and with `cash` =
       `stated` the life records every change of cash;
     - heartbeat: brings the time while no data arrive;
-    - warm-up, warm-up-done: enclose history that is read at the start or after an outage;
+    - warm-up, warm-up-done: enclose history that is read at the start or after an outage; the latter's
+      arguments are the bars that the strategy needs, by interval;
     - reconciling: the venue's account is not known yet;
     - older-record: the venue's history has orders or executions of the run that its journal lacks;
     - record-behind: the store lacks events that the run had committed;
@@ -427,6 +428,15 @@ class CashAdjustment(Message, frozen=True):
     reason: str
 
 
+class Plot(Message, frozen=True):
+    """A value of a line that the strategy draws in the chart of `symbol`; empty if it is of no symbol."""
+
+    symbol: str
+    ts: int
+    name: str
+    value: float
+
+
 class RiskEvent(Message, frozen=True):
     """A change of the risk state, or an order that risk refused."""
 
@@ -460,6 +470,7 @@ Decision = (
     | FundingPayment
     | CashAdjustment
     | RiskEvent
+    | Plot
 )
 
 PRIORITY: Final[dict[type, int]] = {

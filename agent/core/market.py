@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import nan
 
+from agent.core.bar_history import Bars, SymbolHistory
+from agent.core.errors import StrategyError
 from agent.core.events import HOUR_MS, Prediction, RiskState, Signal
 from agent.core.features import Features, FeatureTracker
 from agent.core.fusion_inputs import FusionInputs
@@ -22,6 +24,7 @@ class InstrumentState:
         "book",
         "calendar",
         "fusion_inputs",
+        "history",
         "instrument",
         "interval",
         "last_start",
@@ -44,6 +47,7 @@ class InstrumentState:
         self.next_start = -1  # start of the next bar if none is missing; -1 before the first bar
         self.fusion_inputs: FusionInputs | None = None  # set if there is a fusion model
         self.prediction: Prediction | None = None
+        self.history: SymbolHistory | None = None  # set if the strategy declares intervals
 
     def start_anew(self) -> None:
         """Reset the features and the prediction after missing bars."""
@@ -77,6 +81,7 @@ class MarketView:
         risk: RiskManager,
     ) -> None:
         self.now = 0
+        self.subject = ""  # symbol of the event being handled, for `Strategy.plot`
         self.symbols = tuple(states)
         self._states = states
         self._portfolio = portfolio
@@ -97,6 +102,19 @@ class MarketView:
 
     def features(self, symbol: str) -> Features:
         return self._states[symbol].tracker.values
+
+    def bars(self, symbol: str, interval: str, n: int) -> Bars:
+        return self.history(symbol).last(interval, n)
+
+    def history(self, symbol: str) -> SymbolHistory:
+        """Return the bars of a symbol. Raises StrategyError if the strategy declares no intervals."""
+        history = self._states[symbol].history
+        if history is None:
+            raise StrategyError(
+                "the strategy asks for bars, and declares no intervals",
+                hint='write intervals = ("1h",) in the class',
+            )
+        return history
 
     def position(self, symbol: str) -> float:
         return self._states[symbol].position.size

@@ -30,7 +30,10 @@ PRICE_BAND = "price band"
 MODEL_DRIFT = "model drift"
 """Rule of an alarm about headlines that differ from the sentiment model's training texts."""
 
-NOTES = (STALE, CLOCK, PRICE_BAND, MODEL_DRIFT)
+SHORT_HISTORY = "short history"
+"""Rule of a note that fewer bars were at hand for the warm-up than the strategy needs."""
+
+NOTES = (STALE, CLOCK, PRICE_BAND, MODEL_DRIFT, SHORT_HISTORY)
 """Rules of risk events that neither change the state nor refuse an order."""
 
 FLATTEN = "flatten"

@@ -12,6 +12,7 @@ class NewsMomentum(Strategy[Params]):
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from math import isfinite
 from numbers import Real
@@ -20,6 +21,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, get_args, get_o
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
 
+from agent.core.bar_history import Bar, Bars
 from agent.core.events import (
     BUY,
     HOLD,
@@ -34,9 +36,10 @@ from agent.core.events import (
     TimeInForce,
 )
 from agent.core.features import Features
+from agent.core.indicators import BarSource, Indicators
 
-__all__ = ["BUY", "HOLD", "SELL", "Features", "Fill", "Kline", "Market", "News", "Prediction", "Sentiment"]
-__all__ += ["Signal", "Strategy", "StrategyParams", "Target", "TimeInForce"]
+__all__ = ["BUY", "HOLD", "SELL", "Bar", "Bars", "Features", "Fill", "Kline", "Market", "News", "Prediction"]
+__all__ += ["Sentiment", "Signal", "Strategy", "StrategyParams", "Target", "TimeInForce"]
 
 
 class StrategyParams(BaseModel):
@@ -71,6 +74,14 @@ def _number(value: Any, name: str) -> float:
     return number
 
 
+class Plotter(Protocol):
+    """Receives what a strategy plots."""
+
+    def plot(self, name: str, value: float, symbol: str) -> None:
+        """Record a finite value of a line; an empty symbol stands for that of the event being handled."""
+        ...
+
+
 class Market(Protocol):
     """Read-only view of the market and the account, as known at `now`."""
 
@@ -102,6 +113,13 @@ class Market(Protocol):
         """Return the ten features at the last closed bar; NaN until they are warm, and after a gap."""
         ...
 
+    def bars(self, symbol: str, interval: str, n: int) -> Bars:
+        """Return the last `n` closed bars of a declared interval, oldest first; fewer if fewer have come.
+
+        Raises StrategyError if the strategy doesn't declare the interval.
+        """
+        ...
+
     def position(self, symbol: str) -> float:
         """Return the signed quantity held, in base coin or shares."""
         ...
@@ -131,6 +149,11 @@ class Strategy(Generic[P]):
 
     Params: ClassVar[type[StrategyParams]] = StrategyParams
     params: P
+    intervals: Sequence[str] = ()
+    """Intervals of the bars for `on_bar` and `market.bars`: ("1m", "1h"). The run's own is one of them, or
+    they are folded from its bars."""
+    warm_up: Mapping[str, int] = {}
+    """Bars to read before trading starts, by interval: {"1h": 200}."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -149,6 +172,9 @@ class Strategy(Generic[P]):
     def __init__(self, params: P | None = None) -> None:
         self.params = params if params is not None else self.Params()  # type: ignore[assignment]
         self.targets: list[Target] = []  # set since the last callback; the engine empties the list
+        self.ta = Indicators()
+        """TA-Lib's functions on closed bars: self.ta.RSI(symbol, "1h", timeperiod=14)."""
+        self._plotter: Plotter | None = None
 
     def target(
         self,
@@ -207,6 +233,30 @@ class Strategy(Generic[P]):
                 )
         self.targets.append(exact)
 
+    def plot(self, name: str, value: float, *, symbol: str = "") -> None:
+        """Record a value for the charts of report and dashboard; NaN is left out.
+
+        Values during the warm-up are not recorded, nor are those beyond the first 100,000 of a run, which are
+        counted.
+
+        Args:
+            name: of the line, at most 60 characters.
+            value: of the line from now on. If it is out of the prices' range, the line has a pane of its own.
+            symbol: whose chart has the line; by default the one of the bar, signal or fill being handled.
+
+        Raises TypeError or ValueError for a name or value that can't be drawn.
+        """
+        number = float(value) if value != value else _number(value, "value")
+        if not isinstance(name, str) or not 0 < len(name) <= 60 or not name.isprintable():
+            raise ValueError(f"plot: {name!r} is not a name of 1 to 60 printable characters")
+        if self._plotter is not None and number == number:
+            self._plotter.plot(name, number, symbol)
+
+    def attach(self, bars: BarSource, plotter: Plotter) -> None:
+        """Connect `ta` and `plot` with an engine, which calls this before `on_start`."""
+        self.ta.attach(bars)
+        self._plotter = plotter
+
     @classmethod
     def overrides(cls, *methods: str) -> bool:
         """Return whether the class overrides any of these `on_…` methods."""
@@ -228,6 +278,9 @@ class Strategy(Generic[P]):
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         """Called when a bar has closed."""
+
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        """Called when a bar of one of `intervals` has closed, after `on_kline`; the shortest one first."""
 
     def on_news(self, news: News, market: Market) -> None:
         """Called when a headline becomes known, before it is scored."""

@@ -113,6 +113,14 @@ class CandleRow(NamedTuple):
     volume: float
 
 
+class PlotRow(NamedTuple):
+    """The last value of a plotted line in the bar that starts at `start`."""
+
+    start: int
+    name: str
+    value: float
+
+
 class AssetRow(NamedTuple):
     """The model's probabilities for an asset that a headline names."""
 

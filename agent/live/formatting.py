@@ -23,6 +23,7 @@ from agent.core.events import (
     News,
     Order,
     OrderUpdate,
+    Plot,
     Prediction,
     RiskEvent,
     Sentiment,
@@ -129,6 +130,8 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "reason": message.reason,
             }
             return {"what": "cash adjusted"} | fields
+        case Plot():
+            return _pick("plot", message, "symbol", "name", "value")
         case RiskEvent():
             return _pick("risk", message, "state", "rule", "detail", "symbol")
         case _:

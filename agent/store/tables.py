@@ -57,6 +57,7 @@ from agent.core.events import (
     News,
     Order,
     OrderUpdate,
+    Plot,
     Prediction,
     Provenance,
     RiskEvent,
@@ -343,6 +344,7 @@ DECISIONS: Final[dict[type[Decision], Table]] = {
     FundingPayment: _decision_table("funding", FundingPayment),
     CashAdjustment: _decision_table("cash_adjustments", CashAdjustment),
     RiskEvent: _decision_table("risk_events", RiskEvent),
+    Plot: _decision_table("plots", Plot),
 }
 """The table of each kind of decision."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from agent.core.strategy import Kline, Market, Signal, Strategy, StrategyParams, TimeInForce
+from agent.core.strategy import Bar, Kline, Market, Signal, Strategy, StrategyParams, TimeInForce
 
 
 class RestlessStrategy(Strategy):
@@ -17,6 +17,13 @@ class RestlessStrategy(Strategy):
 
         every: int = 4
         largest: float = 0.6
+
+    intervals = ("1m", "5m")
+
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        """Close short positions above the mean of the last hour."""
+        if bar.interval == "5m" and bar.close > market.bars(bar.symbol, "5m", 12).close.mean():
+            self.target(bar.symbol, weight=max(market.weight(bar.symbol), 0.0), reason="above the mean")
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         digest = blake2b(f"{kline.symbol}{kline.start}{kline.close}".encode(), digest_size=8).digest()

@@ -24,6 +24,7 @@ from agent.core.events import (
     OrderStatus,
     OrderType,
     OrderUpdate,
+    Plot,
     Prediction,
     RiskEvent,
     RiskState,
@@ -68,6 +69,7 @@ ONE_OF_EACH: tuple[Decision, ...] = (
         "BTCUSDT", T0 + 300, Decimal("0.0001"), Decimal("0.01"), Decimal("43000"), Decimal("-0.043")
     ),
     CashAdjustment(T0 + 350, "USDT", Decimal("250.00"), "the account's balance when the run began"),
+    Plot("BTCUSDT", T0 + 380, "ema", 43_000.25),
     RiskEvent(T0 + 400, RiskState.REDUCING, "max_daily_loss", "5.1 % lost since 00:00 UTC"),
 )
 
