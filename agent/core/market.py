@@ -10,6 +10,7 @@ from agent.core.fusion_inputs import FusionInputs
 from agent.core.instruments import Instrument
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
+from agent.core.position_view import PositionView
 from agent.core.risk import RiskManager
 from agent.core.settings import MarketConfig
 from agent.core.signals import SignalEngine
@@ -29,6 +30,7 @@ class InstrumentState:
         "position",
         "prediction",
         "tracker",
+        "view",
     )
 
     def __init__(
@@ -44,6 +46,7 @@ class InstrumentState:
         self.next_start = -1  # start of the next bar if none is missing; -1 before the first bar
         self.fusion_inputs: FusionInputs | None = None  # set if there is a fusion model
         self.prediction: Prediction | None = None
+        self.view: PositionView | None = None  # the last one, for as long as it has the position's size
 
     def start_anew(self) -> None:
         """Reset the features and the prediction after missing bars."""
@@ -98,8 +101,12 @@ class MarketView:
     def features(self, symbol: str) -> Features:
         return self._states[symbol].tracker.values
 
-    def position(self, symbol: str) -> float:
-        return self._states[symbol].position.size
+    def position(self, symbol: str) -> PositionView:
+        state = self._states[symbol]
+        view = state.view
+        if view is None or view != state.position.size:
+            view = state.view = PositionView.of(state, self)
+        return view
 
     def weight(self, symbol: str) -> float:
         position = self._states[symbol].position

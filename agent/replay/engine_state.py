@@ -45,13 +45,13 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.paper:PaperExchange": ("margin", "_rules"),
     "agent.core.flatten:Flattener": ("_emit", "_new_id"),
     "agent.core.features:FeatureTracker": ("_make", "_kind"),
-    "agent.core.market:InstrumentState": ("instrument",),
+    "agent.core.market:InstrumentState": ("instrument", "view"),
     "agent.core.fusion_inputs:FusionInputs": ("predictor", "_reading"),
     "agent.core.risk:RiskManager": ("_config", "_emit"),
     "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets"),
     "agent.core.signals:SignalEngine": ("_mapper",),
     "agent.core.deduplication:HeadlineDeduplicator": ("_by_word",),
-    "agent.core.strategy:Strategy": ("params",),
+    "agent.core.strategy:Strategy": ("params", "_on_notice"),
 }
 """Attributes that aren't state: configuration, callables, and values that `_REBUILD` derives."""
 
