@@ -15,6 +15,7 @@ from math import nan
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class Side(str, Enum):
@@ -43,12 +44,17 @@ SELL: Final = Direction.SELL
 
 
 class OrderType(str, Enum):
-    """Type of an order. Stop and take-profit orders are market orders that wait for their trigger."""
+    """Type of an order. Stop and take-profit orders are market orders that wait for their trigger.
+
+    The trigger of a trailing stop follows the best price at the distance `Order.trail`. A stop with a limit
+    price becomes a limit order once it is triggered.
+    """
 
     MARKET = "MARKET"
     LIMIT = "LIMIT"
     STOP = "STOP"
     TAKE_PROFIT = "TAKE_PROFIT"
+    TRAILING_STOP = "TRAILING_STOP"
 
 
 class TimeInForce(str, Enum):
@@ -340,7 +346,10 @@ class Prediction(Message, frozen=True):
 
 
 class Order(Message, frozen=True):
-    """An order that passed risk. `id` is the client order id, at most 36 characters."""
+    """An order that passed risk. `id` is the client order id, at most 36 characters.
+
+    Fields that are UNSET are not encoded, so that orders without them keep their digests.
+    """
 
     id: str
     symbol: str
@@ -356,6 +365,11 @@ class Order(Message, frozen=True):
     take_profit: Decimal | None = None  # the same for the profit side
     oco: str = ""  # the first fill of an order cancels the others with the same group
     reason: str = ""
+    # distance of a trailing stop: of this one, or of the one to attach once an entry is filled
+    trail: Decimal | UnsetType = UNSET
+    # of an entry: take-profits to attach, each a trigger price and a share of the position; nearest first
+    take_profits: tuple[tuple[Decimal, Decimal], ...] | UnsetType = UNSET
+    expires: int | UnsetType = UNSET  # of an entry: UTC ms from which it is cancelled
 
 
 class Cancel(Message, frozen=True):
@@ -447,6 +461,14 @@ class RiskEvent(Message, frozen=True):
     symbol: str = ""
 
 
+class Notice(Message, frozen=True):
+    """A message of the strategy to its operator."""
+
+    ts: int
+    level: str  # info, warning or error
+    text: str  # one line of at most 500 characters
+
+
 Event = (
     Kline
     | News
@@ -471,6 +493,7 @@ Decision = (
     | CashAdjustment
     | RiskEvent
     | Plot
+    | Notice
 )
 
 PRIORITY: Final[dict[type, int]] = {

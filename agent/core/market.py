@@ -12,6 +12,7 @@ from agent.core.fusion_inputs import FusionInputs
 from agent.core.instruments import Instrument
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
+from agent.core.position_view import PositionView
 from agent.core.risk import RiskManager
 from agent.core.settings import MarketConfig
 from agent.core.signals import SignalEngine
@@ -32,6 +33,7 @@ class InstrumentState:
         "position",
         "prediction",
         "tracker",
+        "view",
     )
 
     def __init__(
@@ -48,6 +50,7 @@ class InstrumentState:
         self.fusion_inputs: FusionInputs | None = None  # set if there is a fusion model
         self.prediction: Prediction | None = None
         self.history: SymbolHistory | None = None  # set if the strategy declares intervals
+        self.view: PositionView | None = None  # the last one, for as long as it has the position's size
 
     def start_anew(self) -> None:
         """Reset the features and the prediction after missing bars."""
@@ -116,8 +119,12 @@ class MarketView:
             )
         return history
 
-    def position(self, symbol: str) -> float:
-        return self._states[symbol].position.size
+    def position(self, symbol: str) -> PositionView:
+        state = self._states[symbol]
+        view = state.view
+        if view is None or view != state.position.size:
+            view = state.view = PositionView.of(state, self)
+        return view
 
     def weight(self, symbol: str) -> float:
         position = self._states[symbol].position

@@ -216,6 +216,20 @@ class RiskManager:
 
     # -- orders -----------------------------------------------------------------------------------------
 
+    def largest_position(self, equity: float, others: float, held: float) -> float:
+        """Return the largest value of a symbol's position that the limits allow; it may be negative.
+
+        `others` is the gross value of the other symbols' positions, `held` the value of the position held on
+        the side of the new one, all in account currency.
+        """
+        config = self._config
+        limits = (
+            config.max_position * equity,
+            config.max_leverage * equity - others,
+            config.max_order * equity + held,
+        )
+        return min(limits)
+
     def allows(
         self,
         now: int,

@@ -12,11 +12,9 @@ class NewsMomentum(Strategy[Params]):
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from math import isfinite
-from numbers import Real
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, get_args, get_origin
+from typing import Any, ClassVar, Final, Generic, Protocol, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
@@ -37,41 +35,23 @@ from agent.core.events import (
 )
 from agent.core.features import Features
 from agent.core.indicators import BarSource, Indicators
+from agent.core.position_view import PositionView
+from agent.core.target import TakeProfit, Target, checked_target, number_of
 
-__all__ = ["BUY", "HOLD", "SELL", "Bar", "Bars", "Features", "Fill", "Kline", "Market", "News", "Prediction"]
-__all__ += ["Sentiment", "Signal", "Strategy", "StrategyParams", "Target", "TimeInForce"]
+__all__ = ["BUY", "HOLD", "SELL", "Bar", "Bars", "Features", "Fill", "Kline", "Market", "News"]
+__all__ += ["PositionView", "Prediction", "Sentiment", "Signal", "Strategy", "StrategyParams", "Target"]
+__all__ += ["TimeInForce"]
+
+MAX_NOTICE: Final = 500
+"""Characters of a notice; the rest is cut off."""
+
+_LEVELS: Final = ("info", "warning", "error")
 
 
 class StrategyParams(BaseModel):
     """Base class of a strategy's parameters: validated and immutable. Unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Target(NamedTuple):
-    """The exposure that a strategy wants in one symbol, set by `Strategy.target`."""
-
-    symbol: str
-    weight: float  # signed fraction of equity; 0 is flat, negative is short
-    limit: float | None = None  # limit price of the entry; None sends a market order
-    stop: float | None = None  # distance of the stop, as a signed fraction of the limit or last price
-    take_profit: float | None = None  # distance of the take-profit, likewise
-    tif: TimeInForce = TimeInForce.GTC
-    reason: str = ""
-
-
-_HIGHEST_PROFIT = 10.0
-"""From this fraction on, the take-profit of a long is taken for an absolute price."""
-
-
-def _number(value: Any, name: str) -> float:
-    """Convert a number to float. Raises TypeError for texts and booleans, ValueError if it is not finite."""
-    if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
-        raise TypeError(f"{name}={value!r} is not a number")
-    number = float(value)
-    if not isfinite(number):
-        raise ValueError(f"{name}={value!r} is not finite")
-    return number
 
 
 class Plotter(Protocol):
@@ -120,8 +100,8 @@ class Market(Protocol):
         """
         ...
 
-    def position(self, symbol: str) -> float:
-        """Return the signed quantity held, in base coin or shares."""
+    def position(self, symbol: str) -> PositionView:
+        """Return the position: a float, the signed quantity held, with entry price, age, profit and stops."""
         ...
 
     def weight(self, symbol: str) -> float:
@@ -154,6 +134,7 @@ class Strategy(Generic[P]):
     they are folded from its bars."""
     warm_up: Mapping[str, int] = {}
     """Bars to read before trading starts, by interval: {"1h": 200}."""
+    _on_notice: Callable[[str, str], None] | None = None  # set by the engine
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -180,58 +161,74 @@ class Strategy(Generic[P]):
         self,
         symbol: str,
         *,
-        weight: float,
+        weight: float | None = None,
+        qty: float | Decimal | None = None,
+        risk: float | None = None,
         limit: float | None = None,
+        stop_entry: float | None = None,
+        expire: str | int | None = None,
         stop: float | None = None,
-        take_profit: float | None = None,
+        trail: float | None = None,
+        take_profit: TakeProfit | None = None,
         tif: TimeInForce = TimeInForce.GTC,
+        loosen: bool = False,
         reason: str = "",
     ) -> None:
         """Set the target exposure in a symbol; it replaces an earlier target and the symbol's working orders.
 
-        If the position is already within `paper.rebalance_band` of the target, nothing is traded, and the
-        working stop and take-profit move to the given ones.
+        Give one of `weight`, `qty` and `risk`. If the position is already within `paper.rebalance_band` of
+        the target, nothing is traded, and the working protection moves to the given one. Distances are signed
+        fractions of the entry's price: the limit, else `stop_entry`, else the last price.
 
         Args:
             symbol: one of `market.symbols`.
             weight: signed fraction of equity; 0 closes the position, a negative weight is short.
+            qty: signed quantity to hold, in base coin or shares.
+            risk: fraction of equity to lose, without fees, if the entry's price moves to the stop. The sign
+                of `stop` is the side; risk limits bound the size.
             limit: limit price of the entry; without it a market order is sent.
-            stop: distance of the stop as a signed fraction of the price: -0.02 is 2 % below, for a long.
-            take_profit: distance of the take-profit likewise: 0.04 is 4 % above, for a long.
+            stop_entry: price at which the entry is triggered: above the last price for a purchase.
+            expire: the entry is cancelled after this time, such as "15m"; needs `limit` or `stop_entry`.
+            stop: distance of the stop: -0.02 is 2 % below, for a long.
+            trail: distance of a trailing stop likewise. It follows the best price since the entry, and is not
+                replaced by a looser one unless `loosen`.
+            take_profit: distance of the take-profit: 0.04 is 4 % above, for a long. Or several levels of
+                (distance, share of the position), whose shares are at most 1 together.
             tif: how long the order lives.
+            loosen: whether `trail` may replace a tighter one.
             reason: recorded with the order.
 
-        Raises ValueError or TypeError if a number is not finite, a limit is not above 0, or a stop or
-        take-profit is an absolute price or on the wrong side.
+        Raises ValueError or TypeError if a number is not finite, a price is not above 0, or a distance is an
+        absolute price or on the wrong side.
         """
-        side = "short" if _number(weight, "weight") < 0 else "long"
-        exact = Target(
-            symbol,
-            _number(weight, "weight"),
-            None if limit is None else _number(limit, "limit"),
-            None if stop is None else _number(stop, "stop"),
-            None if take_profit is None else _number(take_profit, "take_profit"),
-            tif,
-            reason,
+        self.targets.append(
+            checked_target(
+                symbol,
+                weight,
+                limit=limit,
+                stop=stop,
+                take_profit=take_profit,
+                tif=tif,
+                reason=reason,
+                qty=qty,
+                risk=risk,
+                trail=trail,
+                loosen=loosen,
+                stop_entry=stop_entry,
+                expire=expire,
+            )
         )
-        if exact.limit is not None and exact.limit <= 0:
-            raise ValueError(f"limit={limit!r} is not a price: it must be above 0")
-        for name, fraction, sign in (("stop", exact.stop, -1), ("take_profit", exact.take_profit, 1)):
-            if fraction is None:
-                continue
-            if abs(fraction) >= (_HIGHEST_PROFIT if name == "take_profit" and side == "long" else 1):
-                where = "below" if sign < 0 else "above"
-                raise ValueError(
-                    f"{name}={fraction:g} is not a fraction of the price: write {sign * 0.02:+g} for 2 % "
-                    f"{where} a long's price"
-                )
-            sign = -sign if side == "short" else sign
-            if exact.weight and fraction * sign <= 0:
-                where = "above" if sign > 0 else "below"
-                raise ValueError(
-                    f"{name}={fraction:g} is on the wrong side of a {side}: a {side}'s {name} is {where} 0"
-                )
-        self.targets.append(exact)
+
+    def notify(self, text: str, level: str = "info") -> None:
+        """Send a message to the operator: it is recorded, logged, and in a live run delivered.
+
+        `level` is info, warning or error, which is delivered at once. A text is cut off after 500 characters.
+        Raises ValueError for other levels.
+        """
+        if level not in _LEVELS:
+            raise ValueError(f"level={level!r} is not one of {', '.join(_LEVELS)}")
+        if self._on_notice is not None:
+            self._on_notice(level, str(text))
 
     def plot(self, name: str, value: float, *, symbol: str = "") -> None:
         """Record a value for the charts of report and dashboard; NaN is left out.
@@ -246,7 +243,7 @@ class Strategy(Generic[P]):
 
         Raises TypeError or ValueError for a name or value that can't be drawn.
         """
-        number = float(value) if value != value else _number(value, "value")
+        number = float(value) if value != value else number_of(value, "value")
         if not isinstance(name, str) or not 0 < len(name) <= 60 or not name.isprintable():
             raise ValueError(f"plot: {name!r} is not a name of 1 to 60 printable characters")
         if self._plotter is not None and number == number:

@@ -30,6 +30,7 @@ from agent.core.events import (
     Gap,
     Kline,
     News,
+    Notice,
     Order,
     OrderStatus,
     OrderUpdate,
@@ -183,6 +184,8 @@ class DashboardState:
                 self._on_risk(decision)
             case Plot():
                 self._on_plot(decision)
+            case Notice():
+                self._add_activity(decision.ts, decision)
 
     def _on_bar(self, bar: Kline) -> None:
         rows = self._bars.get(bar.symbol)

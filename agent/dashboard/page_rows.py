@@ -17,6 +17,7 @@ from agent.core.events import (
     Event,
     Fill,
     News,
+    Notice,
     Order,
     OrderUpdate,
     RiskEvent,
@@ -396,6 +397,8 @@ def activity_row(key: str, at: int, message: Event | Decision) -> ActivityRow:
             text = (
                 f"{message.action}{f' ({args})' if args else ''}{f' by {message.by}' if message.by else ''}"
             )
+        case Notice():
+            text = message.text if message.level == "info" else f"{message.level}: {message.text}"
         case RiskEvent():
             text = f"{message.state.value}, {message.rule}: {message.detail}"
         case _:

@@ -301,7 +301,7 @@ class Daemon:
             self.config, self.clock, pipeline.memory, self._rng, self.predictor, warm_up=needed
         )
         if self.model is None:
-            return Sources(market, gateway, None, None, None, needed)
+            return Sources(market, gateway, None, None, None, warm_up=needed)
         scorer = self.services.scorer or self.model
         for news in pipeline.memory.unscored.values():
             scorer.offer(news)

@@ -103,6 +103,8 @@ def affects_order(working: WorkingOrder, bar: Kline) -> bool:
         return True
     if working.is_limit:
         return working.marketable(bar.close) and bar.close != working.limit
+    if working.trails and working.improves(bar.close):
+        return True
     return working.triggered or working.crossed(bar.close, bar.close)
 
 
