@@ -18,7 +18,7 @@ class SymbolState(Protocol):
     book: list[WorkingOrder]
 
 
-class Clock(Protocol):
+class EventTime(Protocol):
     """Time of the event being handled."""
 
     now: int
@@ -33,11 +33,11 @@ class PositionView(float):
 
     __slots__ = ("_market", "_state")
 
-    _market: Clock
+    _market: EventTime
     _state: SymbolState
 
     @classmethod
-    def of(cls, state: SymbolState, market: Clock) -> PositionView:
+    def of(cls, state: SymbolState, market: EventTime) -> PositionView:
         """Return the view of the position of `state`."""
         view = cls(state.position.size)
         view._state, view._market = state, market
