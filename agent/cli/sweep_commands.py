@@ -13,7 +13,7 @@ from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from agent.replay.batch import VariantResult
+    from agent.replay.batch import SweepResult
 
 _SHOWN: Final = 40
 """Rows of the table; `--json` has all."""
@@ -88,7 +88,7 @@ def sweep(
         )
 
 
-def _row(result: VariantResult, run: str | None) -> dict[str, Any]:
+def _row(result: SweepResult, run: str | None) -> dict[str, Any]:
     row = {
         "params": result.params,
         "final_equity": result.final_equity,
@@ -102,7 +102,7 @@ def _row(result: VariantResult, run: str | None) -> dict[str, Any]:
     return row if run is None else row | {"run": run}
 
 
-def _print_table(results: list[VariantResult]) -> None:
+def _print_table(results: list[SweepResult]) -> None:
     from rich.table import Table
 
     names = list(results[0].params)

@@ -30,7 +30,7 @@ _BLOCK: Final = 2_048
 """Events that one variant handles before the next one does: its state stays in the processor's cache."""
 
 
-class VariantResult(NamedTuple):
+class SweepResult(NamedTuple):
     """Result of one variant.
 
     `digest` is the head of the chain of its decisions, which depends on `RUN_ID`. If the strategy's own code
@@ -94,7 +94,7 @@ class _RunningVariant:
         except StrategyError as error:
             self.error = str(error)
 
-    def finish(self, benchmark: BuyAndHoldBenchmark) -> VariantResult:
+    def finish(self, benchmark: BuyAndHoldBenchmark) -> SweepResult:
         """Close the last bar period and measure. Raises ReconciliationError."""
         self.engine.finish()
         metrics = compute(
@@ -105,7 +105,7 @@ class _RunningVariant:
             benchmark=benchmark,
         )
         equity, chain = self.engine.portfolio.exact_equity(), self.chain_sink.chain
-        return VariantResult(self.params, equity, metrics, chain.count, chain.head, self.error)
+        return SweepResult(self.params, equity, metrics, chain.count, chain.head, self.error)
 
 
 def replay_batch(
@@ -114,7 +114,7 @@ def replay_batch(
     sources: Sequence[Iterable[Event]],
     *,
     progress: Progress | None = None,
-) -> list[VariantResult]:
+) -> list[SweepResult]:
     """Replay `sources` through one engine for each of `variants`, which are parameters of the strategy.
 
     `progress` is called after each block of events. An error in a strategy's own code ends its variant and

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from agent.replay.backtest import backtest
-from agent.replay.batch import VariantResult, replay_batch
+from agent.replay.batch import SweepResult, replay_batch
 from agent.replay.history import History
 from agent.research.parallel import Advance, run_parallel
 from agent.research.replay_inputs import ReplayInputs
@@ -24,7 +24,7 @@ def sweep(
     *,
     jobs: int = 1,
     advance: Advance | None = None,
-) -> list[VariantResult]:
+) -> list[SweepResult]:
     """Replay the settled window of `inputs` with each set of parameters; results are in their order.
 
     `jobs` processes share the variants; each of them reads the window once. `advance` is called after the
@@ -36,7 +36,7 @@ def sweep(
     return [done[number % jobs][number // jobs] for number in range(len(variants))]
 
 
-def _replay_part(part: _Part) -> list[VariantResult]:
+def _replay_part(part: _Part) -> list[SweepResult]:
     inputs = part.inputs
     with inputs.database() as database:
         scorer = inputs.scoring(database, inputs.whole_window.start).scorer

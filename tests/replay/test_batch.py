@@ -15,7 +15,7 @@ from agent.core.errors import ConfigError
 from agent.core.events import HOUR_MS, MINUTE_MS, Decision
 from agent.core.sinks import NullSink
 from agent.replay.backtest import replay
-from agent.replay.batch import RUN_ID, VariantResult, replay_batch
+from agent.replay.batch import RUN_ID, SweepResult, replay_batch
 from agent.replay.history import History, Plan
 from agent.research.replay_window import with_overrides, with_params
 from agent.store.chain import DecisionChain
@@ -47,14 +47,14 @@ def configured(strategy: str, **sections: dict[str, Any]) -> Config:
     return with_overrides(load(), {"strategy": {"name": strategy}, **sections}, where="test")
 
 
-def alone(plan: Plan, config: Config, params: dict[str, Any]) -> VariantResult:
+def alone(plan: Plan, config: Config, params: dict[str, Any]) -> SweepResult:
     """Replay one variant by the way of every backtest."""
     history = History(plan, with_params(config, params))
     strategy = load_strategy(history.config.strategy.name, history.config.strategy.params)
     sink = Chain()
     done = replay(history, strategy, sink, history.sources(), run_id=RUN_ID)
     equity = done.engine.portfolio.exact_equity()
-    return VariantResult(params, equity, done.metrics, sink.chain.count, sink.chain.head)
+    return SweepResult(params, equity, done.metrics, sink.chain.count, sink.chain.head)
 
 
 SMA = [{"fast": fast, "slow": slow, "allow_short": True} for fast in (5, 10, 20) for slow in (30, 60)]
