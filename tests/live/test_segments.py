@@ -217,7 +217,8 @@ async def test_inputs_next_to_a_boundary_are_checked_with_the_segment(store: Dat
             (kept,) = connection.execute(text(f"SELECT payload FROM journal WHERE seq = {seq}")).scalars()
             other = "(SELECT payload FROM journal WHERE seq = 3)"
             connection.execute(text(f"UPDATE journal SET payload = {other} WHERE seq = {seq}"))
-        with pytest.raises(StoreError, match="an input is not what was committed"):
+        # an input that matters changes a decision first; one that doesn't changes the digest of the block
+        with pytest.raises(StoreError, match=r"an input is not what was committed|is decided otherwise"):
             check_segment(store, find_run(store), last)
         with store.write() as connection:
             connection.execute(

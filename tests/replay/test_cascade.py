@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.analysis.report.html import render
+from agent.analysis.report.report_loader import load_report_data
 from agent.config import Config, parse
 from agent.core.errors import ConfigError, LeakageError
 from agent.core.events import Fill, News, Provenance, Sentiment, Signal
@@ -67,7 +69,18 @@ def test_a_backtest_with_revisions_is_recorded_and_verified_without_a_model(tmp_
         assert done.run.chain_head != alone.run.chain_head
         assert any("headlines were revised by the slower model" in note for note in done.notes)
         assert not any(one.provisional for one in read_rows(database, alone.run.id, Sentiment))
-        assert [item.decision for item in read_decisions(database, done.run.id)] == decisions
+        found = load_report_data(database, done.run.id)
+        assert found.revisions is not None
+        assert found.revisions.revisions == len(revisions)
+        assert found.revisions.latency_ms == 5_000
+        contrary = found.revisions.matrix["bullish"]["bearish"] + found.revisions.matrix["bearish"]["bullish"]
+        assert contrary == found.revisions.changed > 0
+        assert found.model_drift is not None
+        assert found.model_drift.drift.model == "fast", "the drift of first answers"
+        page = render(found)
+        assert "<h2>Revisions</h2>" in page
+        assert f"On {found.revisions.changed:,} it found another class" in page
+        assert "<h2>Revisions</h2>" not in render(load_report_data(database, alone.run.id))
 
 
 def test_the_last_signal_of_a_headline_is_that_of_the_revision(tmp_path: Path) -> None:

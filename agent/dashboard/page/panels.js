@@ -119,7 +119,7 @@ function sentiment(scores) {
 
 /** What a slower model made of the first answer: "revised: bearish .71 → bullish .83". */
 function revision({ first, opinion, kept }) {
-  if (kept) return element("span", { class: "quiet", text: "not revised: the slower model abstained" });
+  if (kept) return element("span", { class: "revised quiet", text: "not revised: the slower model abstained" });
   if (!first) return null;
   return element("span", { class: "revised", title: `${answerTitle(first)} → ${answerTitle(opinion)}` },
     element("span", { text: "revised: " }), answer(first), element("span", { text: " → " }), answer(opinion));

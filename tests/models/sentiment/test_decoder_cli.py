@@ -68,5 +68,5 @@ def test_an_untrained_model_becomes_a_folder_that_is_evaluated_and_exported(
 
 def test_an_export_stands_for_nothing(write_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
-    with pytest.raises(UsageError, match="is an export itself"):
+    with pytest.raises(UsageError, match="is served as itself"):
         tapewire("worker", "sentiment", "--model", folder, "--stands-for", folder)
