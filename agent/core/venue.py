@@ -128,6 +128,7 @@ class VenueExchange(ReportingExchange):
         self._margined = config.market.category == "linear"
         self._adopts = foreign == "adopt"
         self._ignores = foreign == "ignore"
+        self._trails_natively = self._margined and not self._ignores
         self._tolerance = wallet_drift
         # by symbol: the part of the account's position that isn't this run's
         self._foreign: dict[str, Decimal] = dict.fromkeys(instruments, _ZERO)
@@ -302,10 +303,14 @@ class VenueExchange(ReportingExchange):
         self._send(order, now, closes_position=True, share=share)
 
     def _as_supported(self, protection: Protection, symbol: str, best: float, side: Side) -> Protection:
-        """Return the protection as the venue takes it: on spot, which has no trailing stops, a fixed stop."""
-        if protection.trail is None or self._margined:
+        """Return the protection as the venue takes it.
+
+        Spot has no trailing stops, and that of a position would also close what others hold of it: there the
+        trailing stop becomes a fixed one, unless a tighter one works.
+        """
+        if protection.trail is None or self._trails_natively:
             return protection
-        self.refusals["trailing stop that stays where it is, since the venue has none on spot"] += 1
+        self.counts["trailing stops that stay fixed, on spot or in a shared position"] += 1
         tick, sign = self._instruments[symbol].tick_size, side.sign
         stops = [max(Decimal(repr(best)) + sign * protection.trail, tick)]
         working = [w.order.trigger for w in self.books[symbol] if w.closes_position and w.is_stop]

@@ -10,15 +10,28 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from decimal import Decimal
 from functools import partial
-from typing import Final, Never
+from typing import Final, Never, TypeVar
 
 import structlog
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from agent.config import Config
 from agent.core.durations import format_duration
-from agent.core.events import Amend, Cancel, Command, Decision, Event, Order, OrderStatus, OrderUpdate
+from agent.core.events import (
+    Amend,
+    Cancel,
+    Command,
+    Decision,
+    Event,
+    Order,
+    OrderStatus,
+    OrderType,
+    OrderUpdate,
+)
 from agent.core.venue import OpenState
 from agent.live.gateway.in_flight_order import InFlightOrder, InFlightState
 from agent.live.gateway.throttled_client import ThrottledClient
@@ -39,6 +52,7 @@ _MAX_LOOKUPS: Final = 3
 _MAX_DOUBLINGS: Final = 5
 """The wait for missing fills doubles this often."""
 _ZERO: Final = Decimal(0)
+_Named = TypeVar("_Named", VenueOrder, Execution)
 _RANK: Final = {OrderStatus.NEW: 0, OrderStatus.UNTRIGGERED: 0, OrderStatus.PARTIALLY_FILLED: 1}
 _log: Final = structlog.get_logger(__name__)
 
@@ -76,6 +90,11 @@ class OrderTracker:
         self._expire_after = settings.expire_after
         self._max_skew = settings.max_skew
         self._orders = {one.order.id: InFlightOrder.restored(one) for one in past.orders}
+        self._trailing: dict[str, str] = {}  # symbol -> id of the last trailing stop that was sent
+        for past_order in past.orders:
+            if past_order.order.type is OrderType.TRAILING_STOP:
+                self._trailing[past_order.order.symbol] = past_order.order.id
+        self._trailing_names: dict[str, str] = {}  # venue's id of an order that a trailing stop made -> ours
         self._decided: list[Order | Cancel | Amend] = []  # not committed yet
         self._untracked: list[str] = []  # ids of orders that have no task yet
         self._cancel_all_due = False
@@ -226,7 +245,7 @@ class OrderTracker:
         self._health.resent += order.attempts > 1 and order.unknown_since is not None
         syncs = self._client.clock_syncs
         try:
-            await self._client.port.create(order.order)
+            await self._create(order)
         except OutcomeUnknown as error:
             self._health.unknown += 1
             self._mark_unknown(order)
@@ -248,6 +267,38 @@ class OrderTracker:
                 order.last_status = OrderStatus.NEW
                 self._put_update(order, OrderStatus.NEW, _ZERO, "", 0)
 
+    async def _create(self, order: InFlightOrder) -> None:
+        """Send the request to place an order. A trailing stop replaces the one that the position has."""
+        port, placed = self._client.port, order.order
+        if not order.trails or placed.trail is UNSET:
+            await port.create(placed)
+            return
+        self._trailing[placed.symbol] = placed.id
+        await port.set_trailing_stop(placed.symbol, placed.trail)
+        self._end_replaced(order)
+
+    def _end_replaced(self, newer: InFlightOrder) -> None:
+        """End the symbol's earlier trailing stops: the venue keeps one for each position."""
+        for other in list(self._orders.values()):
+            earlier = other.trails and other is not newer and other.order.symbol == newer.order.symbol
+            if earlier and other.is_confirmed and not other.ended and not other.reported_filled:
+                self._end(other, OrderStatus.CANCELLED, "replaced by a newer trailing stop")
+
+    async def _cancel(self, order: InFlightOrder) -> None:
+        """Send the cancel of an accepted order."""
+        if not order.trails:
+            await self._client.retry(lambda: self._client.port.cancel(order.ref))
+            return
+        symbol = order.order.symbol
+        if self._trailing.get(symbol) == order.order.id:  # otherwise it would remove a newer one
+            with suppress(OrderNotFound):  # no position: it has been closed, perhaps by this stop
+                await self._client.retry(lambda: self._client.port.set_trailing_stop(symbol, _ZERO))
+        found = await self._find(order)
+        if found is not None:
+            self.on_order(found)
+        if found is None or found.status is OrderStatus.UNTRIGGERED:
+            self._end(order, OrderStatus.CANCELLED, "cancelled")
+
     def _mark_unknown(self, order: InFlightOrder) -> None:
         order.mark_unknown(self._now())
 
@@ -256,7 +307,7 @@ class OrderTracker:
         try:
             if order.cancelled and not order.cancel_sent:
                 order.cancel_sent = True
-                await self._client.retry(lambda: self._client.port.cancel(order.ref))
+                await self._cancel(order)
                 return
             if order.new_qty is not None or order.new_price is not None:
                 qty, price = order.take_amendment()
@@ -280,7 +331,26 @@ class OrderTracker:
             await self._fetch_missed()
 
     async def _find(self, order: InFlightOrder) -> VenueOrder | None:
-        return await self._client.retry(lambda: self._client.port.find(order.ref))
+        if not order.trails:
+            return await self._client.retry(lambda: self._client.port.find(order.ref))
+        symbol, since = order.order.symbol, order.created_after
+        found = await self._client.retry(lambda: self._client.port.find_trailing_stop(symbol, since))
+        if found is None or self._trailing.get(symbol) != order.order.id:
+            return None
+        if found.status is OrderStatus.UNTRIGGERED and found.trail not in (_ZERO, order.order.trail):
+            return None  # an earlier one, or one that was set by hand
+        named = self.named(found)
+        return named if named.client_id == order.order.id else None  # otherwise an earlier one has made it
+
+    def named(self, message: _Named) -> _Named:
+        """Return a report with our id if it is of an order that a trailing stop of ours has made."""
+        if not message.trailing or message.client_id:
+            return message
+        venue_id = message.id if isinstance(message, VenueOrder) else message.order_id
+        name = self._trailing_names.get(venue_id) or self._trailing.get(message.symbol, "")
+        if name and venue_id:
+            self._trailing_names[venue_id] = name
+        return replace(message, client_id=name) if name else message
 
     # -- order reports ---------------------------------------------------------------------------------------
 
@@ -295,7 +365,8 @@ class OrderTracker:
                 detail = f"the venue has another order of this id: {difference}"
                 self._reject_taken_id(order, detail, found.created)
                 return
-            if found.qty != order.order.qty and order.order.trigger is not None and not status.final:
+            conditional = order.order.trigger is not None and not order.trails
+            if found.qty != order.order.qty and conditional and not status.final:
                 order.new_qty = order.order.qty  # the core amended it while the gateway did not run
         order.accept(self._now())
         order.failed_lookups = 0
