@@ -144,6 +144,12 @@ class SimulatedPort:
     async def cancel_all(self, symbol: str) -> None:
         await self._request(lambda at: self._venue.cancel_all(symbol, at))
 
+    async def set_trailing_stop(self, symbol: str, distance: Decimal) -> None:
+        raise AssertionError(f"the strategies of the simulation set no trailing stop ({symbol}, {distance})")
+
+    async def find_trailing_stop(self, symbol: str, since: int) -> VenueOrder | None:
+        return None
+
     async def find(self, order: OrderRef) -> VenueOrder | None:
         def lookup(at: float) -> VenueOrder | None:
             placed = self._venue.orders.get(order.client_id)
