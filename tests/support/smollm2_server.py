@@ -2,7 +2,9 @@
 
 It answers `GET /v1/models` and `POST /v1/chat/completions` with `temperature`, `seed`, `max_tokens`,
 `logprobs` and `top_logprobs`. What is asked of the answer's format is not enforced: the model writes what it
-writes. One request runs at a time. `python -m tests.support.smollm2_server [--port N]` serves until interrupted.
+writes. One request runs at a time.
+
+    python -m tests.support.smollm2_server [--port N]    # serves until interrupted
 """
 
 from __future__ import annotations
