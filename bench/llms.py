@@ -32,9 +32,6 @@ from models.sentiment.train.splits import Split, make_split
 from tools.starter_periods import CALIBRATED_UNTIL, FRACTIONS, KNOWN_UNTIL, LEARNED_UNTIL, SPLIT_SEED
 
 ROOT: Final = Path(__file__).parents[1]
-SAMPLE: Final = 500
-"""Texts of TFNS and of PhraseBank that are measured."""
-CALIBRATING: Final = 300
 TIMED: Final = 100
 KEPT: Final = ("accuracy", "macro_f1", "ece")
 SEED: Final = 42
@@ -69,6 +66,7 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(row.name for row in ROWS))
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--train-rows", type=int, default=1_500)
+    parser.add_argument("--sample", type=int, default=500, help="most texts of a set that are measured")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=ROOT / "var" / "llms")
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results")
@@ -82,7 +80,9 @@ def main() -> None:
             continue
         print(row.name, flush=True)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            job = pool.submit(measure_row, row, args.data / "sentiment", args.work, args.train_rows)
+            job = pool.submit(
+                measure_row, row, args.data / "sentiment", args.work, args.train_rows, args.sample
+            )
             found["rows"][row.name] = job.result()
         found["machine"] = machine()
         args.output.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,9 @@ def sample(examples: Sequence[Example], count: int) -> tuple[Example, ...]:
     return tuple(examples[row] for row in order)
 
 
-def read_sets(data: Path, train_rows: int) -> tuple[Split, DatasetRecord, dict[str, tuple[Example, ...]]]:
+def read_sets(
+    data: Path, train_rows: int, most: int
+) -> tuple[Split, DatasetRecord, dict[str, tuple[Example, ...]]]:
     """Return the wire's split, its record, and the measured sets by name."""
     wire = load(data / "wire/labelled.parquet", "wire")
     marks = [int(mark.timestamp() * 1000) for mark in (LEARNED_UNTIL, CALIBRATED_UNTIL, KNOWN_UNTIL)]
@@ -120,8 +122,8 @@ def read_sets(data: Path, train_rows: int) -> tuple[Split, DatasetRecord, dict[s
     split = Split(
         train=sample(learned, train_rows),
         validation=(),
-        calibration=sample(calibrating, CALIBRATING),
-        test=tuple(measured),
+        calibration=sample(calibrating, most),
+        test=sample(measured, most),
         by_time=True,
     )
     tfns = load(data / "tfns/sent_train.csv", "tfns").examples
@@ -129,8 +131,8 @@ def read_sets(data: Path, train_rows: int) -> tuple[Split, DatasetRecord, dict[s
     phrasebank = load(data / "phrasebank/Sentences_50Agree.txt", "phrasebank").examples
     sets = {
         f"wire, {CALIBRATED_UNTIL:%B %Y}": split.test,
-        "TFNS": sample(held_out, SAMPLE),
-        "PhraseBank 50Agree": sample(phrasebank, SAMPLE),
+        "TFNS": sample(held_out, most),
+        "PhraseBank 50Agree": sample(phrasebank, most),
     }
     return split, wire.record, sets
 
@@ -138,11 +140,11 @@ def read_sets(data: Path, train_rows: int) -> tuple[Split, DatasetRecord, dict[s
 # -- a row ---------------------------------------------------------------------------------------------
 
 
-def measure_row(row: Row, data: Path, work: Path, train_rows: int) -> dict[str, Any]:
+def measure_row(row: Row, data: Path, work: Path, train_rows: int, most: int) -> dict[str, Any]:
     """Train, export and measure a row; runs in a child process."""
     from models.sentiment.serve.scorer import Scorer
 
-    split, record, sets = read_sets(data, train_rows)
+    split, record, sets = read_sets(data, train_rows, most)
     found: dict[str, Any] = row._asdict()
     if row.method:
         folder = work / f"{row.name}-onnx"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from agent.core.errors import ModelError
 from agent.core.events import Command, News, Sentiment, Signal
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon
+from agent.live.interfaces.producer import Emit, Health, deliver
+from agent.live.interfaces.running_agent import Services
 from agent.live.services.metrics.prometheus import AgentMetrics
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -144,3 +147,39 @@ async def test_the_drift_of_the_first_model_is_judged_by_its_own_answers(
     assert status.model_drift.drift.headlines > 4
     assert "stop" in {one.action for one in of(Command, journal(database))}
     assert of(News, journal(database))
+
+
+class Pool:
+    """Workers in place of the local model, as `WorkerPool` is."""
+
+    name = "workers"
+
+    def __init__(self) -> None:
+        self.health = Health(self.name, state="live")
+        self._offered: asyncio.Queue[News] = asyncio.Queue()
+
+    def offer(self, news: News) -> None:
+        self._offered.put_nowait(news)
+
+    async def run(self, emit: Emit) -> None:
+        while True:
+            news = await self._offered.get()
+            at = news.available_at
+            await deliver(emit, Sentiment(news.id, at, at, 0.05, 0.05, 0.9, "fast"))
+
+
+async def test_answers_of_workers_are_revised_too(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    local = Words("fast")
+    daemon = agent(sandbox, database, tmp_path, lambda folder: Server("slow") if folder == "slow" else local)
+    daemon.attach(Services(scorer=Pool()))
+    async with living(daemon):
+        assert daemon.reviser is not None
+        health = daemon.reviser.health
+        await until(lambda: health.revised >= 2)
+    pairs = [made for made in answers(assert_sound(database, "latest", daemon.config)).values() if made[1:]]
+    assert {tuple((one.model, one.provisional) for one in pair) for pair in pairs} == {
+        (("fast", True), ("slow", False))
+    }
+    assert local.batches == []

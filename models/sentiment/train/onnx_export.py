@@ -2,7 +2,8 @@
 
 The graph maps (input_ids, attention_mask) to (logits, pooled) and contains merged adapters and soft prompts.
 If quantised, its matrix products run in int8: weights per output channel in 7 bits (8 would overflow on AVX2
-without VNNI), activations with one dynamic scale per run.
+without VNNI), activations with one dynamic scale per run. Those of a decoder have a scale for each
+32 values instead.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import onnx
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from torch.export import Dim
 from transformers import PreTrainedModel
 
@@ -90,7 +92,9 @@ def export_model(
         shape = {0: Dim("batch", min=1, max=4096), 1: Dim("tokens", min=2, max=512)}
         given, names = (ids, torch.ones_like(ids)), (INPUTS, OUTPUTS)
         write_graph(trained.model, given, (shape, shape), names, folder / MODEL_NAME)
-        if quantise:
+        if quantise and trained.card.pooling == "last":
+            quantise_weights(folder / MODEL_NAME)
+        elif quantise:
             quantise_graph(folder / MODEL_NAME)
         trained.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_NAME))
         card = trained.card
@@ -175,6 +179,19 @@ def quantise_graph(path: Path) -> None:
     with _quiet():
         quantize_dynamic(full, path, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
     full.unlink()
+
+
+def quantise_weights(path: Path) -> None:
+    """Replace a graph by one whose weights are 8-bit integers with a scale for each 32 of them.
+
+    For decoders: single channels of their activations are so large that one scale for all loses the others.
+    """
+    with _quiet():
+        quantiser = MatMulNBitsQuantizer(
+            onnx.load(path), bits=8, block_size=32, is_symmetric=True, accuracy_level=4
+        )
+        quantiser.process()
+        onnx.save(quantiser.model.model, path)
 
 
 @contextlib.contextmanager

@@ -272,6 +272,19 @@ def test_an_export_holds_the_prompt_and_reproduces_the_model(
     assert scorer.embed(texts) == pytest.approx(trained.logits(texts)[1], abs=1e-3)
 
 
+def test_a_quantised_decoder_is_smaller_and_answers_as_before(
+    split: Split, word_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    tuned("full", once(split), word_bases["qwen2"], tmp_path / "out")
+    texts = texts_of(split)
+    card = export_model(tmp_path / "out", tmp_path / "int8", reference=texts)
+    export_model(tmp_path / "out", tmp_path / "fp32", quantise=False)
+    assert card.notes["export_mean_probability_difference"] < 0.01
+    assert card.notes["export_batch_dependence"] == 0
+    sizes = [(tmp_path / name / "model.onnx").stat().st_size for name in ("int8", "fp32")]
+    assert sizes[0] < 0.9 * sizes[1]  # embeddings, which are most of a tiny model, stay in 32 bits
+
+
 def test_an_exported_language_model_answers_with_the_same_words(
     split: Split, word_bases: dict[str, Path], tmp_path: Path
 ) -> None:
