@@ -40,7 +40,7 @@ def needed_bars(config: Config) -> dict[str, int]:
     for number in range(_ROUNDS):
         rehearsal.advance(number)
     histories = [state.history for state in engine.states.values() if state.history is not None]
-    requested = {name: max(history.series[name].asked for history in histories) for name in intervals}
+    requested = {name: max(history.series[name].requested for history in histories) for name in intervals}
     return {name: bars for name, bars in requested.items() if bars}
 
 
