@@ -51,7 +51,6 @@ from agent.dashboard.page_rows import (
     FillRow,
     HeadlineRow,
     OrderRow,
-    PlotRow,
     PredictionRow,
     RunHeader,
     SignalRow,
@@ -64,12 +63,12 @@ from agent.dashboard.page_rows import (
     scored_row,
     signal_row,
 )
+from agent.dashboard.plotted_rows import PlottedRows
 
 HEADLINES: Final = 80
 FILLS: Final = 200
 ACTIVITIES: Final = 100
 CURVE_POINTS: Final = 800
-PLOTTED_LINES: Final = 8
 """Maximum numbers of rows and points."""
 
 NO_VERSION: Final = -1
@@ -92,8 +91,7 @@ class DashboardState:
         self._bars: dict[str, VersionedRows[int, CandleRow]] = {
             symbol: VersionedRows(bars) for symbol in header.symbols
         }
-        self._plots: dict[str, VersionedRows[tuple[int, str], PlotRow]] = {}
-        self._plot_names: dict[str, list[str]] = {}
+        self._plots = PlottedRows(header.symbols, header.interval, bars)
         self._day_open: dict[str, tuple[int, float]] = {}  # day number and first price of the day
         self._closed: dict[str, int] = {}  # bars that start before this time are final
         self._symbol_versions: dict[str, int] = dict.fromkeys(header.symbols, 0)
@@ -183,7 +181,7 @@ class DashboardState:
             case RiskEvent():
                 self._on_risk(decision)
             case Plot():
-                self._on_plot(decision)
+                self._plots.add(decision, self.version)
             case Notice():
                 self._add_activity(decision.ts, decision)
 
@@ -286,20 +284,6 @@ class DashboardState:
             )
         self._add_activity(event.ts, event)
 
-    def _on_plot(self, plot: Plot) -> None:
-        """Keep the line's last value in each bar; a line of no symbol is drawn for all."""
-        # A value that is plotted at a bar's close belongs to that bar
-        start = (plot.ts - 1) // self.header.interval * self.header.interval
-        for symbol in (plot.symbol,) if plot.symbol else self.header.symbols:
-            names = self._plot_names.setdefault(symbol, [])
-            if plot.name not in names:
-                if len(names) == PLOTTED_LINES:
-                    continue
-                names.append(plot.name)
-            row = PlotRow(start, plot.name, plot.value)
-            rows = self._plots.setdefault(symbol, VersionedRows(self._bar_limit * PLOTTED_LINES))
-            rows.put((start, plot.name), row, self.version)
-
     def _symbol_changed(self, symbol: str) -> None:
         self._symbol_versions[symbol] = self.version
 
@@ -337,10 +321,9 @@ class DashboardState:
             bars = self._bars[symbol].since(bars_since)
             if bars or bars_since == NO_VERSION:
                 changed["bars"] = {"symbol": symbol, "all": bars_since == NO_VERSION, "rows": bars}
-        if symbol in self._plots:
-            plots = self._plots[symbol].since(bars_since)
-            if plots or bars_since == NO_VERSION:
-                changed["plots"] = {"symbol": symbol, "all": bars_since == NO_VERSION, "rows": plots}
+        plots = self._plots.since(symbol, bars_since)
+        if plots is not None and (plots or bars_since == NO_VERSION):
+            changed["plots"] = {"symbol": symbol, "all": bars_since == NO_VERSION, "rows": plots}
         return changed
 
     def account(self) -> AccountSummary:
@@ -394,8 +377,7 @@ class DashboardState:
         vars(twin).update(vars(self))
         twin._portfolio = _copy_portfolio(self._portfolio)
         twin._bars = {symbol: rows.copy() for symbol, rows in self._bars.items()}
-        twin._plots = {symbol: rows.copy() for symbol, rows in self._plots.items()}
-        twin._plot_names = {symbol: names.copy() for symbol, names in self._plot_names.items()}
+        twin._plots = self._plots.copy()
         twin._curve = deepcopy(self._curve)
         tables = (
             "_headlines _fills _activities _day_open _closed _symbol_versions _signals _predictions _orders"

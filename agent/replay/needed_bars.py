@@ -8,11 +8,12 @@ from typing import Final
 from agent.config import Config
 from agent.core.bar_history import Bar
 from agent.core.engine import Engine
+from agent.core.errors import ConfigError
 from agent.core.events import DAY_MS, Direction, Kline, Prediction, Signal
 from agent.core.intervals import period_end, period_start
 from agent.core.sinks import NullSink
 from agent.core.warm_up import declared_intervals, declared_warm_up
-from strategies import load_strategy
+from strategies import load_strategy, strategy_class
 
 _ROUNDS: Final = 30
 """Bars of each interval on which the callbacks are called."""
@@ -29,7 +30,13 @@ def needed_bars(config: Config) -> dict[str, int]:
     These are the bars of its `warm_up`. If it declares none, a second instance is called on made-up bars, and
     the most bars that it or its indicators request are returned. Raises ConfigError for a wrong declaration.
     """
-    strategy = load_strategy(config.strategy.name, config.strategy.params)
+    kind = strategy_class(config.strategy.name)
+    try:
+        strategy = load_strategy(config.strategy.name, config.strategy.params)
+    except ConfigError:
+        if kind.intervals or kind.warm_up or kind.overrides("on_bar"):
+            raise
+        return {}  # the run itself reports the wrong parameter
     market = config.market
     intervals = declared_intervals(strategy, market.interval, calendar=market.calendar_bars)
     declared = declared_warm_up(strategy)

@@ -33,7 +33,7 @@ class Follows(Strategy):
     def on_bar(self, bar: Bar, market: Market) -> None:
         closes = market.bars(bar.symbol, "15m", 4).close
         self.plot("mean", closes.mean())
-        self.target(bar.symbol, weight=0.2 if bar.close > closes.mean() else 0.0)
+        self.target(bar.symbol, weight=0.2 if bar.close > closes.mean() else -0.2)
 
 
 class WantsMore(Follows):

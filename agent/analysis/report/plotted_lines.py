@@ -17,8 +17,8 @@ LINES: Final = 8
 """Lines drawn for each symbol: the first ones."""
 
 _COLOURS: Final = ("--warn", "--accent", "--gain", "--loss", "--muted")
-_GAP: Final = 0.04  # between two panes, as a fraction of the chart's height
-_PANE: Final = 0.16
+_GAP: Final = 0.06  # between two panes, as a fraction of the chart's height
+_PANE: Final = 0.22
 
 
 class PlottedLines:
@@ -72,7 +72,10 @@ def draw_lines(lines: dict[str, Curve], prices: Curve) -> tuple[list[Figure], Fi
     for number, name in enumerate(below):
         top = (len(below) - number) * (height + _GAP / 2) - _GAP / 2
         axes[f"yaxis{number + 2}"] = axis(
-            title=escape(name), domain=[round(top - height + _GAP / 2, 4), round(top, 4)], anchor="x"
+            title=escape(name),
+            domain=[round(top - height + _GAP / 2, 4), round(top, 4)],
+            anchor="x",
+            nticks=4,
         )
     return traces, axes
 

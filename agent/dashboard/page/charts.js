@@ -72,7 +72,10 @@ export class CandleChart {
   /** Applies changed bars, or replaces all of them, and keeps the latest `limit`. */
   update({ all, rows }, limit) {
     const first = all || !this.#bars.size;
-    if (all) this.#bars.clear();
+    if (all) {
+      this.#bars.clear();
+      this.#clearPlots(); // the lines of all bars follow
+    }
     let ordered = !all;
     for (const [start, open, high, low, close] of rows) {
       const bar = { time: toSeconds(start), open, high, low, close };
