@@ -293,11 +293,7 @@ class OrderTracker:
         if self._trailing.get(symbol) == order.order.id:  # otherwise it would remove a newer one
             with suppress(OrderNotFound):  # no position: it has been closed, perhaps by this stop
                 await self._client.retry(lambda: self._client.port.set_trailing_stop(symbol, _ZERO))
-        found = await self._find(order)
-        if found is not None:
-            self.on_order(found)
-        if found is None or found.status is OrderStatus.UNTRIGGERED:
-            self._end(order, OrderStatus.CANCELLED, "cancelled")
+        await self.query(order)  # it ends once the venue's views no longer show it
 
     def _mark_unknown(self, order: InFlightOrder) -> None:
         order.mark_unknown(self._now())
@@ -337,17 +333,29 @@ class OrderTracker:
         found = await self._client.retry(lambda: self._client.port.find_trailing_stop(symbol, since))
         if found is None or self._trailing.get(symbol) != order.order.id:
             return None
-        if found.status is OrderStatus.UNTRIGGERED and found.trail not in (_ZERO, order.order.trail):
-            return None  # an earlier one, or one that was set by hand
-        named = self.named(found)
-        return named if named.client_id == order.order.id else None  # otherwise an earlier one has made it
+        if found.status is OrderStatus.UNTRIGGERED:
+            # otherwise it is an earlier one, or one that was set by hand
+            return replace(found, client_id=order.order.id) if found.trail == order.order.trail else None
+        if found.id not in self._trailing_names:
+            await self._fetch_missed()  # whose executions are new, so that they name their order
+        mine = self._trailing_names.get(found.id) == order.order.id
+        return replace(found, client_id=order.order.id) if mine else None
 
     def named(self, message: _Named) -> _Named:
-        """Return a report with our id if it is of an order that a trailing stop of ours has made."""
+        """Return a report with our id if it is of an order that a trailing stop of ours has made.
+
+        The venue gives such orders no client id. Pass only reports that are new: an order belongs to the
+        trailing stop that works, and its executions perhaps to an earlier one whose fills are still missing.
+        """
         if not message.trailing or message.client_id:
             return message
+        symbol = message.symbol
         venue_id = message.id if isinstance(message, VenueOrder) else message.order_id
-        name = self._trailing_names.get(venue_id) or self._trailing.get(message.symbol, "")
+        name = self._trailing_names.get(venue_id, "")
+        if not name and isinstance(message, Execution):
+            missing = (o for o in self._orders.values() if o.trails and o.ended and not o.done)
+            name = next((o.order.id for o in missing if o.order.symbol == symbol), "")
+        name = name or self._trailing.get(symbol, "")
         if name and venue_id:
             self._trailing_names[venue_id] = name
         return replace(message, client_id=name) if name else message
