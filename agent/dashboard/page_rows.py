@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import UNSET
 
 from agent.config import Config
 from agent.core.events import (
@@ -18,6 +19,7 @@ from agent.core.events import (
     News,
     Notice,
     Order,
+    OrderType,
     OrderUpdate,
     RiskEvent,
     RiskState,
@@ -182,6 +184,7 @@ class OrderRow(msgspec.Struct, frozen=True):
     reason: str
     status: str = "NEW"
     filled: Decimal = Decimal(0)
+    trail: Decimal | None = None  # distance of a trailing stop, whose trigger moves
 
 
 class ActivityRow(msgspec.Struct, frozen=True):
@@ -340,6 +343,7 @@ def order_row(order: Order) -> OrderRow:
         trigger=order.trigger,
         reduce_only=order.reduce_only,
         reason=one_line(order.reason, _REASON_LENGTH),
+        trail=order.trail if order.type is OrderType.TRAILING_STOP and order.trail is not UNSET else None,
     )
 
 

@@ -19,8 +19,12 @@ from agent.core.events import (
     Direction,
     Event,
     Kline,
+    Notice,
+    Order,
+    OrderType,
     PositionSnapshot,
     Prediction,
+    Side,
     Signal,
 )
 from agent.dashboard.dashboard_state import HEADLINES, NO_VERSION, DashboardState
@@ -114,6 +118,21 @@ def test_a_headline_has_the_answers_for_its_assets_and_its_kind(
     agent.feed(news, scored(news, *assets, kind=kind, abstained=abstained))
     opinion = agent.state.changes()["headlines"][0].opinion
     assert ([tuple(row) for row in opinion.assets], opinion.kind, opinion.kind_confidence) == shown
+
+
+def test_a_message_of_the_strategy_and_a_trailing_stop_are_shown() -> None:
+    agent = FakeAgent()
+    agent.feed(bar(1))
+    at, qty = bar(1).ts, Decimal("0.1")
+    kind, trail = OrderType.TRAILING_STOP, Decimal(600)
+    stop = Order(
+        "o1", "BTCUSDT", at, Side.SELL, kind, qty, trigger=Decimal(49_400), reduce_only=True, trail=trail
+    )
+    for decision in (stop, Notice(at, "warning", "volume is thin")):
+        agent.state.decision(1, decision)
+    page = agent.state.changes()
+    assert (page["acts"][-1].what, page["acts"][-1].text) == ("notice", "warning: volume is thin")
+    assert [(row.type, row.trail) for row in page["orders"]] == [("TRAILING_STOP", trail)]
 
 
 def test_texts_of_a_workers_answer_are_clipped_to_one_line() -> None:
