@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from agent.config import Config
@@ -19,6 +20,7 @@ from agent.core.events import (
     News,
     Notice,
     Order,
+    OrderType,
     OrderUpdate,
     RiskEvent,
     RiskState,
@@ -202,6 +204,7 @@ class OrderRow(msgspec.Struct, frozen=True):
     reason: str
     status: str = "NEW"
     filled: Decimal = Decimal(0)
+    trail: Decimal | None = None  # distance of a trailing stop, whose trigger moves
 
 
 class ActivityRow(msgspec.Struct, frozen=True):
@@ -373,6 +376,7 @@ def order_row(order: Order) -> OrderRow:
         trigger=order.trigger,
         reduce_only=order.reduce_only,
         reason=one_line(order.reason, _REASON_LENGTH),
+        trail=order.trail if order.type is OrderType.TRAILING_STOP and order.trail is not UNSET else None,
     )
 
 
