@@ -32,12 +32,13 @@ from agent.core.events import (
     Side,
     TimeInForce,
 )
-from agent.core.exchange import MOVED, MatchingExchange, Report, protection_in, protects
+from agent.core.exchange import MOVED, MatchingExchange, Report
 from agent.core.fill_models import FillRules
 from agent.core.instruments import Instrument
 from agent.core.margin import MarginRules
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
+from agent.core.protection import protection_in, protects
 from agent.core.settings import CoreConfig
 
 _ZERO = Decimal(0)

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from decimal import Decimal
 from math import nan
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from agent.core.events import OrderType
+from agent.core.orders import WorkingOrder
+from agent.core.portfolio import Position
 
-if TYPE_CHECKING:
-    from agent.core.market import InstrumentState, MarketView
+
+class SymbolState(Protocol):
+    """What a view reads of a symbol's state."""
+
+    book: list[WorkingOrder]
+    position: Position
+
+
+class Clock(Protocol):
+    """What a view reads of the market: the time of the event being handled (UTC ms)."""
+
+    now: int
 
 
 class PositionView(float):
@@ -21,11 +33,11 @@ class PositionView(float):
 
     __slots__ = ("_market", "_state")
 
-    _market: MarketView
-    _state: InstrumentState
+    _market: Clock
+    _state: SymbolState
 
     @classmethod
-    def of(cls, state: InstrumentState, market: MarketView) -> PositionView:
+    def of(cls, state: SymbolState, market: Clock) -> PositionView:
         """Return the view of the position of `state`."""
         view = cls(state.position.size)
         view._state, view._market = state, market
