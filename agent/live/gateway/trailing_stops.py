@@ -43,7 +43,7 @@ class TrailingStops:
         self._names: dict[str, str] = {}  # venue's id of an order that one has made -> our id
 
     async def place(self, order: InFlightOrder) -> None:
-        """Send the request for a trailing stop; it replaces the one that the position has. Raises PortError."""
+        """Send the request for a trailing stop, which replaces the position's. Raises PortError."""
         placed = order.order
         if placed.trail is not UNSET:
             self._last[placed.symbol] = placed.id
