@@ -75,7 +75,9 @@ class PaperExchange(MatchingExchange):
         if flaw:
             self._reject(order, now, flaw)
             return
-        self.books[order.symbol].append(WorkingOrder(order, now + self._latency))
+        mark = self._portfolio.positions[order.symbol].mark
+        self.books[order.symbol].append(WorkingOrder(order, now + self._latency, best=mark))
+        self._trails = self._trails or order.type is OrderType.TRAILING_STOP
         self._note_expiry(order)
 
     def cancel(self, orders: Iterable[WorkingOrder], now: int, reason: str) -> None:
