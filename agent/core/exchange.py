@@ -9,10 +9,10 @@ classes directly.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
@@ -35,8 +35,15 @@ from agent.core.events import (
     Side,
 )
 from agent.core.instruments import Instrument
-from agent.core.orders import Protection, WorkingOrder
+from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
+from agent.core.protection import (
+    Protection,
+    are_levels,
+    protective_order,
+    shares_of_rest,
+    with_protection,
+)
 from agent.core.settings import CoreConfig
 
 Report = Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | CashAdjustment | RiskEvent
@@ -58,62 +65,6 @@ _NEVER: Final = 1 << 62
 def run_prefix(run_id: str) -> str:
     """Return the prefix of a run's client order ids, 11 characters."""
     return ID_PREFIX + blake2b(run_id.encode(), digest_size=4).hexdigest()
-
-
-def protective_order(
-    id: str, symbol: str, now: int, side: Side, kind: OrderType, qty: Decimal, trigger: Decimal, oco: str
-) -> Order:
-    """Return the stop or take-profit of a position."""
-    reason = kind.value.lower().replace("_", "-")
-    return Order(id, symbol, now, side, kind, qty, trigger=trigger, reduce_only=True, oco=oco, reason=reason)
-
-
-def protects(entry: Order) -> bool:
-    """Return whether an entry attaches protection once it is filled."""
-    return (
-        entry.stop is not None
-        or entry.take_profit is not None
-        or entry.trail is not UNSET
-        or entry.take_profits is not UNSET
-    )
-
-
-def protection_in(entry: Order) -> Protection:
-    """Return the protection that an entry attaches."""
-    trail = None if entry.trail is UNSET else entry.trail
-    levels = () if entry.take_profits is UNSET else entry.take_profits
-    return Protection(entry.stop, entry.take_profit, trail, levels)
-
-
-def with_protection(entry: Order, protection: Protection) -> Order:
-    """Return the entry with other protection to attach; what is None in `protection` stays as it is."""
-    changes: dict[str, Any] = {}
-    if protection.stop is not None:
-        changes["stop"] = protection.stop
-    if protection.trail is not None:
-        changes["trail"] = protection.trail
-    if protection.take_profit is not None:
-        changes |= {"take_profit": protection.take_profit, "take_profits": UNSET}
-    elif protection.levels:
-        changes |= {"take_profit": None, "take_profits": protection.levels}
-    return msgspec.structs.replace(entry, **changes)
-
-
-def _are_levels(working: Sequence[WorkingOrder], levels: Sequence[tuple[Decimal, Decimal]]) -> bool:
-    """Return whether these take-profits are the levels, of which the first may have been filled."""
-    wanted = [trigger for trigger, _ in levels]
-    found = [w.order.trigger for w in working if w.share is not None]
-    return bool(found) and (wanted[-len(found) :] == found or found[-len(wanted) :] == wanted)
-
-
-def shares_of_rest(levels: Sequence[tuple[Decimal, Decimal]]) -> list[Decimal]:
-    """Return for each level its share of the position that is left once the levels before it are filled."""
-    shares: list[Decimal] = []
-    rest = Decimal(1)
-    for _, share in levels:
-        shares.append(min(share / rest, Decimal(1)) if rest > 0 else Decimal(1))
-        rest -= share
-    return shares
 
 
 class Exchange:
@@ -253,7 +204,7 @@ class Exchange:
         if protection.levels:
             old = [w for w in protective if w.order.type is OrderType.TAKE_PROFIT]
             begun = any(w.triggered or w.filled for w in old)
-            if not begun and not _are_levels(old, protection.levels):
+            if not begun and not are_levels(old, protection.levels):
                 levels = Protection(levels=protection.levels)
                 for order, share in self._protective_of(symbol, opposite, qty, levels, 0.0, now, group):
                     self._place_protection(order, old, now, share)

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import NamedTuple
 
 from msgspec import UNSET
 
 from agent.core.events import Order, OrderStatus, OrderType, Side
 
 _ZERO = Decimal(0)
-
-
-class Protection(NamedTuple):
-    """Protection of a position: triggers in quote currency, None where it is to stay as it is."""
-
-    stop: Decimal | None = None
-    take_profit: Decimal | None = None
-    trail: Decimal | None = None  # distance of a trailing stop from the best price
-    levels: tuple[tuple[Decimal, Decimal], ...] = ()  # take-profits: trigger and share, nearest first
-
-    @property
-    def empty(self) -> bool:
-        """True if there is nothing to place or to move."""
-        return self.stop is None and self.take_profit is None and self.trail is None and not self.levels
 
 
 class WorkingOrder:

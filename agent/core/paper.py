@@ -32,12 +32,13 @@ from agent.core.events import (
     Side,
     TimeInForce,
 )
-from agent.core.exchange import MOVED, MatchingExchange, Report, protection_in, protects
+from agent.core.exchange import MOVED, MatchingExchange, Report
 from agent.core.fill_models import FillRules
 from agent.core.instruments import Instrument
 from agent.core.margin import MarginRules
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
+from agent.core.protection import protection_in, protects
 from agent.core.settings import CoreConfig
 
 _ZERO = Decimal(0)
@@ -74,7 +75,9 @@ class PaperExchange(MatchingExchange):
         if flaw:
             self._reject(order, now, flaw)
             return
-        self.books[order.symbol].append(WorkingOrder(order, now + self._latency))
+        mark = self._portfolio.positions[order.symbol].mark
+        self.books[order.symbol].append(WorkingOrder(order, now + self._latency, best=mark))
+        self._trails = self._trails or order.type is OrderType.TRAILING_STOP
         self._note_expiry(order)
 
     def cancel(self, orders: Iterable[WorkingOrder], now: int, reason: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from math import nan
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from agent.core.events import OrderType
 from agent.core.orders import WorkingOrder
@@ -12,14 +12,14 @@ from agent.core.portfolio import Position
 
 
 class SymbolState(Protocol):
-    """What a view reads of a symbol."""
+    """What a view reads of a symbol's state."""
 
-    position: Position
     book: list[WorkingOrder]
+    position: Position
 
 
 class EventTime(Protocol):
-    """Time of the event being handled."""
+    """What a view reads of the market: the time of the event being handled (UTC ms)."""
 
     now: int
 
@@ -35,6 +35,10 @@ class PositionView(float):
 
     _market: EventTime
     _state: SymbolState
+
+    if TYPE_CHECKING:  # a view equals any number of the same value, which type checkers doubt otherwise
+
+        def __eq__(self, other: object) -> bool: ...
 
     @classmethod
     def of(cls, state: SymbolState, market: EventTime) -> PositionView:

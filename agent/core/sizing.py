@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from agent.core.events import Side
 from agent.core.instruments import Instrument
-from agent.core.orders import Protection
+from agent.core.protection import Protection
 from agent.core.target import Target
 
 _ZERO = Decimal(0)

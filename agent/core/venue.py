@@ -30,10 +30,11 @@ from agent.core.events import (
     PositionSnapshot,
     Side,
 )
-from agent.core.exchange import MOVED, Report, ReportingExchange, protection_in, protects
+from agent.core.exchange import MOVED, Report, ReportingExchange
 from agent.core.instruments import Instrument
-from agent.core.orders import Protection, WorkingOrder
+from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio
+from agent.core.protection import Protection, protection_in, protects
 from agent.core.settings import CoreConfig
 
 _ZERO = Decimal(0)

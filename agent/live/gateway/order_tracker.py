@@ -10,14 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from decimal import Decimal
 from functools import partial
 from typing import Final, Never, TypeVar
 
 import structlog
-from msgspec import UNSET
-from msgspec.structs import replace
 
 from agent.config import Config
 from agent.core.durations import format_duration
@@ -29,12 +26,12 @@ from agent.core.events import (
     Event,
     Order,
     OrderStatus,
-    OrderType,
     OrderUpdate,
 )
 from agent.core.venue import OpenState
 from agent.live.gateway.in_flight_order import InFlightOrder, InFlightState
 from agent.live.gateway.throttled_client import ThrottledClient
+from agent.live.gateway.trailing_stops import TrailingStops
 from agent.live.gateway.venue_port import (
     AuthenticationError,
     ClockSkewError,
@@ -90,11 +87,7 @@ class OrderTracker:
         self._expire_after = settings.expire_after
         self._max_skew = settings.max_skew
         self._orders = {one.order.id: InFlightOrder.restored(one) for one in past.orders}
-        self._trailing: dict[str, str] = {}  # symbol -> id of the last trailing stop that was sent
-        for past_order in past.orders:
-            if past_order.order.type is OrderType.TRAILING_STOP:
-                self._trailing[past_order.order.symbol] = past_order.order.id
-        self._trailing_names: dict[str, str] = {}  # venue's id of an order that a trailing stop made -> ours
+        self._trailing_stops = TrailingStops(client, past, fetch_missed)
         self._decided: list[Order | Cancel | Amend] = []  # not committed yet
         self._untracked: list[str] = []  # ids of orders that have no task yet
         self._cancel_all_due = False
@@ -268,14 +261,12 @@ class OrderTracker:
                 self._put_update(order, OrderStatus.NEW, _ZERO, "", 0)
 
     async def _create(self, order: InFlightOrder) -> None:
-        """Send the request to place an order. A trailing stop replaces the one that the position has."""
-        port, placed = self._client.port, order.order
-        if not order.trails or placed.trail is UNSET:
-            await port.create(placed)
-            return
-        self._trailing[placed.symbol] = placed.id
-        await port.set_trailing_stop(placed.symbol, placed.trail)
-        self._end_replaced(order)
+        """Send the request to place an order."""
+        if order.trails:
+            await self._trailing_stops.place(order)
+            self._end_replaced(order)
+        else:
+            await self._client.port.create(order.order)
 
     def _end_replaced(self, newer: InFlightOrder) -> None:
         """End the symbol's earlier trailing stops: the venue keeps one for each position."""
@@ -286,14 +277,11 @@ class OrderTracker:
 
     async def _cancel(self, order: InFlightOrder) -> None:
         """Send the cancel of an accepted order."""
-        if not order.trails:
+        if order.trails:
+            await self._trailing_stops.remove(order)
+            await self.query(order)  # it ends once the venue's views no longer show it
+        else:
             await self._client.retry(lambda: self._client.port.cancel(order.ref))
-            return
-        symbol = order.order.symbol
-        if self._trailing.get(symbol) == order.order.id:  # otherwise it would remove a newer one
-            with suppress(OrderNotFound):  # no position: it has been closed, perhaps by this stop
-                await self._client.retry(lambda: self._client.port.set_trailing_stop(symbol, _ZERO))
-        await self.query(order)  # it ends once the venue's views no longer show it
 
     def _mark_unknown(self, order: InFlightOrder) -> None:
         order.mark_unknown(self._now())
@@ -327,38 +315,13 @@ class OrderTracker:
             await self._fetch_missed()
 
     async def _find(self, order: InFlightOrder) -> VenueOrder | None:
-        if not order.trails:
-            return await self._client.retry(lambda: self._client.port.find(order.ref))
-        symbol, since = order.order.symbol, order.created_after
-        found = await self._client.retry(lambda: self._client.port.find_trailing_stop(symbol, since))
-        if found is None or self._trailing.get(symbol) != order.order.id:
-            return None
-        if found.status is OrderStatus.UNTRIGGERED:
-            # otherwise it is an earlier one, or one that was set by hand
-            return replace(found, client_id=order.order.id) if found.trail == order.order.trail else None
-        if found.id not in self._trailing_names:
-            await self._fetch_missed()  # whose executions are new, so that they name their order
-        mine = self._trailing_names.get(found.id) == order.order.id
-        return replace(found, client_id=order.order.id) if mine else None
+        if order.trails:
+            return await self._trailing_stops.find(order)
+        return await self._client.retry(lambda: self._client.port.find(order.ref))
 
     def named(self, message: _Named) -> _Named:
-        """Return a report with our id if it is of an order that a trailing stop of ours has made.
-
-        The venue gives such orders no client id. Pass only reports that are new: an order belongs to the
-        trailing stop that works, and its executions perhaps to an earlier one whose fills are still missing.
-        """
-        if not message.trailing or message.client_id:
-            return message
-        symbol = message.symbol
-        venue_id = message.id if isinstance(message, VenueOrder) else message.order_id
-        name = self._trailing_names.get(venue_id, "")
-        if not name and isinstance(message, Execution):
-            missing = (o for o in self._orders.values() if o.trails and o.ended and not o.done)
-            name = next((o.order.id for o in missing if o.order.symbol == symbol), "")
-        name = name or self._trailing.get(symbol, "")
-        if name and venue_id:
-            self._trailing_names[venue_id] = name
-        return replace(message, client_id=name) if name else message
+        """Return a new report with our id if it is of an order that a trailing stop of ours has made."""
+        return self._trailing_stops.named(message, self._orders.values())
 
     # -- order reports ---------------------------------------------------------------------------------------
 
