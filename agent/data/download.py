@@ -19,6 +19,7 @@ from agent.data.kline_writer import KlineRow, KlineWriter
 from agent.system.addresses import is_loopback
 from agent.system.backoff import BackoffConfig, delays
 from agent.system.clock import iso
+from agent.system.http_timeouts import NO_CCXT_TIMEOUT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _FLUSH_ROWS: Final = 50_000
 _TRIES: Final = 6
+_TIMEOUT: Final = 20.0  # seconds for each request
 _TRANSIENT: Final = re.compile(r'"retCode":\s*(10000|10016)\b')  # server timeout, server error
 _RETRY: Final = BackoffConfig(first=1_000, ceiling=30_000)
 _WEEK: Final = 7 * DAY_MS
@@ -82,7 +84,7 @@ class BybitKlines:
         self._retry = retry
         self._sleep = sleep
         options = {"fetchMarkets": {"types": [wanted.category]}}
-        self._exchange: Any = ccxt.bybit({"timeout": 20_000, "options": options})
+        self._exchange: Any = ccxt.bybit({"timeout": NO_CCXT_TIMEOUT, "options": options})
         self._exchange.urls["api"] = dict.fromkeys(self._exchange.urls["api"], self._base)
         # a proxy in the environment must not be used for loopback
         self._exchange.aiohttp_trust_env = not is_loopback(self._base)
@@ -180,7 +182,7 @@ class BybitKlines:
         params = {"category": wanted.category, "symbol": wanted.symbol, "limit": PAGE, **params}
         while True:
             try:
-                return read_page(await self._exchange.publicGetV5MarketKline(params))
+                return read_page(await self._respond(self._exchange.publicGetV5MarketKline(params)))
             except ccxt.BadRequest as error:
                 raise UsageError(
                     f"Bybit has no {wanted.category} klines of {wanted.symbol}: {brief(error)}",
@@ -200,9 +202,16 @@ class BybitKlines:
                     ) from None
                 await self._sleep(wait)
 
+    async def _respond(self, request: Awaitable[Any]) -> Any:
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                return await request
+        except TimeoutError:
+            raise self._ccxt.RequestTimeout(f"no response in {_TIMEOUT:.0f} s") from None
+
     async def _suggestion(self) -> str:
         try:
-            markets = await self._exchange.load_markets()
+            markets = await self._respond(self._exchange.load_markets())
         except self._ccxt.BaseError:
             return ""
         symbols = [market["id"] for market in markets.values()]

@@ -14,6 +14,7 @@ from agent.core.errors import ModelError
 from agent.data.sentiment import provenance_of
 from agent.data.text import one_line
 from agent.live.interfaces.producer import shown
+from agent.system.http_timeouts import NO_TOTAL
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _HEADLINE: Final = "Regulator approves the first fund that holds bitcoin"
@@ -90,10 +91,10 @@ async def _list_models(config: Config, spec: Any) -> tuple[str, ...] | None:
     key = read_key(spec, config.llm)
     check_allowed(spec, config.llm.allow_hosts, key)
     headers = {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
-    timeout = aiohttp.ClientTimeout(total=config.llm.request_timeout / 1000)
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+            asyncio.timeout(config.llm.request_timeout / 1000),
+            aiohttp.ClientSession(timeout=NO_TOTAL, trust_env=False) as session,
             session.get(f"{spec.url}/models", headers=headers, allow_redirects=False) as response,
         ):
             status, body = response.status, await response.content.read(_MOST_BYTES)

@@ -46,6 +46,7 @@ from agent.store.state_snapshots import list_snapshots
 from agent.system.addresses import is_loopback
 from agent.system.backoff import Budget
 from agent.system.clock import Clock, WallClock, iso
+from agent.system.http_timeouts import NO_TOTAL
 from agent.system.untrusted import JSON_DECODE_ERRORS
 from strategies import load_strategy
 
@@ -181,8 +182,10 @@ def _snapshot(database: Database) -> str:
 async def _skew(config: Config, clock: Clock) -> str:
     """Compare the exchange's time with this machine's in the middle of the round trip."""
     base = endpoint(config.bybit.endpoint).rest
-    timeout = aiohttp.ClientTimeout(total=config.bybit.rest_timeout / 1000)
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=not is_loopback(base)) as session:
+    async with (
+        asyncio.timeout(config.bybit.rest_timeout / 1000),
+        aiohttp.ClientSession(timeout=NO_TOTAL, trust_env=not is_loopback(base)) as session,
+    ):
         before = clock.now()
         async with session.get(f"{base}/v5/market/time") as response:
             body, after = await response.read(), clock.now()

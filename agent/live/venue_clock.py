@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Final
 
@@ -11,9 +12,10 @@ import structlog
 
 from agent.system.addresses import is_loopback
 from agent.system.clock import Clock, ScaledClock, WallClock
+from agent.system.http_timeouts import NO_TOTAL
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=3)
+_TIMEOUT: Final = 3.0  # seconds for each attempt
 _ATTEMPTS: Final = 3  # the fastest one counts
 _log: Final = structlog.get_logger(__name__)
 
@@ -34,10 +36,13 @@ async def venue_clock(endpoint: str) -> Clock:
     # round trip, response, and the monotonic time for which it holds
     found: tuple[float, _State, float] | None = None
     try:
-        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+        async with aiohttp.ClientSession(timeout=NO_TOTAL) as session:
             for _ in range(_ATTEMPTS):
                 sent = time.monotonic()
-                async with session.get(f"{endpoint}/_sandbox/state", allow_redirects=False) as response:
+                async with (
+                    asyncio.timeout(_TIMEOUT),
+                    session.get(f"{endpoint}/_sandbox/state", allow_redirects=False) as response,
+                ):
                     response.raise_for_status()
                     state = msgspec.json.decode(await response.read(), type=_State)
                 took = time.monotonic() - sent

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp import ClientTimeout
 from aiohttp.abc import ResolveResult
 from websockets.asyncio.client import ClientConnection, connect
 
 from agent.core.errors import SafetyError
 from agent.system.addresses import is_loopback
+from agent.system.http_timeouts import NO_TOTAL
 
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ClientRequest
@@ -76,7 +76,9 @@ class GuardedConnector(aiohttp.TCPConnector):
     def __init__(self) -> None:
         super().__init__(ssl=ssl.create_default_context(), use_dns_cache=False)
 
-    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
+    async def connect(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
         """Connect. Raises SafetyError before anything is sent."""
         url = str(req.url)
         check(url)
@@ -96,14 +98,13 @@ class GuardedConnector(aiohttp.TCPConnector):
         return found
 
 
-def guarded_session(timeout_ms: int) -> aiohttp.ClientSession:
+def guarded_session() -> aiohttp.ClientSession:
     """Open a session for private requests, without proxies and cookies.
 
-    Pass `allow_redirects=False` with each request.
+    Pass `allow_redirects=False` with each request, and limit its time by `asyncio.timeout`.
     """
-    timeout = ClientTimeout(total=timeout_ms / 1000)
     return aiohttp.ClientSession(
-        connector=GuardedConnector(), timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+        connector=GuardedConnector(), timeout=NO_TOTAL, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
     )
 
 

@@ -141,15 +141,18 @@ class BybitPort:
         """
         check(url)
         if self._session is None or self._session.closed:
-            self._session = guarded_session(self.config.request_timeout)
+            self._session = guarded_session()
         try:
-            async with self._session.request(
-                method,
-                URL(url, encoded=True),
-                data=body.encode() if body else None,
-                headers=headers,
-                allow_redirects=False,
-            ) as response:
+            async with (
+                asyncio.timeout(self.config.request_timeout / 1000),
+                self._session.request(
+                    method,
+                    URL(url, encoded=True),
+                    data=body.encode() if body else None,
+                    headers=headers,
+                    allow_redirects=False,
+                ) as response,
+            ):
                 payload, status, received = await response.read(), response.status, response.headers
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise OutcomeUnknown(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import aiohttp
@@ -11,6 +12,7 @@ from agent.core.errors import VenueError, brief
 from agent.live.gateway.private_messages import InstrumentJson, read_list
 from agent.live.gateway.venue_port import VenueRules
 from agent.system.addresses import is_loopback
+from agent.system.http_timeouts import NO_TOTAL
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _PATH: Final = "/v5/market/instruments-info"
@@ -33,14 +35,16 @@ async def fetch_rules(
 ) -> dict[str, VenueRules]:
     """Fetch the rules of `symbol`, or of all symbols of `category` if it is empty; unknown ones are missing.
 
-    `base` is the endpoint's URL without a path, `within` the timeout in seconds. Raises VenueError without a
-    usable response.
+    `base` is the endpoint's URL without a path, `within` the timeout of all requests together in seconds.
+    Raises VenueError without a usable response.
     """
     known: dict[str, VenueRules] = {}
     cursor = ""
-    timeout = aiohttp.ClientTimeout(total=within)
     try:
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=not is_loopback(base)) as session:
+        async with (
+            asyncio.timeout(within),
+            aiohttp.ClientSession(timeout=NO_TOTAL, trust_env=not is_loopback(base)) as session,
+        ):
             for _ in range(_PAGES):
                 limit = "" if symbol else "1000"
                 given = {"category": category, "symbol": symbol, "limit": limit, "cursor": cursor}

@@ -11,6 +11,7 @@ import ccxt.async_support as ccxt
 
 from agent.config.bybit import PAGE, endpoint, interval_code
 from agent.config.live import BybitConfig
+from agent.core.durations import format_duration
 from agent.core.errors import VenueError, brief
 from agent.core.events import DAY_MS, Kline
 from agent.data.kline_messages import Page, is_sound, read_page, read_time, to_kline
@@ -18,6 +19,7 @@ from agent.system.addresses import is_loopback
 from agent.system.backoff import Budget
 from agent.system.clock import Clock, speed_of
 from agent.system.clock_discipline import DisciplinedClock
+from agent.system.http_timeouts import NO_CCXT_TIMEOUT
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _T = TypeVar("_T")
@@ -52,7 +54,7 @@ class KlineHistory:
         self._budget = budget
         base = endpoint(config.endpoint).rest
         # The venue limits all requests of an address together, so `budget` replaces ccxt's own limiter
-        self._exchange: Any = ccxt.bybit({"enableRateLimit": False, "timeout": config.rest_timeout})
+        self._exchange: Any = ccxt.bybit({"enableRateLimit": False, "timeout": NO_CCXT_TIMEOUT})
         self._exchange.urls["api"] = dict.fromkeys(_HOSTS, base)
         if is_loopback(base):
             self._exchange.timeout_on_exit = 0  # the wait is for the closing handshake of TLS
@@ -122,7 +124,12 @@ class KlineHistory:
         await self._budget.take()
         sent = 0.0 if self._discipline is None else self._discipline.steady()
         try:
-            return sent, read(await send())
+            async with asyncio.timeout(self._config.rest_timeout / 1000):
+                reply = await send()
+            return sent, read(reply)
+        except TimeoutError:
+            waited = format_duration(self._config.rest_timeout)
+            raise VenueError(f"could not fetch {what} from Bybit: no response in {waited}") from None
         except (ccxt.BadRequest, ccxt.AuthenticationError) as error:  # BadRequest includes bad symbols
             raise RequestRejected(f"Bybit rejects the request for {what}: {brief(error)}") from error
         except ccxt.RateLimitExceeded as error:

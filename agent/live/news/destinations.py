@@ -51,10 +51,8 @@ class DestinationPolicy(AbstractResolver):
         self._lookups = 0
 
     def session(self, config: NewsConfig) -> aiohttp.ClientSession:
-        """Return a session that connects only to allowed addresses."""
-        timeout = aiohttp.ClientTimeout(
-            total=config.total_timeout / 1000, sock_connect=config.connect_timeout / 1000
-        )
+        """Return a session that connects only to allowed addresses; `fetch` limits the time of a request."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout / 1000)
         connector = aiohttp.TCPConnector(resolver=self, socket_factory=self._open)
         return aiohttp.ClientSession(
             timeout=timeout, auto_decompress=False, trust_env=self._proxied, connector=connector

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -61,8 +62,9 @@ async def fetch(
 ) -> FeedResponse:
     """GET `url` unless it is unchanged since `etag` and `last_modified`.
 
-    `session` must not decompress; `access` checks the URL and each redirect. Raises FetchError or
-    AddressForbidden, and aiohttp.ClientError or TimeoutError if the connection fails.
+    `session` must not decompress; `config.total_timeout` limits each request; `access` checks the URL and
+    each redirect. Raises FetchError or AddressForbidden, and aiohttp.ClientError or TimeoutError if the
+    connection fails.
     """
     headers = {"Accept": _ACCEPT, "Accept-Encoding": "gzip, deflate", "User-Agent": config.user_agent}
     headers |= {"If-None-Match": etag} if etag else {}
@@ -71,7 +73,10 @@ async def fetch(
     for _ in range(config.max_redirects + 1):
         if access is not None:
             access.check(url)
-        async with session.get(url, headers=headers, allow_redirects=False) as response:
+        async with (
+            asyncio.timeout(config.total_timeout / 1000),
+            session.get(url, headers=headers, allow_redirects=False) as response,
+        ):
             status = response.status
             if status in _REDIRECTS:
                 url = _next_hop(url, response)

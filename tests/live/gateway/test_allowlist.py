@@ -172,7 +172,7 @@ async def test_no_forbidden_address_is_accepted(
     with pytest.raises(SafetyError):
         port_to("testnet")
     if "user:pass" not in url:  # aiohttp removes the password, and the rest is this machine
-        async with guarded_session(1_000) as session:
+        async with guarded_session() as session:
             with pytest.raises((SafetyError, ValueError, aiohttp.ClientError)):
                 await session.get(URL(url, encoded=True), headers={"X-BAPI-API-KEY": "k"})
     with pytest.raises(SafetyError):
@@ -264,7 +264,7 @@ async def test_a_redirect_is_not_followed(status: int, target: str, mainnet: Mai
 
     async for url in _serve(redirect):
         assert isinstance(await attempt(port_to(url)), VenueError)
-        async with guarded_session(1_000) as session:  # a redirect that is followed ends at the connector
+        async with guarded_session() as session:  # a redirect that is followed ends at the connector
             if "api.bybit.com" in target:
                 with pytest.raises(SafetyError):
                     await session.get(url, headers={"X-BAPI-API-KEY": "k"})
@@ -274,7 +274,7 @@ async def test_a_redirect_is_not_followed(status: int, target: str, mainnet: Mai
 async def test_a_request_with_a_proxy_another_host_or_an_unchecked_certificate_is_refused(
     mainnet: Mainnet, venue: tuple[str, list[str]]
 ) -> None:
-    async with guarded_session(1_000) as session:
+    async with guarded_session() as session:
         for options in (
             {"proxy": f"http://127.0.0.1:{mainnet.port}"},
             {"headers": {"Host": "api.bybit.com"}},
