@@ -293,6 +293,8 @@ def _json_type(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " or ".join(_json_type(choice) for choice in field["anyOf"])
     kind = field.get("type", "anything")
+    if kind == "array" and "prefixItems" in field:
+        return f"[{', '.join(_json_type(item) for item in field['prefixItems'])}]"
     if kind == "array":
         return f"list of {_json_type(field['items'])}"
     if kind == "object":

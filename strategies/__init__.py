@@ -116,12 +116,21 @@ def blaming(strategy: Strategy) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        file = sys.modules[type(strategy).__module__].__file__
+        module = sys.modules[type(strategy).__module__]
+        file = getattr(module, "__file__", None)
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == file]
-        if not lines or isinstance(error, TapewireError):
+        places = [frame for frame in frames if frame.filename == file]
+        if file is None:  # a notebook
+            methods = {
+                code.co_filename
+                for value in vars(type(strategy)).values()
+                if (code := getattr(value, "__code__", None)) is not None
+            }
+            places = [frame for frame in frames if frame.filename in methods]
+        if not places or isinstance(error, TapewireError):
             raise
-        what = f"{file}, line {lines[-1]}: {type(error).__name__}: {error}"
+        where = f"{places[-1].filename}, line {places[-1].lineno}"
+        what = f"{where}: {type(error).__name__}: {error}"
         raise StrategyError(f"strategy {type(strategy).__name__} failed: {what}") from error
 
 
@@ -229,6 +238,7 @@ def _import_file(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise AssertionError(f"{file} ends in .py")
     module = sys.modules[name] = module_from_spec(spec)
+    _CONTENT[file] = hashlib.sha256(file.read_bytes()).hexdigest()
     try:
         with _importing(file.name, file.parent):
             spec.loader.exec_module(module)
@@ -236,6 +246,22 @@ def _import_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+_CONTENT: Final[dict[Path, str]] = {}
+"""SHA-256 of each strategy file when it was imported."""
+
+
+def forget_if_changed(name: str) -> None:
+    """Unload a strategy's file if it has changed since its import, as it does while a notebook is open."""
+    file = _file_of(name.partition(":")[0])
+    if file is None or not file.is_file():
+        return
+    imported = _CONTENT.get(file)
+    if imported is not None and imported != hashlib.sha256(file.read_bytes()).hexdigest():
+        del _CONTENT[file]
+        for module in [one for one in sys.modules if _loaded_from(one) == file]:
+            del sys.modules[module]
 
 
 def _loaded_from(name: str) -> Path | None:

@@ -84,7 +84,7 @@ class SmaCross(Strategy[SmaCrossParams]):
         if fast - slow > _ROUNDING * slow:
             if position <= 0:
                 self.target(symbol, weight=params.weight, reason="fast average above slow")
-        elif position > 0 or (params.allow_short and position == 0):
+        elif position > 0 or (params.allow_short and not position):
             self.target(
                 symbol,
                 weight=-params.weight if params.allow_short else 0.0,

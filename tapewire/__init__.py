@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from agent import __version__ as __version__
     from agent.config import Config as Config
     from agent.config import load as load_config  # noqa: F401 - exported
+    from agent.core.bar_history import Bar as Bar
+    from agent.core.bar_history import Bars as Bars
     from agent.core.errors import ConfigError as ConfigError
     from agent.core.errors import DataError as DataError
     from agent.core.errors import LeakageError as LeakageError
@@ -59,15 +61,17 @@ if TYPE_CHECKING:
     from models.sentiment.serve.generator import SentimentSignalGenerator as SentimentSignalGenerator
     from models.sentiment.serve.scorer import Scorer as Scorer
     from tapewire.backtester import Backtest as Backtest
-    from tapewire.backtester import BacktestResult as BacktestResult
     from tapewire.backtester import SentimentBacktester as SentimentBacktester
     from tapewire.backtester import load_klines as load_klines
     from tapewire.backtester import load_news as load_news
+    from tapewire.backtester import sample_data as sample_data
     from tapewire.backtester import verify as verify
+    from tapewire.result import BacktestResult as BacktestResult
 
 _HOME: Final = {
     "agent": ("__version__",),
     "agent.config": ("Config", "load_config=load"),
+    "agent.core.bar_history": ("Bar", "Bars"),
     "agent.core.errors": (
         "ConfigError",
         "DataError",
@@ -103,12 +107,13 @@ _HOME: Final = {
     "models.sentiment.serve.scorer": ("Scorer",),
     "tapewire.backtester": (
         "Backtest",
-        "BacktestResult",
         "SentimentBacktester",
         "load_klines",
         "load_news",
+        "sample_data",
         "verify",
     ),
+    "tapewire.result": ("BacktestResult",),
 }
 """Where each public name lives; `here=there` if it has another name there."""
 

@@ -1,22 +1,19 @@
 """Backtests from a script or a notebook: the same engine and the same result as `tapewire backtest` on the
 same data.
 
->>> result = Backtest("sma_cross", {"BTCUSDT": frame}, params={"fast": 20, "slow": 100}).run()
->>> result.metrics.performance.sharpe
+>>> result = Backtest(MyStrategy, {"BTCUSDT": frame}, capital=10_000, params={"fast": 20}).run()
+>>> result.trades, result.equity, result.metrics["performance"]["sharpe"]
 >>> verify(result.run.id).identical
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from agent.analysis.report.verdict import Verdict, verdict_of
-from agent.analysis.run_metrics import Metrics
 from agent.config import Config, load
 from agent.core.durations import format_duration
 from agent.core.errors import UsageError
@@ -30,12 +27,14 @@ from agent.replay.history import History, Plan
 from agent.research.replay_inputs import NO_SCORING, Scoring, configured_scoring, scoring_with
 from agent.research.replay_window import with_overrides
 from agent.store.database import Database, open_database
-from agent.store.runs import Run
+from agent.system.resources import resource
+from strategies import BUILT_IN, forget_if_changed
+from tapewire.cell_source import MAIN, NotCopiedError, save_source
+from tapewire.result import BacktestResult as BacktestResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from agent.analysis.report.report_data import ReportData
     from agent.data.sentiment import NamedScorer
     from agent.replay.verify import Verification
     from models.sentiment.serve.generator import SentimentSignalGenerator
@@ -52,95 +51,88 @@ AGGREGATIONS: Final[dict[str, dict[str, Any]]] = {
 """
 
 
-class BacktestResult:
-    """A finished run. It is recorded: `tapewire report` and `tapewire verify` know it by `run.id`."""
-
-    def __init__(self, run: Run, metrics: Metrics, notes: list[str], store: str) -> None:
-        self.run, self.metrics, self.notes = run, metrics, notes
-        self._store = store
-
-    @cached_property
-    def data(self) -> ReportData:
-        """All that the report is made of."""
-        from agent.analysis.report.report_loader import load_report_data
-
-        with closing(open_database(self._store, create=False)) as database:
-            return load_report_data(database, self.run.id)
-
-    @property
-    def verdict(self) -> Verdict:
-        """What came of it in words, with what to distrust."""
-        return verdict_of(self.data)
-
-    @property
-    def equity(self) -> pd.Series[float]:
-        """The account by time (UTC), thinned to about 4,000 points."""
-        import pandas as pd
-
-        times = pd.to_datetime(self.data.equity.ts, unit="ms", utc=True)
-        return pd.Series(self.data.equity.values, index=times, name="equity")
-
-    def report(self, page: str | Path) -> Path:
-        """Write the HTML report, and its JSON twin beside it."""
-        from agent.analysis.report.html import write_report
-
-        return write_report(self.data, Path(page))[0]
+Source: TypeAlias = "pd.DataFrame | str | Path"
+"""A frame, or the path of a file."""
 
 
 class Backtest:
     """Replays bars, and headlines if there are any, through a strategy.
 
-    - `strategy`: a built-in's name, a file (`mine.py`, `mine.py:Class`), `package.module:Class`, or the class
-      itself if it is in a file.
-    - `klines`: a frame or file of bars, or several by symbol. A frame has open, high, low, close, volume and
-      the bars' open time as index or column; its symbol is the key, or `frame.attrs["symbol"]`.
+    - `strategy`: a class (of a module, or of the notebook), an instance, whose parameters are used, a
+      built-in's name, a file (`mine.py`, `mine.py:Class`), or `package.module:Class`.
+    - `klines`: a frame or file of bars, several of them, or a dictionary of them by symbol. A frame has open,
+      high, low, close, volume and the bars' open time as index or column; its symbol is the key, or
+      `frame.attrs["symbol"]`.
     - `news`: a frame or file of headlines with `title` and `published_at`, best also `currencies` (tickers).
+    - `capital`: in the account's currency.
     - `params`: of the strategy, by name.
+    - `config`: a configuration, the path of its file, or sections to lay over the one that the command line
+      uses, e.g. `{"market": {"category": "equity"}}`.
+    - `start`, `end`: of the bars to replay, as text or datetime (UTC if naive); `end` is not included.
+    - `settings`: sections to lay over `config`.
     - `scorer`: scores the headlines; by default the model that the configuration names.
-    - `settings`: sections of config.toml to lay over `config` (by default the one that the command line
-      uses), e.g. `{"market": {"category": "equity"}}`.
-    - `folder`: where frames are kept as files, so that their runs can be verified.
+    - `folder`: where frames and the source of a notebook's class are kept, so that runs can be verified.
 
-    Times are aware, or `history.timezone` names their zone. Raises ConfigError and UsageError.
+    A class of a notebook is saved as a file with what it uses, and the run uses that file. If that is not
+    possible, the run can't be verified, and its `notes` say so. Times are aware, or `history.timezone` names
+    their zone. Raises ConfigError and UsageError.
     """
 
     def __init__(
         self,
-        strategy: str | type[Strategy],
-        klines: pd.DataFrame | str | Path | Mapping[str, pd.DataFrame | str | Path],
-        news: pd.DataFrame | str | Path | None = None,
+        strategy: str | Path | type[Strategy] | Strategy,
+        klines: Source | Sequence[Source] | Mapping[str, Source],
+        news: Source | None = None,
         *,
+        capital: float | None = None,
         params: Mapping[str, Any] | None = None,
+        config: Config | str | Path | Mapping[str, Any] | None = None,
+        start: Any = None,
+        end: Any = None,
         scorer: NamedScorer | None = None,
         settings: Mapping[str, Any] | None = None,
-        config: Config | None = None,
         allow_leakage: bool = False,
         folder: str | Path = "var/frames",
     ) -> None:
-        name = strategy if isinstance(strategy, str) else _name_of(strategy)
-        own = {"strategy": {"name": name, "params": dict(params or {})}}
-        base = with_overrides(config or load(), dict(settings or {}), where="Backtest: settings")
-        self.config = with_overrides(base, own, where="Backtest: params")
+        self._folder = Path(folder)
+        self._notes: list[str] = []
+        given = dict(params or {})
+        if isinstance(strategy, Strategy):
+            given = strategy.params.model_dump(mode="json") | given
+            strategy = type(strategy)
+        own: dict[str, Any] = {"strategy": {"name": self._name_of(strategy), "params": given}}
+        if capital is not None:
+            own["account"] = {"initial_capital": str(capital)}
+        sections = dict(settings or {})
+        if isinstance(config, Mapping):
+            base = with_overrides(load(), dict(config), where="Backtest: config")
+        else:
+            base = config if isinstance(config, Config) else load(None if config is None else Path(config))
+        base = with_overrides(base, sections, where="Backtest: settings")
+        self.config = with_overrides(base, own, where="Backtest")
         self._klines = klines
         self._news = news
+        self._start, self._end = (_milliseconds(one, name) for one, name in ((start, "start"), (end, "end")))
         self._scorer = scorer
         self._allow_leakage = allow_leakage
-        self._folder = Path(folder)
 
     def run(self) -> BacktestResult:
         """Replay, record and measure.
 
         Raises UsageError if the strategy reads headlines and none are given, DataError for data that can't be
-        read, and LeakageError if the model was trained on text of this window.
+        read, StrategyError if the strategy's own code fails, and LeakageError if the model was trained on
+        text of this window.
         """
-        config, reads, unread = self.config, wants_headlines(self.config), []
+        config, notes = self.config, [*self._notes]
+        forget_if_changed(config.strategy.name)
+        reads = wants_headlines(config)
         if reads and self._news is None:
             raise UsageError(
                 f"strategy {config.strategy.name} reads headlines, and none are given",
                 hint="pass them as `news`: a frame or file with title and published_at",
             )
         if self._news is not None and not reads:
-            unread = [f"news is not read: strategy {config.strategy.name} uses no headlines"]
+            notes.append(f"news is not read: strategy {config.strategy.name} uses no headlines")
         klines = tuple(
             (self._file(data, symbol, "open_time"), symbol)
             for symbol, data in _by_symbol(self._klines).items()
@@ -148,13 +140,47 @@ class Backtest:
         news = None
         if self._news is not None and reads:
             news = self._file(self._news, "headlines", "published_at")
-        history = History(Plan(klines, news, timezone=config.history.timezone or None), config)
+        timezone = config.history.timezone or None
+        plan = Plan(klines, news, start=self._start, end=self._end, timezone=timezone)
+        history = History(plan, config)
         with closing(open_database(config.store.url)) as database:
             scoring = NO_SCORING if news is None else self._scoring(database, history.start)
             done = backtest(
-                history, database, scorer=scoring.scorer, stamps=scoring.stamps, versions=scoring.versions
+                history,
+                database,
+                scorer=scoring.scorer,
+                stamps=scoring.stamps,
+                versions=scoring.versions,
+                allow_leakage=self._allow_leakage,
             )
-        return BacktestResult(done.run, done.metrics, unread + done.notes, config.store.url)
+        return BacktestResult(done.run, done.metrics, notes + done.notes, config.store.url)
+
+    def _name_of(self, strategy: str | Path | type[Strategy]) -> str:
+        """Return a name by which `verify` finds the class again, and note it if it won't."""
+        if isinstance(strategy, str | Path):
+            return str(strategy)
+        where = f"{strategy.__module__}:{strategy.__qualname__}"
+        built_in = next((name for name, place in BUILT_IN.items() if place == where), None)
+        if built_in is not None:
+            return built_in
+        if strategy.__module__ != MAIN:
+            file = getattr(sys.modules.get(strategy.__module__), "__file__", None)
+            return f"{file}:{strategy.__qualname__}" if file else where
+        try:
+            path = save_source(strategy, self._folder)
+        except NotCopiedError as error:
+            if getattr(sys.modules[MAIN], strategy.__name__, None) is not strategy:
+                raise UsageError(
+                    f"{strategy.__qualname__} can't be run: {error}",
+                    hint="define it at the top level of the notebook, or in a file",
+                ) from None
+            self._notes.append(
+                f"the source of {strategy.__name__} can't be kept, so the run can't be verified: {error}; "
+                "save it to a file, e.g. with %%writefile mine.py"
+            )
+            return f"{MAIN}:{strategy.__name__}"
+        self._notes.append(f"the source of {strategy.__name__} is kept in {path}, for verify")
+        return f"{path}:{strategy.__name__}"
 
     def _scoring(self, database: Database, start: int) -> Scoring:
         if self._scorer is None:
@@ -162,7 +188,7 @@ class Backtest:
         path = self.config.model.path
         return scoring_with(self._scorer, path, database, start, allow_leakage=self._allow_leakage)
 
-    def _file(self, data: pd.DataFrame | str | Path, name: str, time_column: str) -> Path:
+    def _file(self, data: Source, name: str, time_column: str) -> Path:
         if isinstance(data, str | Path):
             return Path(data)
         from agent.data.frames import save_frame
@@ -209,8 +235,8 @@ class SentimentBacktester:
 
     def run(
         self,
-        price_data: pd.DataFrame | str | Path | Mapping[str, pd.DataFrame | str | Path],
-        news_data: pd.DataFrame | str | Path,
+        price_data: Source | Sequence[Source] | Mapping[str, Source],
+        news_data: Source,
         signal_aggregation: str = "weighted",
     ) -> BacktestResult:
         """Replay prices and headlines, given as for `Backtest`; `signal_aggregation` is one of
@@ -286,29 +312,46 @@ def verify(run: str = "latest", *, store: str | None = None, trust_strategy: boo
         return decide_again(database, find_run(database, run), trust_strategy=trust_strategy)
 
 
-def _name_of(strategy: type[Strategy]) -> str:
-    """A name by which `verify` finds the class again. Raises UsageError for a class that is in no file."""
-    module = sys.modules[strategy.__module__]
-    file = getattr(module, "__file__", None)
-    if not file:
-        raise UsageError(
-            f"{strategy.__qualname__} is in no file, so its runs could not be verified",
-            hint="save it to a file, e.g. with %%writefile mine.py, and give its name",
-        )
-    return f"{file}:{strategy.__qualname__}"
+def sample_data(name: str) -> Path:
+    """Return the path of a file of the sample data: BTCUSDT-1m.csv, ETHUSDT-1m.csv or headlines.csv."""
+    path = resource("sample_data") / name
+    if not path.is_file():
+        names = sorted(one.name for one in path.parent.glob("*.csv"))
+        raise UsageError(f"no sample {name!r}", hint=f"one of {', '.join(names)}")
+    return path
 
 
-def _by_symbol(
-    data: pd.DataFrame | str | Path | Mapping[str, pd.DataFrame | str | Path],
-) -> Mapping[str, pd.DataFrame | str | Path]:
-    if isinstance(data, str | Path):
-        return {KlineFile(data).symbol: data}
+def _by_symbol(data: Source | Sequence[Source] | Mapping[str, Source]) -> dict[str, Source]:
+    """Return the bars of each symbol. Raises UsageError if a symbol is unknown or named twice."""
     if isinstance(data, Mapping):
         return {symbol.upper(): one for symbol, one in data.items()}
-    symbol = data.attrs.get("symbol")
-    if not symbol:
-        raise UsageError(
-            "the frame doesn't say whose prices it has",
-            hint='pass {"SPY": frame}, or set frame.attrs["symbol"]',
-        )
-    return {str(symbol): data}
+    found: dict[str, Source] = {}
+    parts: Sequence[Any] = data if isinstance(data, list | tuple) else [data]
+    for part in parts:
+        if isinstance(part, str | Path):
+            path, stated = KlineFile.parse_argument(str(part))
+            symbol, one = stated or KlineFile(path).symbol, path
+        else:
+            symbol, one = str(part.attrs.get("symbol") or ""), part
+        if not symbol:
+            raise UsageError(
+                "the frame doesn't say whose prices it has",
+                hint='pass {"SPY": frame}, or set frame.attrs["symbol"]',
+            )
+        if symbol in found:
+            raise UsageError(f"klines hold {symbol} twice")
+        found[symbol] = one
+    return found
+
+
+def _milliseconds(moment: Any, name: str) -> int | None:
+    """Return UTC ms of a text or datetime. Raises UsageError."""
+    if moment is None:
+        return None
+    import pandas as pd
+
+    try:
+        time = pd.Timestamp(moment)
+    except (ValueError, TypeError):
+        raise UsageError(f"{name}={moment!r} is no date", hint="write 2025-01-31 or a datetime") from None
+    return int((time.tz_localize("UTC") if time.tzinfo is None else time).timestamp() * 1000)

@@ -78,7 +78,7 @@ def test_a_strategy_of_a_file_is_replayed_and_verified(
     bars = tapewire.load_klines(SAMPLE / "BTCUSDT-1m.csv").iloc[:300]
     result = tapewire.Backtest("holder.py", bars, params={"weight": 0.25}).run()
     assert result.run.params == {"weight": 0.25}
-    assert result.equity.iloc[-1] != 10_000
+    assert result.equity["equity"].iloc[-1] != 10_000
     assert tapewire.verify(result.run.id).identical
 
 
@@ -107,15 +107,15 @@ def test_bars_that_a_file_lacks_or_repeats_are_noted(tmp_path: Path) -> None:
     assert frame.attrs["notes"] == ["gaps: 1", "duplicate bars left out: 1"]
 
 
-def test_a_class_that_is_in_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_class_without_source_runs_with_the_note_that_it_cannot_be_verified(tmp_path: Path) -> None:
     found = python(
-        f"{HOLDER}\ntry:\n    tw.Backtest(Holder, '{SAMPLE / 'BTCUSDT-1m.csv'}')\n"
-        "except tw.UsageError as error:\n    print(error.message, '|', error.hint)",
+        f"{HOLDER}\nresult = tw.Backtest(Holder, '{SAMPLE / 'BTCUSDT-1m.csv'}').run()\n"
+        "print(len(result.trades), result.run.strategy, result.notes)",
         tmp_path,
     )
     assert found.stdout.strip() == (
-        "Holder is in no file, so its runs could not be verified | "
-        "save it to a file, e.g. with %%writefile mine.py, and give its name"
+        "1 __main__:Holder [\"the source of Holder can't be kept, so the run can't be verified: "
+        'the source of Holder is not at hand; save it to a file, e.g. with %%writefile mine.py"]'
     ), found.stderr
 
 

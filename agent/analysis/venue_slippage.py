@@ -14,10 +14,11 @@ from statistics import fmean, median
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from agent.config import Config, parse
 from agent.core.errors import UsageError
-from agent.core.events import Amend, Fill, FillKind, Kline, Order, OrderStatus, OrderUpdate
+from agent.core.events import Amend, Fill, FillKind, Kline, Order, OrderStatus, OrderType, OrderUpdate
 from agent.core.instruments import Instrument, instrument_for
 from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
@@ -150,7 +151,11 @@ def _margined(rules: Instrument) -> Instrument:
 
 def _alone(order: Order) -> Order:
     """Return the order without its links to a position or to other orders."""
-    return msgspec.structs.replace(order, reduce_only=False, stop=None, take_profit=None, oco="")
+    trail = order.trail if order.type is OrderType.TRAILING_STOP else UNSET
+    alone = msgspec.structs.replace(
+        order, reduce_only=False, stop=None, take_profit=None, oco="", trail=trail
+    )
+    return msgspec.structs.replace(alone, take_profits=UNSET, expires=UNSET)
 
 
 def _row(order: Order, reference: float, paper: Sequence[Fill], venue: Sequence[Fill]) -> OrderSlippage:

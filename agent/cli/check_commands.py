@@ -1,4 +1,4 @@
-"""`tapewire check lookahead | placebo | masked | costs`: test whether a result is honest."""
+"""`tapewire check lookahead | startup | placebo | masked | costs`: test whether a result is honest."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
     from agent.research.lookahead import LookaheadCheck, LookaheadDivergence
     from agent.research.masked_twin import MaskedCheck
     from agent.research.placebo import PlaceboCheck
+    from agent.research.startup import StartupCheck
 
 
 def register(app: typer.Typer) -> None:
     """Add the group `check`."""
     group = typer.Typer(
         no_args_is_help=True,
-        help="Test whether a backtest's result is honest: lookahead, news timing, memorised names, costs.\n\n"
+        help="Test whether a backtest's result is honest: lookahead, warm-up, news timing, memorised names, "
+        "costs.\n\n"
         "Each check replays the history several times. Exit code 1 if the check fails.",
     )
-    for command in (lookahead, placebo, masked, costs):
+    for command in (lookahead, startup, placebo, masked, costs):
         group.command(command.__name__)(command)
     app.add_typer(group, name="check")
 
@@ -56,6 +58,20 @@ def lookahead(
     with counting("replays", count_replays(cuts)) as advance:
         result = check_lookahead(material, cuts=cuts, jobs=worker_count(jobs), seed=seed, advance=advance)
     _show(result, json, _show_lookahead)
+
+
+def startup(replay: ReplayOptions, json: Json = False) -> None:
+    """Test whether decisions change if the strategy reads more bars before the start.
+
+    If they do, its warm_up is too short for its indicators or for the state that it keeps.
+    """
+    from agent.research.startup import check_startup, count_trials
+
+    material = replay.material()
+    score_all(material)
+    with counting("replays", count_trials()) as advance:
+        result = check_startup(material, advance=advance)
+    _show(result, json, _show_startup)
 
 
 def placebo(
@@ -203,6 +219,26 @@ def _show_lookahead(found: LookaheadCheck) -> None:
     if seen is None or not found.files_cut:
         fine = "In what could be tested, the strategy uses only what it has been shown."
     _show_verdict(found.passed, fine, failed)
+
+
+def _show_startup(found: StartupCheck) -> None:
+    out.print(f"{found.strategy}: decisions from {iso(found.start)} on, by bars read before", soft_wrap=True)
+    for trial in found.trials:
+        bars = ", ".join(f"{count:,} of {name}" for name, count in trial.warm_up.items())
+        case = f"{bars}: {trial.decisions:,} decisions"
+        if trial is found.trials[-1]:
+            out.print(f"– {case}, compared with", soft_wrap=True)
+        elif trial.at is None:
+            _show_finding(True, f"{case}, the same")
+        else:
+            _show_finding(False, f"{case}, the first different one at {iso(trial.at)}")
+            _show_detail("found", _describe(trial.found))
+            _show_detail("expected", _describe(trial.expected))
+    _show_verdict(
+        found.passed,
+        "More warm-up doesn't change the decisions.",
+        "More warm-up changes the decisions: declare a longer warm_up in the strategy.",
+    )
 
 
 def _show_divergence(case: str, slip: LookaheadDivergence | None) -> None:

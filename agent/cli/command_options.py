@@ -216,9 +216,9 @@ class ReplayOptions:
         """
         from agent.research.replay_inputs import ReplayInputs
 
-        plan, history = self.open_history()
+        _, history = self.open_history()
         return ReplayInputs(
-            plan._replace(start=history.start, end=history.end), history.config, self.allow_leakage
+            history.plan._replace(start=history.start, end=history.end), history.config, self.allow_leakage
         )
 
 

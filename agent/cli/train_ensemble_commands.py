@@ -14,7 +14,7 @@ from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from models.sentiment.ensemble.ensemble_file import Difference, Ensemble, Figures
+    from models.sentiment.ensemble.ensemble_file import Ensemble, MemberFigures, WorthInterval
     from models.sentiment.train.datasets import Dataset
     from models.sentiment.train.splits import Split
 
@@ -183,11 +183,11 @@ def _show(done: Ensemble, output: Path) -> None:
     print_text(f'saved: {output}; use it as model.path = "ensemble:{output}"')
 
 
-def _quality(figures: Figures) -> list[str]:
+def _quality(figures: MemberFigures) -> list[str]:
     return [f"{value:.3f}" for value in (figures.accuracy, figures.macro_f1, figures.ece)]
 
 
-def _answers(figures: Figures) -> list[str]:
+def _answers(figures: MemberFigures) -> list[str]:
     """Return coverage, precision by share of the surest texts, and ms and cost of an answer."""
     return [
         f"{figures.coverage:.1%}",
@@ -197,5 +197,5 @@ def _answers(figures: Figures) -> list[str]:
     ]
 
 
-def _interval(found: Difference) -> str:
+def _interval(found: WorthInterval) -> str:
     return f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"

@@ -93,16 +93,20 @@ def tune(
 ) -> None:
     """Search a strategy's parameters, and judge the best on time that the search has not seen.
 
-    The best value is reported with the share of it that luck explains, given the number of trials.
+    Without --range, the parameters with bounds are searched between them. The best value is reported with
+    the share of it that luck explains, given the number of trials.
     """
     from agent.research import tuning
-    from agent.research.parameter_space import parse_ranges
+    from agent.research.parameter_space import describe_space, parse_ranges
     from agent.research.walk_forward import Settings
 
     material = replay.material()
     inside, held_out = cut.split(*window(material))
     warm = warmup_ms(material, warmup)
-    space = parse_ranges(ranges or [], material.config.strategy.name)
+    strategy = material.config.strategy
+    space = parse_ranges(ranges or [], strategy.name)
+    for line in describe_space(space, strategy.name, fixed=strategy.params):
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
     search = tuning.Search(material, space, inside, study or "", storage, trials, warm, prune, seed)
     search = search if study else search._replace(study=tuning.study_name(search))
     score_all(material)

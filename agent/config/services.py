@@ -136,7 +136,7 @@ class WorkersConfig(Section):
     inflight: int = Field(64, gt=0)  # headlines sent to each worker at once
 
 
-Subject = Literal["fills", "risk", "feeds", "storage", "gateway", "summary", "lifecycle"]
+Subject = Literal["fills", "risk", "strategy", "feeds", "storage", "gateway", "summary", "lifecycle"]
 """Subject of a notification."""
 
 
@@ -147,7 +147,9 @@ class NotifyConfig(Section):
     """
 
     urls_file: Path | None = None  # one URL per line, mode 0600; or TAPEWIRE_NOTIFY_URLS, separated by spaces
-    events: tuple[Subject, ...] = ("fills", "risk", "feeds", "storage", "gateway", "summary", "lifecycle")
+    events: tuple[Subject, ...] = (
+        *("fills", "risk", "strategy", "feeds", "storage", "gateway", "summary", "lifecycle"),
+    )
     coalesce: Duration = 5_000  # events within this time become one message
     max_per_hour: int = Field(30, gt=0)  # messages; further events wait for the next one
     max_lines: int = Field(20, gt=0)  # of one message; the rest is counted

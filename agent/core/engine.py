@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from hashlib import blake2b
-from math import isfinite
+from math import inf, isfinite, nan
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
+from agent.core.bar_history import SymbolHistory
 from agent.core.errors import ConfigError
 from agent.core.events import (
     MINUTE_MS,
@@ -30,6 +33,7 @@ from agent.core.events import (
     Gap,
     Kline,
     News,
+    Notice,
     Order,
     OrderType,
     OrderUpdate,
@@ -43,16 +47,20 @@ from agent.core.flatten import BARS, Flattener
 from agent.core.fusion_inputs import FusionInputs, Predictor
 from agent.core.instruments import instrument_for
 from agent.core.market import InstrumentState, MarketView
+from agent.core.orders import WorkingOrder
 from agent.core.paper import PaperExchange
-from agent.core.portfolio import Portfolio
-from agent.core.risk import TAKEN_ID, RiskManager
+from agent.core.plots import PlotRecorder
+from agent.core.portfolio import Portfolio, Position
+from agent.core.risk import SHORT_HISTORY, TAKEN_ID, RiskManager
 from agent.core.settings import CoreConfig
 from agent.core.signals import SignalEngine
 from agent.core.sinks import DecisionSink
-from agent.core.sizing import limit_of, size, triggers
-from agent.core.strategy import Strategy, Target
+from agent.core.sizing import entry_trigger, limit_of, protection_of, size
+from agent.core.strategy import MAX_NOTICE, Market, Strategy
 from agent.core.strategy_guard import StrategyGuard
 from agent.core.symbols import SymbolMapper
+from agent.core.target import Target
+from agent.core.warm_up import declared_intervals
 
 CORE: Final = "core"
 CORE_REVISION: Final = "2"
@@ -61,6 +69,9 @@ run without one has revision 1."""
 
 EQUITY_BLOCK: Final = 4_096
 """Equity samples per call of the sink in replays."""
+
+_ALMOST: Final = 0.999
+"""A target by risk that reaches this share of the largest position counts as reduced by a limit."""
 
 _Bar = tuple[str, int, int, int, int, float, float, float, float, float, float, bool]
 """The fields of a `Kline`, in order."""
@@ -92,6 +103,7 @@ class Engine:
         self.portfolio = Portfolio(config.account.initial_capital, symbols)
         self.risk = RiskManager(config.risk, self._decide)
         self.exchange = exchange(config, instruments, self.portfolio, self._on_execution, self._new_id)
+        self.exchange.counts = self.counts
         self.exchange.run_prefix = run_prefix(run_id)
         matching = self.exchange if isinstance(self.exchange, MatchingExchange) else None
         venue = self.exchange if isinstance(self.exchange, ReportingExchange) else None
@@ -130,6 +142,7 @@ class Engine:
         self._incarnation = ""
         self._ids = 0
         self._on_stale = config.risk.on_stale
+        self._on_drawdown = config.risk.on_max_drawdown
         self._equity_block = equity_block  # samples per call of the sink
         self._sample_ts: list[int] = []
         self._sample_equity: list[float] = []
@@ -143,6 +156,7 @@ class Engine:
         self._targets = strategy.targets  # the strategy's own list; the engine empties it
         self._call_on_kline = self._callbacks.on_kline
         self._wants_klines = strategy.overrides("on_kline")
+        self._keep_bars(config, strategy)
         self._wants_sentiment = strategy.overrides("on_sentiment")
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
         self._kline = Kline  # an attribute is faster in compiled code than a module's global
@@ -157,8 +171,33 @@ class Engine:
             FundingSettlement: self._on_settlement,
             AccountSnapshot: self._on_account,
         }
+        self._plots = PlotRecorder(self.market, self.risk, self.counts, self._decide)
+        strategy.attach(self.market, self._plots)
+        strategy._on_notice = self._on_notice
         strategy.on_start(self.market)
         self._act()
+
+    def _keep_bars(self, config: CoreConfig, strategy: Strategy) -> None:
+        """Keep the histories of bars that the strategy declares."""
+        market = config.market
+        intervals = declared_intervals(strategy, market.interval, calendar=market.calendar_bars)
+        wanted = strategy.overrides("on_bar")
+        for symbol, state in self.states.items() if intervals else ():
+            always_open = state.instrument.trades_around_the_clock
+            state.history = SymbolHistory(
+                symbol, market.interval, intervals, self.counts, always_open=always_open, collect=wanted
+            )
+        if wanted:
+            # Called in place of `on_kline`, so that a strategy without `on_bar` pays nothing for it
+            self._call_on_kline, self._wants_klines = self._call_on_bars, True
+
+    def _call_on_bars(self, kline: Kline, market: Market) -> None:
+        """Pass a closed bar, and the bars of the declared intervals that it closes, to the strategy."""
+        self._callbacks.on_kline(kline, market)
+        history = self.states[kline.symbol].history
+        if history is not None:
+            for bar in history.closed:
+                self._callbacks.on_bar(bar, market)
 
     def handle(self, event: Event) -> None:
         """Handle one event. Events must come in order of (`available_at`, kind, source, sequence)."""
@@ -192,7 +231,9 @@ class Engine:
             self.counts["klines of other symbols"] += 1
             return
         # One call unpacks the bar: compiled code reads a struct's fields one by one more slowly
-        _, interval, start, closed, now, opened, high, low, close, volume, _, confirm = self._fields_of(kline)
+        symbol, interval, start, closed, now, opened, high, low, close, volume, _, confirm = self._fields_of(
+            kline
+        )
         if (start != state.next_start or interval != state.interval) and not self._fits(state, kline):
             return
         if now > self._period:
@@ -206,6 +247,8 @@ class Engine:
             state.position.mark = close
             if state.book and matching is not None:
                 matching.on_price(kline)
+            if now >= self.exchange.next_expiry:
+                self.exchange.expire(now)
             if self.flattener.pursuits:
                 self.flattener.pursue(self.market.now)
             self._act()
@@ -216,6 +259,10 @@ class Engine:
         if matching is not None and (state.book or matching.held_funding):
             matching.on_kline(kline)
             worst_long = worst_short = first = close  # the exchange has checked margin over the bar's range
+        elif matching is None and state.book and self._venue is not None:
+            self._venue.on_bar(kline)
+        if now >= self.exchange.next_expiry:
+            self.exchange.expire(now)
         position = state.position
         position.mark = close
         if position.size and self._margined and matching is not None:
@@ -225,11 +272,14 @@ class Engine:
         if self.flattener.pursuits:
             self.flattener.pursue(self.market.now)
         state.tracker.advance(start, high, low, close, volume)
+        if state.history is not None:
+            state.history.add(start, closed, opened, high, low, close, volume)
         if now >= self.signals.next_expiry:
             self._expire_signals(now)
         if state.fusion_inputs is not None and state.fusion_inputs.on_bar(start, high, low, close, volume):
             self._predict(state, now)
         if self._wants_klines:
+            self.market.subject = symbol
             self._call_on_kline(kline, self.market)
         if self._targets:
             self._act()
@@ -239,7 +289,8 @@ class Engine:
     def _fits(self, state: InstrumentState, kline: Kline) -> bool:
         """Return whether to use a bar other than the expected next one: the first bar, or one after a gap."""
         if kline.interval != state.interval:
-            self.counts["klines of other intervals"] += 1
+            if not self._takes_higher(state, kline):
+                self.counts["klines of other intervals"] += 1
             return False
         if kline.start < state.next_start:
             same = kline.start == state.last_start
@@ -249,6 +300,18 @@ class Engine:
         if kline.confirm and state.next_start >= 0 and state.instrument.trades_around_the_clock:
             self.counts["gaps"] += 1
             state.start_anew()
+        return True
+
+    def _takes_higher(self, state: InstrumentState, kline: Kline) -> bool:
+        """Add a closed bar of a declared higher interval, read from the venue for the warm-up; return whether
+        it continues the history.
+        """
+        history, start = state.history, kline.start
+        if history is None or not kline.confirm or not history.takes(kline.interval, start):
+            return False
+        history.add_higher(
+            kline.interval, start, kline.open, kline.high, kline.low, kline.close, kline.volume
+        )
         return True
 
     def _on_gap(self, gap: Gap) -> None:
@@ -262,6 +325,7 @@ class Engine:
         self._advance(news.available_at)
         headline = self.signals.on_news(news)
         self._sink.news(news, headline.symbols, headline.story)
+        self.market.subject = ""
         self._callbacks.on_news(news, self.market)
         self._act()
 
@@ -278,10 +342,12 @@ class Engine:
         signals = self.signals.on_sentiment(sentiment)
         if self.signals.abstained:
             self.risk.on_abstain_rate(now, self.signals.abstain_rate)
+        self.market.subject = ""
         if self._wants_sentiment:
             self._callbacks.on_sentiment(sentiment, self.market)
         for signal in signals:
             self._decide(signal)
+            self.market.subject = signal.symbol
             self._callbacks.on_signal(signal, self.market)
         if revises and now >= self.signals.next_expiry:  # a withdrawn vote may end a signal
             self._expire_signals(now)
@@ -309,6 +375,7 @@ class Engine:
                 return
             state.prediction = prediction
             self._decide(prediction)
+            self.market.subject = prediction.symbol
             self._callbacks.on_prediction(prediction, self.market)
 
     def _on_funding(self, funding: Funding) -> None:
@@ -382,6 +449,8 @@ class Engine:
             case "flatten":
                 pass
             case "heartbeat":
+                if now >= self.exchange.next_expiry:
+                    self.exchange.expire(now)
                 self._check_stale_data(now)
                 self.flattener.pursue(now)
             case "life":
@@ -396,6 +465,8 @@ class Engine:
                 self._on_taken_id(command, now)
             case "warm-up" | "warm-up-done":
                 self.risk.set_warming_up(command.action == "warm-up")
+                if command.action == "warm-up-done":
+                    self._note_short_histories(command.args, now)
                 return
             case "reconciling":
                 self.risk.set_reconciled(self._venue is None)
@@ -424,6 +495,15 @@ class Engine:
             self._targets.clear()
             self._flatten(self.states, "flatten")
         self._act()
+
+    def _note_short_histories(self, needed: dict[str, str], now: int) -> None:
+        """Record which symbols have fewer bars than `needed`, the numbers of bars by interval."""
+        for symbol, state in self.states.items() if needed else ():
+            for interval, bars in needed.items():
+                series = None if state.history is None else state.history.series.get(interval)
+                if series is not None and bars.isdecimal() and series.count < int(bars):
+                    detail = f"{series.count} of {bars} bars of {interval} are at hand for the warm-up"
+                    self.risk.note(now, SHORT_HISTORY, detail, symbol)
 
     def _flatten(self, symbols: Iterable[str], reason: str) -> None:
         """Close positions until they are flat.
@@ -469,6 +549,7 @@ class Engine:
     def _expire_signals(self, now: int) -> None:
         for signal in self.signals.pop_expired(now):
             self._decide(signal)
+            self.market.subject = signal.symbol
             self._callbacks.on_signal_expired(signal, self.market)
 
     # -- account ----------------------------------------------------------------------------------------
@@ -485,9 +566,14 @@ class Engine:
         ts = self._period
         risk = self.risk
         if equity > risk.ceiling or equity <= risk.floor or ts >= risk.next_day:
+            halted = risk.halted
             risk.on_equity(ts, equity)
             if risk.state is RiskState.HALTED:
                 self._cancel_entries("halted")
+                if not halted and self._on_drawdown == "flatten":
+                    self._waiting.clear()
+                    self._targets.clear()
+                    self.flattener.begin(self.states, self.market.now, "max_drawdown")
         self._sample_ts.append(ts)
         self._sample_equity.append(equity)
         self._sample_cash.append(cash)
@@ -515,7 +601,18 @@ class Engine:
         """Record a report of the exchange, and pass fills to the strategy."""
         self._sink.decision(decision)
         if isinstance(decision, Fill) and decision.kind is not FillKind.FEE:
+            self.market.subject = decision.symbol
             self._callbacks.on_fill(decision, self.market)
+
+    def _on_notice(self, level: str, text: str) -> None:
+        """Record a message of the strategy to its operator, cut to one line of bounded length."""
+        if self.risk.warming_up:
+            self.counts["notices of the strategy about history"] += 1
+            return
+        line = " ".join(text[: 4 * MAX_NOTICE].split())
+        if len(line) > MAX_NOTICE:
+            line = line[: MAX_NOTICE - 1] + "…"
+        self._decide(Notice(self.market.now, level, line))
 
     def _new_id(self) -> str:
         """Make a client order id of 35 characters by hashing run, incarnation and decision number."""
@@ -568,8 +665,11 @@ class Engine:
         entries = [w for w in state.book if not w.closes_position] if state.book else []
         if entries:
             coming = position.qty + sum(w.remaining * w.order.side.sign for w in entries)
-            if size(target, state.instrument, coming, price, equity, band) is None and all(
-                w.limit == limit_of(target, state.instrument, w.order.side) and not w.cancelling
+            most = self._most(target, coming, price, equity, position) if target.risk else inf
+            if size(target, state.instrument, coming, price, equity, band, most) is None and all(
+                w.limit == limit_of(target, state.instrument, w.order.side)
+                and self._has_trigger(w, target, state)
+                and not w.cancelling
                 for w in entries
             ):
                 self._move_protection(target, state)
@@ -578,12 +678,15 @@ class Engine:
             if entries[0] in state.book:  # at a venue they work, and may fill, until it confirms the cancel
                 self._waiting[target.symbol] = target
                 return
-        sized = size(target, state.instrument, position.qty, price, equity, band)
+        most = self._most(target, position.qty, price, equity, position) if target.risk else inf
+        sized = size(target, state.instrument, position.qty, price, equity, band, most)
         if sized is None:
             self._move_protection(target, state)
             if target.weight and not position.qty:
                 self._count_untradable(target, state)
             return
+        if target.risk and float(abs(sized.position_after)) * price > most * _ALMOST:
+            self.counts["targets by risk that risk limits reduce"] += 1
         notional = float(sized.qty) * price
         after = abs(float(sized.position_after)) * price
         gross_after = self.portfolio.gross_notional() - abs(position.size) * price + after
@@ -599,19 +702,25 @@ class Engine:
         ):
             self._move_protection(target, state)
             return
+        kind = OrderType.MARKET if sized.limit is None else OrderType.LIMIT
+        protection = sized.protection
         order = Order(
             self._new_id(),
             target.symbol,
             now,
             sized.side,
-            OrderType.MARKET if sized.limit is None else OrderType.LIMIT,
+            kind if sized.trigger is None else OrderType.STOP,
             sized.qty,
             price=sized.limit,
+            trigger=sized.trigger,
             tif=target.tif,
             reduce_only=sized.reduces,
-            stop=sized.stop,
-            take_profit=sized.take_profit,
+            stop=None if protection is None else protection.stop,
+            take_profit=None if protection is None else protection.take_profit,
             reason=target.reason,
+            trail=UNSET if protection is None or protection.trail is None else protection.trail,
+            take_profits=protection.levels if protection is not None and protection.levels else UNSET,
+            expires=UNSET if target.expire is None else now + target.expire,
         )
         self._decide(order)
         self.exchange.submit(order, now)
@@ -619,13 +728,22 @@ class Engine:
         if sized.reduces or not any(working.order is order for working in state.book):
             self._move_protection(target, state)
 
+    @staticmethod
+    def _has_trigger(working: WorkingOrder, target: Target, state: InstrumentState) -> bool:
+        """Return whether a working entry has the trigger of the target's stop entry, or neither has one."""
+        side, trigger = working.order.side, working.order.trigger
+        mark = nan if trigger is not None else state.position.mark  # NaN has reached no trigger
+        return working.triggered or trigger == entry_trigger(target, state.instrument, side, mark)
+
+    def _most(self, target: Target, held: Decimal, price: float, equity: float, position: Position) -> float:
+        """Return the largest value of the position that the risk limits allow to a target by risk."""
+        others = self.portfolio.gross_notional() - abs(position.size) * price
+        in_direction = float(held) * price * (1 if target.weight > 0 else -1)
+        return max(self.risk.largest_position(equity, others, in_direction), in_direction, 0.0)
+
     def _move_protection(self, target: Target, state: InstrumentState) -> None:
-        """Move the stop and take-profit of a position, or of a working entry, to those of the target."""
-        if (
-            (target.stop is None and target.take_profit is None)
-            or not target.weight
-            or (not state.book and not state.position.qty)
-        ):
+        """Move the protection of a position, or of a working entry, to that of the target."""
+        if not target.weight or not target.protects or (not state.book and not state.position.qty):
             return
         if not self.risk.ready:
             return
@@ -634,8 +752,8 @@ class Engine:
             return
         side = Side.BUY if target.weight > 0 else Side.SELL
         closing = Side.SELL if side is Side.BUY else Side.BUY
-        stop, take_profit = triggers(target, state.instrument, state.position.mark, closing)
-        self.exchange.protect(target.symbol, side, stop, take_profit, self.market.now)
+        protection = protection_of(target, state.instrument, state.position.mark, closing)
+        self.exchange.protect(target.symbol, side, protection, self.market.now, loosen=target.loosen)
 
     def _count_untradable(self, target: Target, state: InstrumentState) -> None:
         """Count a target that led to no order although no position is open."""

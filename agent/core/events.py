@@ -15,6 +15,7 @@ from math import nan
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class Side(str, Enum):
@@ -43,12 +44,17 @@ SELL: Final = Direction.SELL
 
 
 class OrderType(str, Enum):
-    """Type of an order. Stop and take-profit orders are market orders that wait for their trigger."""
+    """Type of an order. Stop and take-profit orders are market orders that wait for their trigger.
+
+    The trigger of a trailing stop follows the best price at the distance `Order.trail`. A stop with a limit
+    price becomes a limit order once it is triggered.
+    """
 
     MARKET = "MARKET"
     LIMIT = "LIMIT"
     STOP = "STOP"
     TAKE_PROFIT = "TAKE_PROFIT"
+    TRAILING_STOP = "TRAILING_STOP"
 
 
 class TimeInForce(str, Enum):
@@ -275,7 +281,8 @@ class Command(Message, frozen=True):
     - life: begins each life of a live run; its random `incarnation` goes into order ids, and with `cash` =
       `stated` the life records every change of cash;
     - heartbeat: brings the time while no data arrive;
-    - warm-up, warm-up-done: enclose history that is read at the start or after an outage;
+    - warm-up, warm-up-done: enclose history that is read at the start or after an outage; the latter's
+      arguments are the bars that the strategy needs, by interval;
     - reconciling: the venue's account is not known yet;
     - older-record: the venue's history has orders or executions of the run that its journal lacks;
     - record-behind: the store lacks events that the run had committed;
@@ -339,7 +346,10 @@ class Prediction(Message, frozen=True):
 
 
 class Order(Message, frozen=True):
-    """An order that passed risk. `id` is the client order id, at most 36 characters."""
+    """An order that passed risk. `id` is the client order id, at most 36 characters.
+
+    Fields that are UNSET are not encoded, so that orders without them keep their digests.
+    """
 
     id: str
     symbol: str
@@ -355,6 +365,11 @@ class Order(Message, frozen=True):
     take_profit: Decimal | None = None  # the same for the profit side
     oco: str = ""  # the first fill of an order cancels the others with the same group
     reason: str = ""
+    # distance of a trailing stop: of this one, or of the one to attach once an entry is filled
+    trail: Decimal | UnsetType = UNSET
+    # of an entry: take-profits to attach, each a trigger price and a share of the position; nearest first
+    take_profits: tuple[tuple[Decimal, Decimal], ...] | UnsetType = UNSET
+    expires: int | UnsetType = UNSET  # of an entry: UTC ms from which it is cancelled
 
 
 class Cancel(Message, frozen=True):
@@ -427,6 +442,15 @@ class CashAdjustment(Message, frozen=True):
     reason: str
 
 
+class Plot(Message, frozen=True):
+    """A value of a line that the strategy draws in the chart of `symbol`; empty if it is of no symbol."""
+
+    symbol: str
+    ts: int
+    name: str
+    value: float
+
+
 class RiskEvent(Message, frozen=True):
     """A change of the risk state, or an order that risk refused."""
 
@@ -435,6 +459,14 @@ class RiskEvent(Message, frozen=True):
     rule: str
     detail: str = ""
     symbol: str = ""
+
+
+class Notice(Message, frozen=True):
+    """A message of the strategy to its operator."""
+
+    ts: int
+    level: str  # info, warning or error
+    text: str  # one line of at most 500 characters
 
 
 Event = (
@@ -460,6 +492,8 @@ Decision = (
     | FundingPayment
     | CashAdjustment
     | RiskEvent
+    | Plot
+    | Notice
 )
 
 PRIORITY: Final[dict[type, int]] = {

@@ -15,6 +15,7 @@ from hashlib import blake2b
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from agent.core.events import (
     AccountSnapshot,
@@ -36,6 +37,13 @@ from agent.core.events import (
 from agent.core.instruments import Instrument
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
+from agent.core.protection import (
+    Protection,
+    are_levels,
+    protective_order,
+    shares_of_rest,
+    with_protection,
+)
 from agent.core.settings import CoreConfig
 
 Report = Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | CashAdjustment | RiskEvent
@@ -48,17 +56,15 @@ MOVED: Final = "replaced by a newer trigger"
 """Reason of cancelling a protective order whose trigger has been moved."""
 
 
+EXPIRED: Final = "expired"
+"""Reason of cancelling an entry whose time is up."""
+
+_NEVER: Final = 1 << 62
+
+
 def run_prefix(run_id: str) -> str:
     """Return the prefix of a run's client order ids, 11 characters."""
     return ID_PREFIX + blake2b(run_id.encode(), digest_size=4).hexdigest()
-
-
-def protective_order(
-    id: str, symbol: str, now: int, side: Side, kind: OrderType, qty: Decimal, trigger: Decimal, oco: str
-) -> Order:
-    """Return the stop or take-profit of a position."""
-    reason = kind.value.lower().replace("_", "-")
-    return Order(id, symbol, now, side, kind, qty, trigger=trigger, reduce_only=True, oco=oco, reason=reason)
 
 
 class Exchange:
@@ -82,6 +88,8 @@ class Exchange:
         self.run_prefix = ID_PREFIX  # prefix of this run's client order ids
         self.refusals: Counter[str] = Counter()  # rejected orders, by the rule that they broke
         self.states_cash = False  # True if every change of cash is reported; lives of early versions did not
+        self.next_expiry = _NEVER  # UTC ms: no entry expires before
+        self.counts: Counter[str] = Counter()  # what was left out or ended; the engine's own
 
     # -- orders -----------------------------------------------------------------------------------------
 
@@ -116,47 +124,174 @@ class Exchange:
         self.refusals[f"{what.partition(' ')[0]} {rule}"] += 1
         self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.REJECTED, reason=flaw))
 
+    def _note_expiry(self, order: Order) -> None:
+        """Note when a new entry expires."""
+        if order.expires is not UNSET and order.expires < self.next_expiry:
+            self.next_expiry = order.expires
+
+    def expire(self, until: int, symbol: str = "", now: int = 0) -> None:
+        """Cancel the entries that expire at `until` (UTC ms) or before, in one symbol or in all.
+
+        `now` is the time of the cancels, by default `until`.
+        """
+        following = _NEVER
+        for name, book in self.books.items():
+            due: list[WorkingOrder] = []
+            for working in book:
+                expires = working.order.expires
+                if expires is UNSET or working.cancelling:
+                    continue
+                if expires <= until and symbol in ("", name):
+                    due.append(working)
+                else:
+                    following = min(following, expires)
+            if due:
+                self.counts["entries that expired"] += len(due)
+                self.cancel(due, now or until, EXPIRED)
+        self.next_expiry = following
+
     def protect(
-        self, symbol: str, side: Side, stop: Decimal | None, take_profit: Decimal | None, now: int
+        self, symbol: str, side: Side, protection: Protection, now: int, *, loosen: bool = False
     ) -> None:
-        """Move the stop and take-profit of a position on `side` to new triggers; None leaves one unchanged.
+        """Move the protection of a position on `side` to new triggers; what is None stays unchanged.
 
         Working entries on that side attach the new triggers once they fill. While such an entry works, the
         protection of an earlier entry stays as it is. The new order is placed before the old one is
         cancelled, so that the position is never unprotected; an order that has begun to fill is not replaced.
+        A trailing stop is not replaced by one that is looser now, unless `loosen`.
         """
         book = self.books[symbol]
         entries: list[str] = []
         for working in book:
             if working.order.side is side and not working.order.reduce_only:
-                entry = working.order
-                entries.append(entry.id)
-                working.order = msgspec.structs.replace(
-                    entry,
-                    stop=entry.stop if stop is None else stop,
-                    take_profit=entry.take_profit if take_profit is None else take_profit,
-                )
+                entries.append(working.order.id)
+                working.order = with_protection(working.order, protection)
         held = self._portfolio.positions[symbol].qty
         qty = self._instruments[symbol].round_qty(abs(held))
         if held * side.sign <= 0 or not qty:
             return
         protective = [w for w in book if w.closes_position and not w.cancelling]
         group = protective[0].order.oco if protective else entries[-1] if entries else ""
-        if any(w.filled for w in protective) or (protective and entries and group not in entries):
+        # levels that have been filled in part leave the others as they are
+        if any(w.filled and w.share is None for w in protective) or (
+            protective and entries and group not in entries
+        ):
             return  # it has begun to fill, or protects an earlier entry while a newer one works
         opposite = Side.SELL if side is Side.BUY else Side.BUY
-        for kind, trigger in ((OrderType.STOP, stop), (OrderType.TAKE_PROFIT, take_profit)):
+        best = self._portfolio.positions[symbol].mark
+        protection = self._as_supported(protection, symbol, best, opposite)
+        for kind, trigger in (
+            (OrderType.STOP, protection.stop),
+            (OrderType.TAKE_PROFIT, protection.take_profit),
+        ):
             old = [w for w in protective if w.order.type is kind]
-            if trigger is None or any(w.triggered for w in old) or (old and old[-1].order.trigger == trigger):
+            if trigger is None or any(w.triggered for w in old):
+                continue
+            if old and old[-1].share is None and old[-1].order.trigger == trigger:
                 continue
             new_id = self._new_id()
             group = group or new_id
             self._place_protection(
                 protective_order(new_id, symbol, now, opposite, kind, qty, trigger, group), old, now
             )
+        if protection.trail is not None:
+            old = [w for w in protective if w.trails]
+            if self._replaces_trail(old, protection.trail, best, opposite, loosen=loosen):
+                trail = Protection(trail=protection.trail)
+                for order, _ in self._protective_of(symbol, opposite, qty, trail, best, now, group):
+                    self._place_protection(order, old, now)
+                    group = order.oco
+        if protection.levels:
+            old = [w for w in protective if w.order.type is OrderType.TAKE_PROFIT]
+            begun = any(w.triggered or w.filled for w in old)
+            if not begun and not are_levels(old, protection.levels):
+                levels = Protection(levels=protection.levels)
+                for order, share in self._protective_of(symbol, opposite, qty, levels, 0.0, now, group):
+                    self._place_protection(order, old, now, share)
+                    old = []
 
-    def _place_protection(self, order: Order, old: list[WorkingOrder], now: int) -> None:
-        """Place an order that closes the whole position, then cancel the orders in `old`."""
+    def _replaces_trail(
+        self, old: list[WorkingOrder], distance: Decimal, best: float, side: Side, *, loosen: bool
+    ) -> bool:
+        """Return whether a trailing stop that starts at the price `best` replaces the working ones."""
+        if any(w.triggered for w in old):
+            return False
+        if not old:
+            return True
+        current = old[-1]
+        if loosen:
+            return current.distance != distance
+        trigger = float(Decimal(repr(best)) + side.sign * distance)
+        tighter = trigger > current.trigger if side is Side.SELL else trigger < current.trigger
+        if not tighter and distance > current.distance:
+            self.counts["looser trailing stops that did not replace a tighter one"] += 1
+        return tighter
+
+    def _protective(
+        self, entry: Order, qty: Decimal, protection: Protection, best: float, now: int
+    ) -> list[tuple[Order, Decimal | None]]:
+        """Return the protective orders of an entry; see `_protective_of`."""
+        side = Side.SELL if entry.side is Side.BUY else Side.BUY
+        return self._protective_of(entry.symbol, side, qty, protection, best, now, entry.id)
+
+    def _protective_of(
+        self,
+        symbol: str,
+        side: Side,
+        qty: Decimal,
+        protection: Protection,
+        best: float,
+        now: int,
+        group: str,
+    ) -> list[tuple[Order, Decimal | None]]:
+        """Return the orders on `side` that protect a position of `qty`, as yet unplaced.
+
+        Levels are of at least one lot each.
+
+        Each has its share of the position that is left once earlier levels are filled; None: all of it. A
+        trailing stop starts at the price `best`.
+        """
+        orders: list[tuple[Order, Decimal | None]] = []
+        protection = self._as_supported(protection, symbol, best, side)
+
+        def add(kind: OrderType, size: Decimal, trigger: Decimal, share: Decimal | None = None) -> None:
+            nonlocal group
+            new_id = self._new_id()
+            group = group or new_id
+            orders.append((protective_order(new_id, symbol, now, side, kind, size, trigger, group), share))
+
+        if protection.stop is not None:
+            add(OrderType.STOP, qty, protection.stop)
+        if protection.take_profit is not None:
+            add(OrderType.TAKE_PROFIT, qty, protection.take_profit)
+        if protection.trail is not None:
+            trigger = Decimal(repr(best)) + side.sign * protection.trail
+            add(OrderType.TRAILING_STOP, qty, max(trigger, self._instruments[symbol].tick_size))
+            order, _ = orders[-1]
+            orders[-1] = msgspec.structs.replace(order, trail=protection.trail), None
+        left = qty
+        for (trigger, _), share in zip(protection.levels, shares_of_rest(protection.levels), strict=True):
+            size = self._level_qty(symbol, left, share)
+            left -= size
+            if size:
+                add(OrderType.TAKE_PROFIT, size, trigger, share)
+            else:
+                self.refusals["take-profit level below a lot"] += 1
+        return orders
+
+    def _level_qty(self, symbol: str, held: Decimal, share: Decimal) -> Decimal:
+        """Return the quantity of a level that closes `share` of `held`: at least a lot, if that is held."""
+        rules = self._instruments[symbol]
+        return min(max(rules.round_qty(held * share), rules.qty_step), rules.round_qty(held))
+
+    def _as_supported(self, protection: Protection, symbol: str, best: float, side: Side) -> Protection:
+        """Return the protection as the exchange can place it on `side`, at the price `best`."""
+        return protection
+
+    def _place_protection(
+        self, order: Order, old: list[WorkingOrder], now: int, share: Decimal | None = None
+    ) -> None:
+        """Place an order that closes the position or `share` of it, then cancel the orders in `old`."""
         raise NotImplementedError
 
 
@@ -215,6 +350,10 @@ class ReportingExchange(Exchange):
         super().__init__(instruments, portfolio, emit, new_id)
         # True from when the venue's history has more than this run's record until an operator resumes
         self.unaccepted = False
+
+    def on_bar(self, kline: Kline) -> None:
+        """Follow a closed bar with the estimated triggers of trailing stops."""
+        raise NotImplementedError
 
     def on_update(self, update: OrderUpdate) -> bool:
         """Apply a change of an order's state."""

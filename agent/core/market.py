@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from math import nan
 
+from agent.core.bar_history import Bars, SymbolHistory
+from agent.core.errors import StrategyError
 from agent.core.events import HOUR_MS, Prediction, RiskState, Signal
 from agent.core.features import Features, FeatureTracker
 from agent.core.fusion_inputs import FusionInputs
 from agent.core.instruments import Instrument
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
+from agent.core.position_view import PositionView
 from agent.core.risk import RiskManager
 from agent.core.settings import MarketConfig
 from agent.core.signals import SignalEngine
@@ -22,6 +25,7 @@ class InstrumentState:
         "book",
         "calendar",
         "fusion_inputs",
+        "history",
         "instrument",
         "interval",
         "last_start",
@@ -29,6 +33,7 @@ class InstrumentState:
         "position",
         "prediction",
         "tracker",
+        "view",
     )
 
     def __init__(
@@ -44,6 +49,8 @@ class InstrumentState:
         self.next_start = -1  # start of the next bar if none is missing; -1 before the first bar
         self.fusion_inputs: FusionInputs | None = None  # set if there is a fusion model
         self.prediction: Prediction | None = None
+        self.history: SymbolHistory | None = None  # set if the strategy declares intervals
+        self.view: PositionView | None = None  # the last one, for as long as it has the position's size
 
     def start_anew(self) -> None:
         """Reset the features and the prediction after missing bars."""
@@ -77,6 +84,7 @@ class MarketView:
         risk: RiskManager,
     ) -> None:
         self.now = 0
+        self.subject = ""  # symbol of the event being handled, for `Strategy.plot`
         self.symbols = tuple(states)
         self._states = states
         self._portfolio = portfolio
@@ -98,8 +106,25 @@ class MarketView:
     def features(self, symbol: str) -> Features:
         return self._states[symbol].tracker.values
 
-    def position(self, symbol: str) -> float:
-        return self._states[symbol].position.size
+    def bars(self, symbol: str, interval: str, n: int) -> Bars:
+        return self.history(symbol).last(interval, n)
+
+    def history(self, symbol: str) -> SymbolHistory:
+        """Return the bars of a symbol. Raises StrategyError if the strategy declares no intervals."""
+        history = self._states[symbol].history
+        if history is None:
+            raise StrategyError(
+                "the strategy asks for bars, and declares no intervals",
+                hint='write intervals = ("1h",) in the class',
+            )
+        return history
+
+    def position(self, symbol: str) -> PositionView:
+        state = self._states[symbol]
+        view = state.view
+        if view is None or view != state.position.size:
+            view = state.view = PositionView.of(state, self)
+        return view
 
     def weight(self, symbol: str) -> float:
         position = self._states[symbol].position

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from msgspec import UNSET
+
 from agent.core.events import Order, OrderStatus, OrderType, Side
+
+_ZERO = Decimal(0)
 
 
 class WorkingOrder:
@@ -12,32 +16,55 @@ class WorkingOrder:
 
     __slots__ = (
         "arrives_at",
+        "best",
+        "best_at_open",
+        "best_bar",
         "born_inside",
         "cancelling",
         "closes_position",
+        "distance",
         "filled",
         "fills",
         "limit",
         "order",
         "seen",
+        "share",
+        "trails",
         "trigger",
         "triggered",
     )
 
     def __init__(
-        self, order: Order, arrives_at: int, *, closes_position: bool = False, born_inside: bool = False
+        self,
+        order: Order,
+        arrives_at: int,
+        *,
+        closes_position: bool = False,
+        born_inside: bool = False,
+        best: float = 0.0,
+        share: Decimal | None = None,
     ) -> None:
         self.order = order
         self.arrives_at = arrives_at  # UTC ms from which it can trade
-        self.closes_position = closes_position  # protective: closes the whole position, whatever its size
+        self.closes_position = closes_position  # protective: closes the position, whatever its size
         self.born_inside = born_inside  # attached to an entry that filled within the range of the present bar
         self.cancelling = False  # cancel requested, but not yet confirmed by the venue
-        self.filled = Decimal(0)
+        self.filled = _ZERO
         self.fills = 0
         self.seen = False  # has met a price: from then on a limit order rests and fills as a maker
         self.triggered = order.type is OrderType.MARKET
         self.limit = float(order.price) if order.price is not None else 0.0
         self.trigger = float(order.trigger) if order.trigger is not None else 0.0
+        # of a take-profit level: the share of the position that it closes when it is due; None: all of it
+        self.share = share
+        self.trails = order.type is OrderType.TRAILING_STOP
+        self.distance = _ZERO  # of a trailing stop from the best price
+        self.best = best  # most favourable price that it has met
+        self.best_at_open = best  # the same before the bar that started at `best_bar` (UTC ms)
+        self.best_bar = -1
+        if self.trails and order.trail is not UNSET:
+            self.distance = order.trail
+            self._follow_best()
 
     @property
     def remaining(self) -> Decimal:
@@ -53,14 +80,53 @@ class WorkingOrder:
 
     @property
     def is_limit(self) -> bool:
-        """True for a limit order."""
-        return self.order.type is OrderType.LIMIT
+        """True for a limit order, and for a stop entry that has become one."""
+        return self.order.type is OrderType.LIMIT or (self.triggered and self.order.price is not None)
+
+    @property
+    def is_stop(self) -> bool:
+        """True for a stop, trailing or not."""
+        return self.trails or self.order.type is OrderType.STOP
 
     def marketable(self, price: float) -> bool:
         """Return whether `price` satisfies the limit of a limit order."""
         return price <= self.limit if self.order.side is Side.BUY else price >= self.limit
 
+    def waits_at(self, price: float) -> bool:
+        """Return whether an order that is triggered at `price` has a limit that `price` doesn't satisfy."""
+        return self.order.price is not None and not self.marketable(price)
+
     def crossed(self, low: float, high: float) -> bool:
         """Return whether the prices from `low` to `high` reach the trigger."""
-        rises = (self.order.type is OrderType.STOP) == (self.order.side is Side.BUY)
+        rises = (self.order.type is OrderType.TAKE_PROFIT) != (self.order.side is Side.BUY)
         return high >= self.trigger if rises else low <= self.trigger
+
+    # -- trailing stops -----------------------------------------------------------------------------------
+
+    def improves(self, price: float) -> bool:
+        """Return whether a trailing stop would follow `price`."""
+        return price > self.best if self.order.side is Side.SELL else price < self.best
+
+    def follow(self, price: float) -> None:
+        """Move a trailing stop's trigger if `price` is the best so far."""
+        if self.improves(price):
+            self.best = price
+            self._follow_best()
+
+    def follow_in_bar(self, price: float, start: int) -> None:
+        """Follow a price inside the open bar that started at `start`."""
+        if self.best_bar != start:
+            self.best_bar, self.best_at_open = start, self.best
+        self.follow(price)
+
+    def rewind(self, start: int) -> float:
+        """Go back to the best price before the bar that started at `start`; return the best one so far."""
+        best = self.best
+        if self.best_bar == start:
+            self.best = self.best_at_open
+            self._follow_best()
+        return best
+
+    def _follow_best(self) -> None:
+        best = Decimal(repr(self.best))
+        self.trigger = float(best - self.distance if self.order.side is Side.SELL else best + self.distance)

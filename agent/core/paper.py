@@ -6,7 +6,7 @@ worse one:
 
 1. open: orders that arrived before the bar began meet its open, and so does the protection that they attach;
 2. range: stops are triggered first, then resting limits fill, then stops attached to entries of this bar,
-   then take-profits that existed before the bar;
+   then take-profits that existed before the bar; a trailing stop follows the bar's best price after that;
 3. close: orders that arrived during the bar, and take-profits attached in it, meet its close, the only price
    that certainly came later, and so does the protection that they attach;
 4. liquidation at the bar's worst price.
@@ -32,12 +32,13 @@ from agent.core.events import (
     Side,
     TimeInForce,
 )
-from agent.core.exchange import MOVED, MatchingExchange, Report, protective_order
+from agent.core.exchange import MOVED, MatchingExchange, Report
 from agent.core.fill_models import FillRules
 from agent.core.instruments import Instrument
 from agent.core.margin import MarginRules
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
+from agent.core.protection import protection_in, protects
 from agent.core.settings import CoreConfig
 
 _ZERO = Decimal(0)
@@ -64,6 +65,7 @@ class PaperExchange(MatchingExchange):
         self._taken: dict[str, tuple[int, float]] = {}  # symbol -> (start of bar, volume filled in it)
         self._budget = 0.0
         self._liquidation_at = (-1, 0.0)  # of the only open position: (ledger version, price)
+        self._trails = False  # whether the run has had a trailing stop
 
     # -- orders -----------------------------------------------------------------------------------------
 
@@ -73,7 +75,10 @@ class PaperExchange(MatchingExchange):
         if flaw:
             self._reject(order, now, flaw)
             return
-        self.books[order.symbol].append(WorkingOrder(order, now + self._latency))
+        mark = self._portfolio.positions[order.symbol].mark
+        self.books[order.symbol].append(WorkingOrder(order, now + self._latency, best=mark))
+        self._trails = self._trails or order.type is OrderType.TRAILING_STOP
+        self._note_expiry(order)
 
     def cancel(self, orders: Iterable[WorkingOrder], now: int, reason: str) -> None:
         for working in list(orders):
@@ -104,18 +109,27 @@ class PaperExchange(MatchingExchange):
         stamps = self.held_funding.pop(kline.symbol, None) if self.held_funding else None
         if stamps:
             self._pay_held(stamps, kline, start + 1)
+        if start >= self.next_expiry:
+            self.expire(start, kline.symbol, kline.available_at)
         if book:
             self._start_bar(kline)
+        best = self._rewind(book, start) if self._trails else {}
         for working in _triggered_first(book):
             if working.arrives_at <= start:
                 self._meet(working, kline, kline.open, max(start, working.arrives_at))
+                if working.trails:
+                    working.follow(kline.open)
         self._meet_new_protection(kline, kline.open, start)
         if stamps:
             self._pay_held(stamps, kline, kline.ts)
+        if kline.ts > self.next_expiry:  # the range has prices after the expiry
+            self.expire(kline.ts - 1, kline.symbol, kline.available_at)
         self._check_range(kline, start)
         self._meet_range(self._before_profits(book, start), kline, start)
         self._check_range(kline, start)
         self._meet_range(self._profits(book, start), kline, start)
+        if self._trails:
+            self._trail(book, kline, best)
         for working in _triggered_first(book):
             if start < working.arrives_at < kline.ts:
                 working.born_inside = False
@@ -135,7 +149,33 @@ class PaperExchange(MatchingExchange):
                     self._make(working, kline, kline.ts)
             elif not working.triggered and working.crossed(kline.low, kline.high):
                 self._trigger(working, kline)
-                self._take(working, kline, price, kline.ts)
+                working.seen = True
+                if not working.waits_at(price):  # a stop entry beyond its limit rests
+                    self._take(working, kline, price, kline.ts)
+
+    # -- trailing stops ---------------------------------------------------------------------------------
+
+    def _rewind(self, book: list[WorkingOrder], start: int) -> dict[str, float]:
+        """Take trailing stops back to before the bar, whose open and range come first.
+
+        Returns by order id the best price of the bar's updates so far.
+        """
+        return {working.order.id: working.rewind(start) for working in book if working.trails}
+
+    def _trail(self, book: list[WorkingOrder], kline: Kline, best: dict[str, float]) -> None:
+        """Let trailing stops follow the bar's best price; those that its close is beyond then are due.
+
+        Only the close certainly comes after the bar's best price, and the only price that certainly comes
+        after an entry or a move inside the bar.
+        """
+        for working in [w for w in book if w.trails and not w.triggered]:
+            working.follow(best.get(working.order.id, working.best))
+            if working.arrives_at <= kline.start:
+                working.follow(kline.high if working.order.side is Side.SELL else kline.low)
+            working.follow(kline.close)
+            working.best_bar = -1
+            if working.seen or working.arrives_at <= kline.start:
+                self._meet(working, kline, kline.close, kline.ts)
 
     def _meet_new_protection(self, kline: Kline, price: float, ts: int) -> None:
         """Let protection meet the price of its entry: on the wrong side of it, it is triggered at once."""
@@ -147,14 +187,14 @@ class PaperExchange(MatchingExchange):
     def _before_profits(self, book: list[WorkingOrder], start: int) -> Iterator[WorkingOrder]:
         """Yield the orders of step 2 before take-profits; lazily, so that later groups include new stops."""
         for working in list(book):
-            if working.arrives_at <= start and working.order.type is OrderType.STOP and working in book:
+            if working.arrives_at <= start and working.is_stop and working in book:
                 yield working
         for working in list(book):
             if working.arrives_at <= start and working.is_limit and working in book:
                 yield working
         for working in list(book):
             is_new = working.arrives_at > start and working.born_inside
-            if is_new and working.order.type is OrderType.STOP and working in book:
+            if is_new and working.is_stop and working in book:
                 yield working
 
     def _profits(self, book: list[WorkingOrder], start: int) -> Iterator[WorkingOrder]:
@@ -164,11 +204,15 @@ class PaperExchange(MatchingExchange):
                 yield working
 
     def on_price(self, kline: Kline) -> None:
+        if kline.ts >= self.next_expiry:
+            self.expire(kline.ts, kline.symbol, kline.available_at)
         self._start_bar(kline)
         for working in list(self.books[kline.symbol]):
             if working.arrives_at < kline.ts:
                 working.born_inside = False
                 self._meet(working, kline, kline.close, kline.ts)
+                if working.trails:
+                    working.follow_in_bar(kline.close, kline.start)
         self._meet_new_protection(kline, kline.close, kline.ts)
 
     def at_close(self, kline: Kline) -> None:
@@ -195,7 +239,7 @@ class PaperExchange(MatchingExchange):
             return
         price = self.liquidation_price(position)
         for working in self.books[kline.symbol]:
-            is_stop = working.closes_position and working.order.type is OrderType.STOP
+            is_stop = working.closes_position and working.is_stop
             works = not working.triggered and (working.arrives_at <= start or working.born_inside)
             before = working.trigger >= price if position.size > 0 else working.trigger <= price
             if is_stop and works and before:
@@ -273,7 +317,8 @@ class PaperExchange(MatchingExchange):
         if not working.is_limit:
             if working.triggered or working.crossed(price, price):
                 self._trigger(working, kline)
-                self._take(working, kline, price, ts)
+                if not working.waits_at(price):
+                    self._take(working, kline, price, ts)
         elif not first:
             if working.marketable(price) and price != working.limit:
                 self._make(working, kline, ts)
@@ -287,10 +332,14 @@ class PaperExchange(MatchingExchange):
 
     def _trigger(self, working: WorkingOrder, kline: Kline) -> None:
         """Mark an order as triggered; a stop also cancels the rest of its entry, which would reopen it."""
-        if working.closes_position and working.order.type is OrderType.STOP and not working.triggered:
+        if working.closes_position and working.is_stop and not working.triggered:
             book, group = self.books[kline.symbol], working.order.oco
             entry = [w for w in book if w.order.id == group and not w.closes_position]
             self.cancel(entry, kline.available_at, "its stop was triggered")
+        if working.share is not None and not working.triggered:
+            held = abs(self._portfolio.positions[kline.symbol].qty)
+            qty = self._level_qty(kline.symbol, held, working.share)
+            working.order = msgspec.structs.replace(working.order, qty=qty)
         working.triggered = True
 
     def _take(self, working: WorkingOrder, kline: Kline, price: float, ts: int) -> None:
@@ -301,7 +350,7 @@ class PaperExchange(MatchingExchange):
         if qty > 0:
             exact = self._taker_price(order, kline, price, float(qty))
             slippage = (exact - Decimal(repr(price))) * order.side.sign * qty
-            self._execute(working, kline, qty, exact, ts, slippage=slippage, maker=False)
+            self._execute(working, kline, qty, exact, ts, price, slippage=slippage, maker=False)
         if order.tif in _AT_ONCE and working in self.books[order.symbol]:
             self._end(working, kline.available_at, f"{order.tif.value} order: no more liquidity")
 
@@ -322,7 +371,7 @@ class PaperExchange(MatchingExchange):
             return
         qty = self._quantity(working, kline, price)
         if qty > 0:
-            self._execute(working, kline, qty, price, ts, slippage=_ZERO, maker=True)
+            self._execute(working, kline, qty, price, ts, working.limit, slippage=_ZERO, maker=True)
 
     def _quantity(self, working: WorkingOrder, kline: Kline, price: Decimal) -> Decimal:
         """Return how much of an order can fill now; end the order if nothing of it ever can."""
@@ -330,7 +379,7 @@ class PaperExchange(MatchingExchange):
         rules = self._instruments[order.symbol]
         held = self._portfolio.positions[order.symbol].qty
         opposite = abs(held) if held * order.side.sign < 0 else _ZERO
-        wanted = opposite if working.closes_position else working.remaining
+        wanted = opposite if working.closes_position and working.share is None else working.remaining
         if order.reduce_only:
             wanted = min(wanted, opposite)
             if not wanted:
@@ -363,10 +412,12 @@ class PaperExchange(MatchingExchange):
         qty: Decimal,
         price: Decimal,
         ts: int,
+        met: float,
         *,
         slippage: Decimal,
         maker: bool,
     ) -> None:
+        """Book a fill at `price`, which is the market's price `met` plus costs."""
         order = working.order
         book = self.books[order.symbol]
         bar, taken = self._taken[order.symbol]
@@ -384,9 +435,9 @@ class PaperExchange(MatchingExchange):
         self._book(Fill(fill_id, id, symbol, ts, now, side, qty, price, fee, maker, slippage, reason=why))
         status = OrderStatus.FILLED if done else OrderStatus.PARTIALLY_FILLED
         self._emit(OrderUpdate(id, symbol, ts, now, status, working.filled))
-        if not book and order.stop is None and order.take_profit is None:
+        if not book and not protects(order):
             return
-        if order.oco:
+        if order.oco and working.share is None:
             group = [w for w in book if w.order.oco == order.oco and w is not working]
             self.cancel(group, now, "the other side was filled")
         held = position.qty
@@ -395,36 +446,41 @@ class PaperExchange(MatchingExchange):
             self.cancel(stranded, now, "position closed")
         # A partly filled reversal may only have reduced the old position
         opened = held * order.side.sign > 0
-        if opened and (order.stop is not None or order.take_profit is not None):
-            self._protect(order, kline, ts)
+        if opened and protects(order):
+            self._protect(order, kline, ts, met)
 
     def _book(self, fill: Fill) -> None:
         self._portfolio.apply(fill)
         self._emit(fill)
 
-    def _protect(self, entry: Order, kline: Kline, ts: int) -> None:
+    def _protect(self, entry: Order, kline: Kline, ts: int, met: float) -> None:
         """Attach an entry's protection at its first fill; it replaces that of an earlier entry."""
         book = self.books[entry.symbol]
         if any(w.order.oco == entry.id for w in book):
             return
         old = [w for w in book if w.closes_position]
         self.cancel(old, kline.available_at, "replaced by the protection of a newer entry")
-        side = Side.SELL if entry.side is Side.BUY else Side.BUY
-        for kind, trigger in ((OrderType.STOP, entry.stop), (OrderType.TAKE_PROFIT, entry.take_profit)):
-            if trigger is None:
-                continue
-            order = protective_order(
-                self._new_id(), entry.symbol, kline.available_at, side, kind, entry.qty, trigger, entry.id
-            )
+        arrives_at, inside = min(ts, kline.ts - 1), ts > kline.start
+        for order, share in self._protective(entry, entry.qty, protection_in(entry), met, kline.available_at):
             self._emit(order)
-            arrives_at, inside = min(ts, kline.ts - 1), ts > kline.start
-            book.append(WorkingOrder(order, arrives_at, closes_position=True, born_inside=inside))
+            book.append(
+                WorkingOrder(
+                    order, arrives_at, closes_position=True, born_inside=inside, best=met, share=share
+                )
+            )
+            self._trails = self._trails or order.type is OrderType.TRAILING_STOP
 
-    def _place_protection(self, order: Order, old: list[WorkingOrder], now: int) -> None:
+    def _place_protection(
+        self, order: Order, old: list[WorkingOrder], now: int, share: Decimal | None = None
+    ) -> None:
         self._emit(order)
         # A stop moved inside a bar is assumed to be triggered if that bar's range reaches it
-        inside = order.type is OrderType.STOP
-        self.books[order.symbol].append(WorkingOrder(order, now, closes_position=True, born_inside=inside))
+        inside = order.type is not OrderType.TAKE_PROFIT
+        best = self._portfolio.positions[order.symbol].mark
+        self.books[order.symbol].append(
+            WorkingOrder(order, now, closes_position=True, born_inside=inside, best=best, share=share)
+        )
+        self._trails = self._trails or order.type is OrderType.TRAILING_STOP
         self.cancel(old, now, MOVED)
 
     def _end(self, working: WorkingOrder, now: int, reason: str) -> None:

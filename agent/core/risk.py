@@ -30,7 +30,10 @@ PRICE_BAND = "price band"
 MODEL_DRIFT = "model drift"
 """Rule of an alarm about headlines that differ from the sentiment model's training texts."""
 
-NOTES = (STALE, CLOCK, PRICE_BAND, MODEL_DRIFT)
+SHORT_HISTORY = "short history"
+"""Rule of a note that fewer bars were at hand for the warm-up than the strategy needs."""
+
+NOTES = (STALE, CLOCK, PRICE_BAND, MODEL_DRIFT, SHORT_HISTORY)
 """Rules of risk events that neither change the state nor refuse an order."""
 
 FLATTEN = "flatten"
@@ -212,6 +215,20 @@ class RiskManager:
         self._emit(RiskEvent(ts, state, rule, detail))
 
     # -- orders -----------------------------------------------------------------------------------------
+
+    def largest_position(self, equity: float, others: float, held: float) -> float:
+        """Return the largest value of a symbol's position that the limits allow; it may be negative.
+
+        `others` is the gross value of the other symbols' positions, `held` the value of the position held on
+        the side of the new one, all in account currency.
+        """
+        config = self._config
+        limits = (
+            config.max_position * equity,
+            config.max_leverage * equity - others,
+            config.max_order * equity + held,
+        )
+        return min(limits)
 
     def allows(
         self,

@@ -97,6 +97,7 @@ class RiskConfig(Section):
     max_order: float = Field(1.0, gt=0)  # notional of one order
     max_daily_loss: float = Field(0.05, gt=0, le=1)  # since 00:00 UTC; REDUCING until the next day
     max_drawdown: float = Field(0.25, gt=0, le=1)  # from the peak; HALTED until an operator resumes
+    on_max_drawdown: Literal["halt", "flatten"] = "halt"  # then keep positions with their stops, or close
     max_orders_per_minute: int = Field(60, gt=0)
     stale_after: Duration = Field(300_000, gt=0)  # no new exposure in a symbol whose next bar is this late
     on_stale: Literal["hold", "cancel", "flatten"] = "cancel"  # live: then keep, cancel entries, or close

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from math import inf
 from typing import Final, NamedTuple
 
 from agent.core.events import Side
 from agent.core.instruments import Instrument
-from agent.core.strategy import Target
+from agent.core.protection import Protection
+from agent.core.target import Target
 
 _ZERO = Decimal(0)
 _MAX_LOTS: Final = 1e15  # keeps absurd targets finite; the risk limits refuse them
@@ -21,22 +23,37 @@ class Sizing(NamedTuple):
     reduces: bool  # True if the order only shrinks the position
     position_after: Decimal
     limit: Decimal | None
-    stop: Decimal | None
-    take_profit: Decimal | None
+    trigger: Decimal | None  # of a stop entry
+    protection: Protection | None  # to attach to the entry; None if the order reduces
 
 
 def size(
-    target: Target, instrument: Instrument, held: Decimal, mark: float, equity: float, band: float
+    target: Target,
+    instrument: Instrument,
+    held: Decimal,
+    mark: float,
+    equity: float,
+    band: float,
+    most: float = inf,
 ) -> Sizing | None:
     """Return the order for `target`; None if the position is within `band`, a fraction of the target, of it.
 
-    The position aimed at is weight * equity / price, rounded down to the lot; the price is the limit or,
-    without one, the mark. Stop and take-profit are signed fractions of the same price.
+    The position aimed at is weight * equity / price, the target's quantity, or for a target by risk
+    risk * equity / distance of the stop, at most of the value `most`; rounded down to the lot. The price is
+    the limit, else the trigger of a stop entry, else the mark. Distances are signed fractions of the same
+    price.
     """
-    price = target.limit if target.limit is not None else mark
+    anchor = target.anchor
+    price = mark if anchor is None else anchor
     wanted = _ZERO
-    if target.weight and equity > 0 and price > 0:
-        lots = int(min(abs(target.weight) * equity / price / float(instrument.qty_step), _MAX_LOTS) + 1e-9)
+    if target.qty is not None:
+        wanted = instrument.round_qty(target.qty) if target.weight > 0 else -instrument.round_qty(target.qty)
+    elif target.weight and equity > 0 and price > 0:
+        if target.risk is not None:
+            units = min(_units_at_risk(target, instrument, mark, equity), most / price)
+        else:
+            units = abs(target.weight) * equity / price
+        lots = int(min(units / float(instrument.qty_step), _MAX_LOTS) + 1e-9)
         wanted = lots * instrument.qty_step if target.weight > 0 else -lots * instrument.qty_step
     if wanted < 0 and not instrument.is_margined:
         wanted = _ZERO  # short sales need margin
@@ -50,9 +67,20 @@ def size(
     opposite = Side.SELL if side is Side.BUY else Side.BUY
     reduces = abs(wanted) < abs(held) and (same_side or not wanted)
 
-    stop, take_profit = (None, None) if reduces else triggers(target, instrument, mark, opposite)
+    protection = None if reduces else protection_of(target, instrument, mark, opposite)
     limit = _rounded(target.limit, instrument, side)
-    return Sizing(side, abs(delta), reduces, held + delta, limit, stop, take_profit)
+    trigger = entry_trigger(target, instrument, side, mark)
+    return Sizing(side, abs(delta), reduces, held + delta, limit, trigger, protection)
+
+
+def _units_at_risk(target: Target, instrument: Instrument, mark: float, equity: float) -> float:
+    """Return the quantity whose loss from the entry's price to the stop is the fraction of `equity`."""
+    side = Side.SELL if target.weight > 0 else Side.BUY
+    stop = protection_of(target, instrument, mark, side).stop
+    anchor = target.anchor
+    price = Decimal(repr(float(mark if anchor is None else anchor)))
+    distance = abs(price - stop) if stop is not None else _ZERO
+    return (target.risk or 0.0) * equity / float(distance) if distance else 0.0
 
 
 def limit_of(target: Target, instrument: Instrument, side: Side) -> float:
@@ -61,22 +89,43 @@ def limit_of(target: Target, instrument: Instrument, side: Side) -> float:
     return 0.0 if limit is None else float(limit)
 
 
+def entry_trigger(target: Target, instrument: Instrument, side: Side, mark: float) -> Decimal | None:
+    """Return the trigger of a stop entry on the tick; None without one, and if the mark has reached it."""
+    trigger = target.stop_entry
+    if trigger is None or (mark >= trigger if side is Side.BUY else mark <= trigger):
+        return None
+    return instrument.round_price(Decimal(repr(trigger)), side)
+
+
 def _rounded(limit: float | None, instrument: Instrument, side: Side) -> Decimal | None:
     """Round a limit to the tick, in the trader's favour."""
     opposite = Side.SELL if side is Side.BUY else Side.BUY
     return None if limit is None else instrument.round_price(Decimal(repr(float(limit))), opposite)
 
 
-def triggers(
-    target: Target, instrument: Instrument, mark: float, side: Side
-) -> tuple[Decimal | None, Decimal | None]:
-    """Return the trigger prices of stop and take-profit; `side` is the side of the protective orders."""
-    price = target.limit if target.limit is not None else mark
-    levels: list[Decimal | None] = []
-    for fraction in (target.stop, target.take_profit):
-        if fraction is None:
-            levels.append(None)
-        else:
-            exact = Decimal(repr(float(price))) * (1 + Decimal(repr(float(fraction))))
-            levels.append(max(instrument.round_price(exact, side), instrument.tick_size))
-    return levels[0], levels[1]
+def protection_of(target: Target, instrument: Instrument, mark: float, side: Side) -> Protection:
+    """Return triggers and distances of the target's protection; `side` is that of the protective orders."""
+    anchor = target.anchor
+    price = Decimal(repr(float(mark if anchor is None else anchor)))
+    trail: Decimal | None = None
+    if target.trail is not None:
+        ticks = price * abs(Decimal(repr(target.trail))) / instrument.tick_size
+        trail = max(ticks.to_integral_value(), Decimal(1)) * instrument.tick_size
+    levels: tuple[tuple[Decimal, Decimal], ...] = ()
+    if target.levels:
+        levels = tuple(
+            (_trigger(price, distance, instrument, side), Decimal(repr(share)))
+            for distance, share in target.levels
+        )
+    return Protection(
+        None if target.stop is None else _trigger(price, target.stop, instrument, side),
+        None if target.take_profit is None else _trigger(price, target.take_profit, instrument, side),
+        trail,
+        levels,
+    )
+
+
+def _trigger(price: Decimal, distance: float, instrument: Instrument, side: Side) -> Decimal:
+    """Return the price at a signed fraction of `price`, on the tick."""
+    exact = price * (1 + Decimal(repr(float(distance))))
+    return max(instrument.round_price(exact, side), instrument.tick_size)

@@ -12,14 +12,14 @@ class NewsMomentum(Strategy[Params]):
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from math import isfinite
-from numbers import Real
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, get_args, get_origin
+from typing import Any, ClassVar, Final, Generic, Protocol, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
 
+from agent.core.bar_history import Bar, Bars
 from agent.core.events import (
     BUY,
     HOLD,
@@ -34,9 +34,18 @@ from agent.core.events import (
     TimeInForce,
 )
 from agent.core.features import Features
+from agent.core.indicators import BarSource, Indicators
+from agent.core.position_view import PositionView
+from agent.core.target import TakeProfit, Target, checked_target, number_of
 
-__all__ = ["BUY", "HOLD", "SELL", "Features", "Fill", "Kline", "Market", "News", "Prediction", "Sentiment"]
-__all__ += ["Signal", "Strategy", "StrategyParams", "Target", "TimeInForce"]
+__all__ = ["BUY", "HOLD", "SELL", "Bar", "Bars", "Features", "Fill", "Kline", "Market", "News"]
+__all__ += ["PositionView", "Prediction", "Sentiment", "Signal", "Strategy", "StrategyParams", "Target"]
+__all__ += ["TimeInForce"]
+
+MAX_NOTICE: Final = 500
+"""Characters of a notice; the rest is cut off."""
+
+_LEVELS: Final = ("info", "warning", "error")
 
 
 class StrategyParams(BaseModel):
@@ -45,30 +54,12 @@ class StrategyParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Target(NamedTuple):
-    """The exposure that a strategy wants in one symbol, set by `Strategy.target`."""
+class Plotter(Protocol):
+    """Receives what a strategy plots."""
 
-    symbol: str
-    weight: float  # signed fraction of equity; 0 is flat, negative is short
-    limit: float | None = None  # limit price of the entry; None sends a market order
-    stop: float | None = None  # distance of the stop, as a signed fraction of the limit or last price
-    take_profit: float | None = None  # distance of the take-profit, likewise
-    tif: TimeInForce = TimeInForce.GTC
-    reason: str = ""
-
-
-_HIGHEST_PROFIT = 10.0
-"""From this fraction on, the take-profit of a long is taken for an absolute price."""
-
-
-def _number(value: Any, name: str) -> float:
-    """Convert a number to float. Raises TypeError for texts and booleans, ValueError if it is not finite."""
-    if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
-        raise TypeError(f"{name}={value!r} is not a number")
-    number = float(value)
-    if not isfinite(number):
-        raise ValueError(f"{name}={value!r} is not finite")
-    return number
+    def plot(self, name: str, value: float, symbol: str) -> None:
+        """Record a finite value of a line; an empty symbol stands for that of the event being handled."""
+        ...
 
 
 class Market(Protocol):
@@ -102,8 +93,15 @@ class Market(Protocol):
         """Return the ten features at the last closed bar; NaN until they are warm, and after a gap."""
         ...
 
-    def position(self, symbol: str) -> float:
-        """Return the signed quantity held, in base coin or shares."""
+    def bars(self, symbol: str, interval: str, n: int) -> Bars:
+        """Return the last `n` closed bars of a declared interval, oldest first; fewer if fewer have come.
+
+        Raises StrategyError if the strategy doesn't declare the interval.
+        """
+        ...
+
+    def position(self, symbol: str) -> PositionView:
+        """Return the position: a float, the signed quantity held, with entry price, age, profit and stops."""
         ...
 
     def weight(self, symbol: str) -> float:
@@ -131,6 +129,12 @@ class Strategy(Generic[P]):
 
     Params: ClassVar[type[StrategyParams]] = StrategyParams
     params: P
+    intervals: Sequence[str] = ()
+    """Intervals of the bars for `on_bar` and `market.bars`: ("1m", "1h"). The run's own is one of them, or
+    they are folded from its bars."""
+    warm_up: Mapping[str, int] = {}
+    """Bars to read before trading starts, by interval: {"1h": 200}."""
+    _on_notice: Callable[[str, str], None] | None = None  # set by the engine
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -149,63 +153,106 @@ class Strategy(Generic[P]):
     def __init__(self, params: P | None = None) -> None:
         self.params = params if params is not None else self.Params()  # type: ignore[assignment]
         self.targets: list[Target] = []  # set since the last callback; the engine empties the list
+        self.ta = Indicators()
+        """TA-Lib's functions on closed bars: self.ta.RSI(symbol, "1h", timeperiod=14)."""
+        self._plotter: Plotter | None = None
 
     def target(
         self,
         symbol: str,
         *,
-        weight: float,
+        weight: float | None = None,
+        qty: float | Decimal | None = None,
+        risk: float | None = None,
         limit: float | None = None,
+        stop_entry: float | None = None,
+        expire: str | int | None = None,
         stop: float | None = None,
-        take_profit: float | None = None,
+        trail: float | None = None,
+        take_profit: TakeProfit | None = None,
         tif: TimeInForce = TimeInForce.GTC,
+        loosen: bool = False,
         reason: str = "",
     ) -> None:
         """Set the target exposure in a symbol; it replaces an earlier target and the symbol's working orders.
 
-        If the position is already within `paper.rebalance_band` of the target, nothing is traded, and the
-        working stop and take-profit move to the given ones.
+        Give one of `weight`, `qty` and `risk`. If the position is already within `paper.rebalance_band` of
+        the target, nothing is traded, and the working protection moves to the given one. Distances are signed
+        fractions of the entry's price: the limit, else `stop_entry`, else the last price.
 
         Args:
             symbol: one of `market.symbols`.
             weight: signed fraction of equity; 0 closes the position, a negative weight is short.
+            qty: signed quantity to hold, in base coin or shares.
+            risk: fraction of equity to lose, without fees, if the entry's price moves to the stop. The sign
+                of `stop` is the side; risk limits bound the size.
             limit: limit price of the entry; without it a market order is sent.
-            stop: distance of the stop as a signed fraction of the price: -0.02 is 2 % below, for a long.
-            take_profit: distance of the take-profit likewise: 0.04 is 4 % above, for a long.
+            stop_entry: price at which the entry is triggered: above the last price for a purchase.
+            expire: the entry is cancelled after this time, such as "15m"; needs `limit` or `stop_entry`.
+            stop: distance of the stop: -0.02 is 2 % below, for a long.
+            trail: distance of a trailing stop likewise. It follows the best price since the entry, and is not
+                replaced by a looser one unless `loosen`.
+            take_profit: distance of the take-profit: 0.04 is 4 % above, for a long. Or several levels of
+                (distance, share of the position), whose shares are at most 1 together.
             tif: how long the order lives.
+            loosen: whether `trail` may replace a tighter one.
             reason: recorded with the order.
 
-        Raises ValueError or TypeError if a number is not finite, a limit is not above 0, or a stop or
-        take-profit is an absolute price or on the wrong side.
+        Raises ValueError or TypeError if a number is not finite, a price is not above 0, or a distance is an
+        absolute price or on the wrong side.
         """
-        side = "short" if _number(weight, "weight") < 0 else "long"
-        exact = Target(
-            symbol,
-            _number(weight, "weight"),
-            None if limit is None else _number(limit, "limit"),
-            None if stop is None else _number(stop, "stop"),
-            None if take_profit is None else _number(take_profit, "take_profit"),
-            tif,
-            reason,
+        self.targets.append(
+            checked_target(
+                symbol,
+                weight,
+                limit=limit,
+                stop=stop,
+                take_profit=take_profit,
+                tif=tif,
+                reason=reason,
+                qty=qty,
+                risk=risk,
+                trail=trail,
+                loosen=loosen,
+                stop_entry=stop_entry,
+                expire=expire,
+            )
         )
-        if exact.limit is not None and exact.limit <= 0:
-            raise ValueError(f"limit={limit!r} is not a price: it must be above 0")
-        for name, fraction, sign in (("stop", exact.stop, -1), ("take_profit", exact.take_profit, 1)):
-            if fraction is None:
-                continue
-            if abs(fraction) >= (_HIGHEST_PROFIT if name == "take_profit" and side == "long" else 1):
-                where = "below" if sign < 0 else "above"
-                raise ValueError(
-                    f"{name}={fraction:g} is not a fraction of the price: write {sign * 0.02:+g} for 2 % "
-                    f"{where} a long's price"
-                )
-            sign = -sign if side == "short" else sign
-            if exact.weight and fraction * sign <= 0:
-                where = "above" if sign > 0 else "below"
-                raise ValueError(
-                    f"{name}={fraction:g} is on the wrong side of a {side}: a {side}'s {name} is {where} 0"
-                )
-        self.targets.append(exact)
+
+    def notify(self, text: str, level: str = "info") -> None:
+        """Send a message to the operator: it is recorded, logged, and in a live run delivered.
+
+        `level` is info, warning or error, which is delivered at once. A text is cut off after 500 characters.
+        Raises ValueError for other levels.
+        """
+        if level not in _LEVELS:
+            raise ValueError(f"level={level!r} is not one of {', '.join(_LEVELS)}")
+        if self._on_notice is not None:
+            self._on_notice(level, str(text))
+
+    def plot(self, name: str, value: float, *, symbol: str = "") -> None:
+        """Record a value for the charts of report and dashboard; NaN is left out.
+
+        Values during the warm-up are not recorded, nor are those beyond the first 100,000 of a run, which are
+        counted.
+
+        Args:
+            name: of the line, at most 60 characters.
+            value: of the line from now on. If it is out of the prices' range, the line has a pane of its own.
+            symbol: whose chart has the line; by default the one of the bar, signal or fill being handled.
+
+        Raises TypeError or ValueError for a name or value that can't be drawn.
+        """
+        number = float(value) if value != value else number_of(value, "value")
+        if not isinstance(name, str) or not 0 < len(name) <= 60 or not name.isprintable():
+            raise ValueError(f"plot: {name!r} is not a name of 1 to 60 printable characters")
+        if self._plotter is not None and number == number:
+            self._plotter.plot(name, number, symbol)
+
+    def attach(self, bars: BarSource, plotter: Plotter) -> None:
+        """Connect `ta` and `plot` with an engine, which calls this before `on_start`."""
+        self.ta.attach(bars)
+        self._plotter = plotter
 
     @classmethod
     def overrides(cls, *methods: str) -> bool:
@@ -228,6 +275,9 @@ class Strategy(Generic[P]):
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         """Called when a bar has closed."""
+
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        """Called when a bar of one of `intervals` has closed, after `on_kline`; the shortest one first."""
 
     def on_news(self, news: News, market: Market) -> None:
         """Called when a headline becomes known, before it is scored."""

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from agent.core.bar_history import Bar
 from agent.core.events import Fill, Kline, News, Prediction, Sentiment, Signal
 from agent.core.strategy import Market, Strategy
 
@@ -56,6 +57,9 @@ class StrategyGuard(Strategy):
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         self._call(self._inner.on_kline, kline, market)
+
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        self._call(self._inner.on_bar, bar, market)
 
     def on_news(self, news: News, market: Market) -> None:
         self._call(self._inner.on_news, news, market)

@@ -22,6 +22,7 @@ from agent.core.events import (
     FillKind,
     FundingPayment,
     FundingSettlement,
+    Kline,
     Order,
     OrderStatus,
     OrderType,
@@ -33,6 +34,7 @@ from agent.core.exchange import MOVED, Report, ReportingExchange
 from agent.core.instruments import Instrument
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio
+from agent.core.protection import Protection, protection_in, protects
 from agent.core.settings import CoreConfig
 
 _ZERO = Decimal(0)
@@ -47,8 +49,17 @@ class SentOrder(WorkingOrder):
 
     __slots__ = ("ended", "last_status", "reference", "reported_filled")
 
-    def __init__(self, order: Order, now: int, reference: float, *, closes_position: bool = False) -> None:
-        super().__init__(order, now, closes_position=closes_position)
+    def __init__(
+        self,
+        order: Order,
+        now: int,
+        reference: float,
+        *,
+        closes_position: bool = False,
+        best: float = 0.0,
+        share: Decimal | None = None,
+    ) -> None:
+        super().__init__(order, now, closes_position=closes_position, best=best, share=share)
         self.reference = reference  # the mark at the decision, from which the slippage of fills is measured
         self.last_status = OrderStatus.NEW  # as the venue last reported it
         self.reported_filled = _ZERO  # quantity, by the venue's order updates
@@ -118,6 +129,7 @@ class VenueExchange(ReportingExchange):
         self._margined = config.market.category == "linear"
         self._adopts = foreign == "adopt"
         self._ignores = foreign == "ignore"
+        self._trails_natively = self._margined and not self._ignores
         self._tolerance = wallet_drift
         # by symbol: the part of the account's position that isn't this run's
         self._foreign: dict[str, Decimal] = dict.fromkeys(instruments, _ZERO)
@@ -154,16 +166,30 @@ class VenueExchange(ReportingExchange):
     def submit(self, order: Order, now: int) -> None:
         self._send(order, now)
 
-    def _send(self, order: Order, now: int, *, closes_position: bool = False) -> None:
+    def _send(
+        self, order: Order, now: int, *, closes_position: bool = False, share: Decimal | None = None
+    ) -> None:
         self.order_ids.add(order.id)
         flaw = self._flaw(order)
         if flaw:
             self._reject(order, now, flaw)
             return
         mark = self._portfolio.positions[order.symbol].mark
-        sent = SentOrder(order, now, mark, closes_position=closes_position)
+        sent = SentOrder(order, now, mark, closes_position=closes_position, best=mark, share=share)
         self.orders[order.id] = sent
         self.books[order.symbol].append(sent)
+        self._note_expiry(order)
+
+    def on_bar(self, kline: Kline) -> None:
+        """Follow a closed bar with the trailing stops that the venue moves: their triggers are estimates.
+
+        The high and low of a bar in which a stop was placed may be earlier.
+        """
+        for working in self.books[kline.symbol]:
+            if working.trails:
+                if working.arrives_at <= kline.start:
+                    working.follow(kline.high if working.order.side is Side.SELL else kline.low)
+                working.follow(kline.close)
 
     def cancel(self, orders: Iterable[WorkingOrder], now: int, reason: str) -> None:
         """Cancel each order once. It stays on the book until the venue reports its end."""
@@ -223,10 +249,10 @@ class VenueExchange(ReportingExchange):
                 sent.ended = True
                 self._emit(OrderUpdate(order.id, order.symbol, fill.ts, now, OrderStatus.FILLED, sent.filled))
             self._forget_when_done(sent)
-            if order.oco:
+            if order.oco and sent.share is None:
                 others = [w for w in self.books[order.symbol] if w.order.oco == order.oco and w is not sent]
                 self.cancel(others, now, "the other side was filled")
-            if order.stop is not None or order.take_profit is not None:
+            if protects(order):
                 self._protect(order, now)
         self._follow(fill.symbol, fill.available_at)
         return True
@@ -262,20 +288,38 @@ class VenueExchange(ReportingExchange):
         qty = self._instruments[entry.symbol].round_qty(abs(position.qty))
         if not qty:
             return
-        side = Side.SELL if entry.side is Side.BUY else Side.BUY
-        for kind, trigger in ((OrderType.STOP, entry.stop), (OrderType.TAKE_PROFIT, entry.take_profit)):
-            if trigger is None:
-                continue
-            order = Order(self._new_id(), entry.symbol, now, side, kind, qty)
-            reason = kind.value.lower().replace("_", "-")
-            order = replace(order, trigger=trigger, reduce_only=True, oco=entry.id, reason=reason)
+        best = position.mark if position.mark == position.mark else float(position.entry_price)
+        protection = protection_in(entry)
+        if protection.levels:  # those of the whole entry; `_follow` amends them to what is filled
+            qty = max(qty, entry.qty)
+        for order, share in self._protective(entry, qty, protection, best, now):
             self._emit(order)
-            self._send(order, now, closes_position=True)
+            self._send(order, now, closes_position=True, share=share)
 
-    def _place_protection(self, order: Order, old: list[WorkingOrder], now: int) -> None:
+    def _place_protection(
+        self, order: Order, old: list[WorkingOrder], now: int, share: Decimal | None = None
+    ) -> None:
         # the `old` orders work until the venue has accepted the new one: see `_retire`
         self._emit(order)
-        self._send(order, now, closes_position=True)
+        self._send(order, now, closes_position=True, share=share)
+
+    def _as_supported(self, protection: Protection, symbol: str, best: float, side: Side) -> Protection:
+        """Return the protection as the venue takes it.
+
+        Spot has no trailing stops, and that of a position would also close what others hold of it: there the
+        trailing stop becomes a fixed one, unless a tighter one works.
+        """
+        if protection.trail is None or self._trails_natively:
+            return protection
+        self.counts["trailing stops that stay fixed, on spot or in a shared position"] += 1
+        tick, sign = self._instruments[symbol].tick_size, side.sign
+        stops = [max(Decimal(repr(best)) + sign * protection.trail, tick)]
+        working = [w.order.trigger for w in self.books[symbol] if w.closes_position and w.is_stop]
+        stops += [trigger for trigger in working if trigger is not None]
+        if protection.stop is not None:
+            stops.append(protection.stop)
+        tightest = max(stops) if side is Side.SELL else min(stops)
+        return protection._replace(stop=tightest, trail=None)
 
     def _retire(self, accepted: SentOrder, now: int) -> None:
         """Cancel the earlier protective orders that an accepted one replaces."""
@@ -284,7 +328,9 @@ class VenueExchange(ReportingExchange):
             if working is accepted:
                 break
             same_kind = working.closes_position and working.order.type is accepted.order.type
-            if same_kind and not working.cancelling:
+            # levels were placed together, in one decision
+            together = accepted.share is not None and working.order.ts == accepted.order.ts
+            if same_kind and not working.cancelling and not (together and working.share is not None):
                 earlier.append(working)
         if earlier and not accepted.cancelling:
             self.cancel(earlier, now, MOVED)
@@ -297,8 +343,9 @@ class VenueExchange(ReportingExchange):
             sent = self.orders[working.order.id]
             order = sent.order
             protected = held * order.side.sign < 0
-            qty = sent.filled + (self._instruments[symbol].round_qty(abs(held)) if protected else _ZERO)
-            if sent.ended or qty == order.qty:
+            closes = self._closes(working, book, abs(held)) if protected else _ZERO
+            qty = sent.filled + closes
+            if sent.ended or qty == order.qty or (protected and not closes):
                 continue
             if qty == sent.filled:
                 self.cancel([sent], now, "position closed")
@@ -306,22 +353,41 @@ class VenueExchange(ReportingExchange):
                 sent.order = replace(order, qty=qty)
                 self._emit(Amend(order.id, symbol, now, qty=qty, reason="follows the position"))
 
+    def _closes(self, working: WorkingOrder, book: list[WorkingOrder], held: Decimal) -> Decimal:
+        """Return how much of the position a protective order closes: all of it, or a level's share.
+
+        A level that has begun to fill keeps its quantity.
+        """
+        rules = self._instruments[working.order.symbol]
+        if working.share is None:
+            return rules.round_qty(held)
+        if working.filled:
+            return working.remaining
+        left = held
+        for level in book:
+            if level.share is None or level.cancelling or level.order.ts != working.order.ts:
+                continue
+            part = level.remaining if level.filled else self._level_qty(level.order.symbol, left, level.share)
+            if level is working:
+                return part
+            left -= part
+        return _ZERO
+
     def _replace_protection(self, refused: SentOrder, update: OrderUpdate) -> None:
         """Close the position if a stop was rejected, or a take-profit whose trigger has been reached."""
         order, now = refused.order, update.available_at
         position = self._portfolio.positions[order.symbol]
         reached = refused.crossed(position.mark, position.mark)
-        if (
-            position.qty * order.side.sign >= 0
-            or refused.cancelling
-            or not (reached or order.type is OrderType.STOP)
-        ):
+        if position.qty * order.side.sign >= 0 or refused.cancelling or not (reached or refused.is_stop):
             return
         qty = self._instruments[order.symbol].round_qty(abs(position.qty))
+        if refused.share is not None:
+            qty = self._instruments[order.symbol].round_qty(abs(position.qty) * refused.share)
         others = [w for w in self.books[order.symbol] if w.closes_position]
         if not reached and any(w.order.type is order.type and not w.cancelling for w in others):
             return  # the order with the earlier trigger still works
-        self.cancel(others, now, "the position is closed instead")
+        if refused.share is None:
+            self.cancel(others, now, "the position is closed instead")
         if qty:
             new_id, kind, reason = self._new_id(), OrderType.MARKET, f"{order.reason} was refused"
             closing = Order(new_id, order.symbol, now, order.side, kind, qty, reduce_only=True, reason=reason)
@@ -340,12 +406,12 @@ class VenueExchange(ReportingExchange):
         position = self._portfolio.positions[order.symbol]
         if order.reduce_only and not sent.cancelling and position.qty * order.side.sign < 0:
             qty = self._instruments[order.symbol].round_qty(abs(position.qty))
-            if not sent.closes_position:
+            if not sent.closes_position or sent.share is not None:
                 qty = min(qty, order.qty - sent.filled)
             if qty > 0:
                 again = replace(order, id=self._new_id(), ts=now, qty=qty)
                 self._emit(again)
-                self._send(again, now, closes_position=sent.closes_position)
+                self._send(again, now, closes_position=sent.closes_position, share=sent.share)
         return True
 
     # -- reconciliation --------------------------------------------------------------------------------------

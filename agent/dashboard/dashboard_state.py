@@ -30,9 +30,11 @@ from agent.core.events import (
     Gap,
     Kline,
     News,
+    Notice,
     Order,
     OrderStatus,
     OrderUpdate,
+    Plot,
     Prediction,
     RiskEvent,
     RiskState,
@@ -61,6 +63,7 @@ from agent.dashboard.page_rows import (
     scored_row,
     signal_row,
 )
+from agent.dashboard.plotted_rows import PlottedRows
 
 HEADLINES: Final = 80
 FILLS: Final = 200
@@ -88,6 +91,7 @@ class DashboardState:
         self._bars: dict[str, VersionedRows[int, CandleRow]] = {
             symbol: VersionedRows(bars) for symbol in header.symbols
         }
+        self._plots = PlottedRows(header.symbols, header.interval, bars)
         self._day_open: dict[str, tuple[int, float]] = {}  # day number and first price of the day
         self._closed: dict[str, int] = {}  # bars that start before this time are final
         self._symbol_versions: dict[str, int] = dict.fromkeys(header.symbols, 0)
@@ -176,6 +180,10 @@ class DashboardState:
                 self._add_activity(decision.ts, decision)
             case RiskEvent():
                 self._on_risk(decision)
+            case Plot():
+                self._plots.add(decision, self.version)
+            case Notice():
+                self._add_activity(decision.ts, decision)
 
     def _on_bar(self, bar: Kline) -> None:
         rows = self._bars.get(bar.symbol)
@@ -313,6 +321,9 @@ class DashboardState:
             bars = self._bars[symbol].since(bars_since)
             if bars or bars_since == NO_VERSION:
                 changed["bars"] = {"symbol": symbol, "all": bars_since == NO_VERSION, "rows": bars}
+        plots = self._plots.since(symbol, bars_since)
+        if plots is not None and (plots or bars_since == NO_VERSION):
+            changed["plots"] = {"symbol": symbol, "all": bars_since == NO_VERSION, "rows": plots}
         return changed
 
     def account(self) -> AccountSummary:
@@ -366,6 +377,7 @@ class DashboardState:
         vars(twin).update(vars(self))
         twin._portfolio = _copy_portfolio(self._portfolio)
         twin._bars = {symbol: rows.copy() for symbol, rows in self._bars.items()}
+        twin._plots = self._plots.copy()
         twin._curve = deepcopy(self._curve)
         tables = (
             "_headlines _fills _activities _day_open _closed _symbol_versions _signals _predictions _orders"

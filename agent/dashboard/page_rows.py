@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from agent.config import Config
@@ -17,7 +18,9 @@ from agent.core.events import (
     Event,
     Fill,
     News,
+    Notice,
     Order,
+    OrderType,
     OrderUpdate,
     RiskEvent,
     RiskState,
@@ -113,6 +116,14 @@ class CandleRow(NamedTuple):
     volume: float
 
 
+class PlotRow(NamedTuple):
+    """The last value of a plotted line in the bar that starts at `start`."""
+
+    start: int
+    name: str
+    value: float
+
+
 class AssetRow(NamedTuple):
     """The model's probabilities for an asset that a headline names."""
 
@@ -193,6 +204,7 @@ class OrderRow(msgspec.Struct, frozen=True):
     reason: str
     status: str = "NEW"
     filled: Decimal = Decimal(0)
+    trail: Decimal | None = None  # distance of a trailing stop, whose trigger moves
 
 
 class ActivityRow(msgspec.Struct, frozen=True):
@@ -364,6 +376,7 @@ def order_row(order: Order) -> OrderRow:
         trigger=order.trigger,
         reduce_only=order.reduce_only,
         reason=one_line(order.reason, _REASON_LENGTH),
+        trail=order.trail if order.type is OrderType.TRAILING_STOP and order.trail is not UNSET else None,
     )
 
 
@@ -388,6 +401,8 @@ def activity_row(key: str, at: int, message: Event | Decision) -> ActivityRow:
             text = (
                 f"{message.action}{f' ({args})' if args else ''}{f' by {message.by}' if message.by else ''}"
             )
+        case Notice():
+            text = message.text if message.level == "info" else f"{message.level}: {message.text}"
         case RiskEvent():
             text = f"{message.state.value}, {message.rule}: {message.detail}"
         case _:

@@ -40,6 +40,7 @@ from agent.live.status_report import report_status
 from agent.live.timekeeping import Timekeeper
 from agent.live.venue_rules import with_venue_rules
 from agent.replay.fusion_model import open_predictor, wants_headlines
+from agent.replay.needed_bars import needed_bars
 from agent.store.database import Database
 from agent.store.lock import LOCK, instance_lock
 from agent.store.runs import Run
@@ -295,14 +296,17 @@ class Daemon:
         return open_run(self.config, self._database, new=True, predictor=self.predictor)
 
     def _sources(self, pipeline: Pipeline, gateway: VenueGateway | None) -> Sources:
-        market = make_kline_producer(self.config, self.clock, pipeline.memory, self._rng, self.predictor)
+        needed = needed_bars(self.config)
+        market = make_kline_producer(
+            self.config, self.clock, pipeline.memory, self._rng, self.predictor, warm_up=needed
+        )
         if self.model is None:
-            return Sources(market, gateway, None, None, None)
+            return Sources(market, gateway, None, None, None, warm_up=needed)
         scorer = self.services.scorer or self.model
         for news in pipeline.memory.unscored.values():
             scorer.offer(news)
         news_feeds = make_news_producer(self.config, self.clock, self._rng)
-        return Sources(market, gateway, news_feeds, self.model, scorer, self.reviser)
+        return Sources(market, gateway, news_feeds, self.model, scorer, self.reviser, needed)
 
     def _unscored(self, news_id: str) -> News | None:
         """Return a headline without a sentiment, or None if it can't vote."""

@@ -2,7 +2,8 @@
 
 Bybit pushes the open bar of each symbol up to once a second. Most of these states decide nothing, since
 features and the strategy's callbacks come from closed bars, so only some of them are journalled: those that
-meet a working order of the paper exchange or take the equity to a risk limit, and a sample of the others. The
+meet a working order of the paper exchange, move a trailing stop, end an entry whose time is up or take the
+equity to a risk limit, and a sample of the others. The
 states left out change no order, fill or limit, but marks are as old as the sample. The last state of each
 symbol is therefore held back, and journalled before an event that a strategy decides on: a closed bar of
 another symbol, a headline, its score.
@@ -53,6 +54,7 @@ class OpenBarSampler:
         if (
             due
             or self._check_limit
+            or bar.ts >= self._engine.exchange.next_expiry
             or (self._matches and any(affects_order(working, bar) for working in state.book))
         ):
             self._check_limit = False
@@ -103,6 +105,8 @@ def affects_order(working: WorkingOrder, bar: Kline) -> bool:
         return True
     if working.is_limit:
         return working.marketable(bar.close) and bar.close != working.limit
+    if working.trails and working.improves(bar.close):
+        return True
     return working.triggered or working.crossed(bar.close, bar.close)
 
 

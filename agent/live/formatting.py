@@ -6,6 +6,8 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, assert_never
 
+from msgspec import UNSET
+
 from agent.core.events import (
     AccountSnapshot,
     Amend,
@@ -21,8 +23,10 @@ from agent.core.events import (
     Gap,
     Kline,
     News,
+    Notice,
     Order,
     OrderUpdate,
+    Plot,
     Prediction,
     RiskEvent,
     Sentiment,
@@ -31,6 +35,7 @@ from agent.core.events import (
 from agent.core.masking import mask
 from agent.data.provenance import MAX_REASON, shown_reason
 from agent.data.text import one_line
+from agent.system.clock import iso
 
 _LONGEST: Final = 1_000  # characters of a line
 
@@ -80,9 +85,8 @@ def describe(message: Event | Decision) -> dict[str, Any]:
             kind = {"news_kind": message.kind} if message.kind else {}
             return _pick("signal", message, "symbol", "direction") | confidence | kind
         case Order():
-            return {"what": "order", "id": message.id} | _pick(
-                "order", message, "symbol", "side", "type", "qty", "reason"
-            )
+            fields = _pick("order", message, "symbol", "side", "type", "qty", "reason")
+            return {"what": "order", "id": message.id} | fields | _protection(message)
         case Cancel():
             return {
                 "what": "cancel",
@@ -129,6 +133,10 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "reason": message.reason,
             }
             return {"what": "cash adjusted"} | fields
+        case Plot():
+            return _pick("plot", message, "symbol", "name", "value")
+        case Notice():
+            return {"what": "notice", "level": message.level, "text": message.text}
         case RiskEvent():
             return _pick("risk", message, "state", "rule", "detail", "symbol")
         case _:
@@ -147,6 +155,18 @@ def _told(sentiment: Sentiment) -> dict[str, str]:
         "reason": shown_reason(sentiment.provenance),
     }
     return {name: text for name, text in fields.items() if text}
+
+
+def _protection(order: Order) -> dict[str, Any]:
+    """Return the fields of an order that most orders lack."""
+    fields: dict[str, Any] = {}
+    if order.trail is not UNSET:
+        fields["trail"] = str(order.trail)
+    if order.take_profits is not UNSET:
+        fields["take_profits"] = " ".join(f"{share:%} at {price}" for price, share in order.take_profits)
+    if order.expires is not UNSET:
+        fields["expires"] = iso(order.expires)
+    return fields
 
 
 def _pick(what: str, message: Event | Decision, *names: str) -> dict[str, Any]:

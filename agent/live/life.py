@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from functools import partial
 from typing import Final, Never
 
@@ -43,6 +44,8 @@ _log: Final = structlog.get_logger(__name__)
 class Sources:
     """What feeds the queue. The agent is warm once `market` is live; `scorer` is offered each headline, and
     `reviser` each answer of it and of `model`.
+
+    `warm_up` are the bars by interval that the strategy needs before it trades.
     """
 
     def __init__(
@@ -53,7 +56,9 @@ class Sources:
         model: Producer | None,
         scorer: HeadlineScorer | None,
         reviser: RevisingConsumer | None = None,
+        warm_up: Mapping[str, int] | None = None,
     ) -> None:
+        self.warm_up = dict(warm_up or {})
         self.market = market
         self.gateway = gateway
         self.news = news
@@ -219,7 +224,8 @@ class Life:
         """End the warm-up once the history is in the queue."""
         while self.sources.market.health.state != "live":
             await asyncio.sleep(_POLL)
-        await self.commands.put("warm-up-done")
+        needed = {name: str(bars) for name, bars in self.sources.warm_up.items()}
+        await self.commands.put("warm-up-done", needed)
 
     async def _require_account(self, gateway: VenueGateway) -> None:
         """End the start if the account must not be traded, or is not reconciled in time."""

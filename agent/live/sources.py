@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from agent.config import Config
 from agent.core.errors import ConfigError
@@ -38,9 +39,18 @@ def check_live_config(config: Config) -> None:
 
 
 def make_kline_producer(
-    config: Config, clock: Clock, memory: ResumePoint, rng: random.Random, predictor: Predictor | None = None
+    config: Config,
+    clock: Clock,
+    memory: ResumePoint,
+    rng: random.Random,
+    predictor: Predictor | None = None,
+    *,
+    warm_up: Mapping[str, int] | None = None,
 ) -> Producer:
-    """Make the producer of bars; with a fusion model, of enough history to warm its features up."""
+    """Make the producer of bars; with a fusion model, of enough history to warm its features up.
+
+    `warm_up` are the bars by interval that the strategy needs.
+    """
     market, bybit = config.market, config.bybit
     if predictor is not None:
         needed = (WARM_UP_BARS + 1) * predictor.interval // market.interval
@@ -53,6 +63,7 @@ def make_kline_producer(
         clock,
         last=memory.bars,
         closes=memory.closes,
+        warm_up=warm_up,
         rng=rng,
     )
 

@@ -25,6 +25,7 @@ from agent.core.events import (
     Fill,
     Kline,
     News,
+    Notice,
     RiskEvent,
     Sentiment,
     Side,
@@ -46,6 +47,7 @@ _STYLES: Final = {
     Side.BUY: "green",
     Side.SELL: "red",
 }
+_NOTICES: Final = {"info": "", "warning": "yellow", "error": "bold red"}
 
 
 def sparkline(values: list[float]) -> str:
@@ -104,7 +106,7 @@ class TerminalView:
                 self._sentiments[event.news_id] = event
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Keep signals, fills and changes of the risk state."""
+        """Keep signals, fills, notices and changes of the risk state."""
         match decision:
             case Signal(actionable=True) | Signal(direction=Direction.HOLD):
                 signal = f"{decision.direction.value:<4} {decision.symbol} {decision.confidence:.2f}"
@@ -118,6 +120,10 @@ class TerminalView:
                 return
             case RiskEvent():
                 text = Text(f"risk   {decision.state.value} {decision.rule} {decision.symbol}", "yellow")
+            case Notice():
+                text = Text(
+                    f"notice {printable(one_line(decision.text, MAX_TITLE))}", _NOTICES[decision.level]
+                )
             case _:
                 return
         self._activity.append((decision.ts, text))
@@ -228,7 +234,7 @@ class LineView:
         )
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Print signals that may be traded on, fills and changes of the risk state."""
+        """Print signals that may be traded on, fills, notices and changes of the risk state."""
         match decision:
             case Signal(actionable=True):
                 signal = f"{decision.direction.value} {decision.symbol} {decision.confidence:.2f}"
@@ -241,6 +247,9 @@ class LineView:
                 self._print(
                     decision.ts, f"risk {decision.state.value} {decision.rule} {decision.symbol}".rstrip()
                 )
+
+            case Notice():
+                self._print(decision.ts, f"notice {decision.level}: {one_line(decision.text, MAX_TITLE)}")
 
     def _print(self, ms: int, line: str) -> None:
         self._console.print(

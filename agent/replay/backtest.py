@@ -25,8 +25,18 @@ from agent.analysis.trades import TradeBook
 from agent.config import Config
 from agent.core.engine import CORE, CORE_REVISION, Engine
 from agent.core.errors import LeakageError
-from agent.core.events import HOUR_MS, Decision, Event, Fill, FundingPayment, Kline, RiskState
+from agent.core.events import (
+    HOUR_MS,
+    Decision,
+    Event,
+    Fill,
+    FundingPayment,
+    Kline,
+    RiskEvent,
+    RiskState,
+)
 from agent.core.exchange import MatchingExchange
+from agent.core.risk import SHORT_HISTORY
 from agent.core.sinks import DecisionSink
 from agent.core.strategy import Strategy
 from agent.data.cascade import models_of
@@ -106,6 +116,7 @@ def backtest(
     notes = [*history.notes, *history.notes_on_scores(), *_notes_on_models(scorer)]
     notes += [_note(name, n) for name, n in sorted(counts.items()) if n]
     notes += _notes_on_orders(engine)
+    notes += done.short_histories
     risk = engine.risk
     if risk.state is not RiskState.ACTIVE and not history.closes_out:
         ended = f"the run ended {risk.state.value} by {risk.rule}"
@@ -186,6 +197,7 @@ class ReplayResult(NamedTuple):
     metrics: Metrics
     first: int | None
     last: int | None
+    short_histories: list[str] = []  # which symbols had less history than the strategy needs
 
 
 def replay(
@@ -226,7 +238,7 @@ def replay(
             interval=config.market.interval,
             benchmark=sink.benchmark,
         )
-    return ReplayResult(engine, metrics, first, last)
+    return ReplayResult(engine, metrics, first, last, sink.short_histories)
 
 
 class BacktestSink:
@@ -243,6 +255,7 @@ class BacktestSink:
         self.benchmark = BuyAndHoldBenchmark(config.market.symbols, capital, interval)
         self.news = inner.news
         self.sentiment = inner.sentiment
+        self.short_histories: list[str] = []
         self._inner = inner
         self._decision = inner.decision
         self._every = HOUR_MS
@@ -255,6 +268,8 @@ class BacktestSink:
             self.trades.add(decision)
         elif decision.__class__ is FundingPayment:
             self.trades.add_funding(decision)
+        elif decision.__class__ is RiskEvent and decision.rule == SHORT_HISTORY:
+            self.short_histories.append(f"{decision.symbol}: {decision.detail}")
 
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]

@@ -20,6 +20,7 @@ import msgspec
 import agent
 import strategies
 from agent.config import Config
+from agent.core.bar_history import BarSeries
 from agent.core.deduplication import HeadlineDeduplicator
 from agent.core.engine import Engine
 from agent.core.events import Order, OrderType, Side
@@ -45,13 +46,15 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.paper:PaperExchange": ("margin", "_rules"),
     "agent.core.flatten:Flattener": ("_emit", "_new_id"),
     "agent.core.features:FeatureTracker": ("_make", "_kind"),
-    "agent.core.market:InstrumentState": ("instrument",),
+    "agent.core.market:InstrumentState": ("instrument", "view"),
     "agent.core.fusion_inputs:FusionInputs": ("predictor", "_reading"),
     "agent.core.risk:RiskManager": ("_config", "_emit"),
-    "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets"),
+    "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets", "ta", "_plotter"),
     "agent.core.signals:SignalEngine": ("_mapper",),
     "agent.core.deduplication:HeadlineDeduplicator": ("_by_word",),
-    "agent.core.strategy:Strategy": ("params",),
+    "agent.core.strategy:Strategy": ("params", "ta", "_plotter", "_on_notice"),
+    "agent.core.plots:PlotRecorder": ("_emit",),
+    "agent.core.bar_history:BarSeries": ("_views", "_writers"),
 }
 """Attributes that aren't state: configuration, callables, and values that `_REBUILD` derives."""
 
@@ -75,7 +78,13 @@ def _rebuild_index(stories: HeadlineDeduplicator) -> None:
             stories._by_word.setdefault(key, deque()).append(story)
 
 
+def _attach_columns(series: BarSeries) -> None:
+    """Make the views of a history's buffer."""
+    series.attach()
+
+
 _REBUILD: Final[dict[str, Callable[[Any], None]]] = {
+    "agent.core.bar_history:BarSeries": _attach_columns,
     "agent.core.fusion_inputs:FusionInputs": _rebuild_reading,
     "agent.core.deduplication:HeadlineDeduplicator": _rebuild_index,
 }

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
+from itertools import compress
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypedDict
@@ -17,6 +18,7 @@ from agent.core.events import Command, Event, Funding, News, Sentiment
 from agent.core.instruments import instrument_for
 from agent.core.symbol_names import symbol_of
 from agent.core.symbols import SymbolMapper, base_of
+from agent.core.warm_up import warm_up_start
 from agent.data.cascade import CascadeScorer, may_vote, revise_news
 from agent.data.columns import content_hash
 from agent.data.funding import FundingFile, constant_funding, fill_missing_rates
@@ -25,6 +27,7 @@ from agent.data.news import NewsFile
 from agent.data.sentiment import NamedScorer, SentimentFile, score_news
 from agent.data.trading_rules import MAX_RELATIVE_TICK, resolve_rules
 from agent.replay.fusion_model import check_scorer, open_predictor
+from agent.replay.needed_bars import needed_bars
 from agent.store.runs import InputFile
 from agent.system.clock import iso
 
@@ -38,6 +41,7 @@ class Plan(NamedTuple):
     The window is [`start`, `end`) in UTC ms of bar open times; None means all bars. A window that is part of
     a longer time may begin warm and end flat: the engine reads `warmup` ms of history before `start` without
     trading; with `close_out` it opens no position in the last `CLOSING_BARS` bars and closes those it has.
+    Of the bars in `warm_up` no headlines are read.
     """
 
     klines: tuple[tuple[Path, str | None], ...]  # with the symbol, unless the file states it
@@ -50,6 +54,7 @@ class Plan(NamedTuple):
     warmup: int = 0
     close_out: bool = False
     part_of: str = ""  # the walk-forward run of which this is a fold
+    warm_up: dict[str, int] | None = None  # bars by interval before `start`; None: what the strategy needs
 
 
 _SHOWN_TICKERS: Final = 5
@@ -81,9 +86,20 @@ class History:
         self.klines = [
             KlineFile(path, symbol, around_the_clock=always_open, **bounds) for path, symbol in plan.klines
         ]
-        self._plan = plan
+        opened = self.klines
+        self.klines, higher = _of_one_interval(opened, config.market.interval)
+        used = [file in self.klines for file in opened]
+        self.plan = plan._replace(klines=tuple(compress(plan.klines, used)))
+        """The plan without the kline files that aren't replayed."""
         self._scores: SentimentFile | None = None
         self.config = _adapted(config, self.klines)
+        needed = plan.warm_up
+        if needed is None:
+            needed = {} if recorded else needed_bars(self.config)
+        self.plan = self.plan._replace(warm_up=needed)
+        if needed and plan.start is not None:
+            for file in self.klines:
+                file.start = min(plan.start - plan.warmup, warm_up_start(plan.start, needed))
         rule_notes = list[str]()
         if not recorded:
             self.config, rule_notes = resolve_rules(self.config, self.klines)
@@ -92,11 +108,11 @@ class History:
         self.start = plan.start if plan.start is not None else min(int(str(f["first"])) for f in self._facts)
         self.end = max(int(str(facts["end"])) for facts in self._facts)
         self.reads_from = self.start - plan.warmup
-        """UTC ms at which the inputs begin; trading begins at `start`."""
+        """UTC ms at which the inputs begin, except for the bars of the warm-up; trading begins at `start`."""
         self._bounds = _Bounds(start=self.reads_from, end=self.end, timezone=plan.timezone)
-        self.notes = (
-            self._notes_on_klines() + rule_notes + [note for file in self.klines for note in file.notes]
-        )
+        self.notes = self._notes_on_klines() + rule_notes + self._notes_on_warm_up()
+        self.notes += [note for file in self.klines for note in file.notes]
+        self.notes += [_not_replayed(file, self.config.market.interval) for file in higher]
         if untraded := self.config.untraded_instruments():
             rules = f"the rules of {', '.join(untraded)} in the configuration have no effect"
             self.notes.append(f"{rules}: not traded in this run")
@@ -140,11 +156,24 @@ class History:
         coarse = (_coarse_tick(file.symbol, facts, self.config) for file, facts in files)
         return notes + [note for note in coarse if note]
 
+    def _notes_on_warm_up(self) -> list[str]:
+        """Return a note on the bars that are read before the start."""
+        if not self.plan.warm_up:
+            return []
+        needed = ", ".join(f"{bars:,} of {name}" for name, bars in self.plan.warm_up.items())
+        if self.plan.start is None:
+            return [
+                f"warm-up: the strategy needs bars from before the start ({needed}), and the run begins with "
+                "the files; a later --start leaves it some"
+            ]
+        first = min(int(str(facts["first"])) for facts in self._facts)
+        return [f"warm-up: bars since {iso(min(first, self.start))} were read without trading ({needed})"]
+
     def _read_funding(self, path: Path) -> list[Funding]:
         """Return the file's rates of traded symbols, with gaps filled by the constant and noted."""
         symbols, paper = self.config.market.symbols, self.config.paper
         symbol = symbols[0] if len(symbols) == 1 and not symbol_of(path) else None
-        file = FundingFile(path, symbol, timezone=self._plan.timezone)
+        file = FundingFile(path, symbol, timezone=self.plan.timezone)
         constant = float(paper.funding_rate), paper.funding_interval
         rates, notes = fill_missing_rates(file, symbols, *constant, self.start, self.end, name=path.name)
         self.notes += notes
@@ -185,18 +214,19 @@ class History:
     @property
     def warms_up(self) -> bool:
         """True if history before `start` is read."""
-        return self._plan.warmup > 0
+        return self.plan.warmup > 0 or bool(self.plan.warm_up)
 
     @property
     def closes_out(self) -> bool:
         """True if positions are closed at the end of the window."""
-        return self._plan.close_out
+        return self.plan.close_out
 
     @property
     def window(self) -> dict[str, Any]:
         """The part of the plan that `inputs` doesn't contain; recorded with the run."""
-        plan = self._plan
+        plan = self.plan
         parts = {"warmup": plan.warmup, "close_out": plan.close_out, "part_of": plan.part_of}
+        parts |= {"warm_up": plan.warm_up or {}}
         kept = {name: value for name, value in parts.items() if value}
         return {"start": plan.start, "end": plan.end, "timezone": plan.timezone} | kept
 
@@ -211,14 +241,14 @@ class History:
 
     def market_sources(self) -> list[Iterable[Event]]:
         """Return the sources that don't depend on a model: bars, funding, and commands of the window."""
-        plan, paper = self._plan, self.config.paper
+        plan, paper = self.plan, self.config.paper
         sources: list[Iterable[Event]] = [*self.klines]
         if plan.funding is not None:
             sources.append(self._funding)
         elif self.config.market.category == "linear" and paper.funding_rate:
             constant = float(paper.funding_rate), paper.funding_interval
             sources.append(constant_funding(self.config.market.symbols, *constant, self.start, self.end))
-        if plan.warmup or plan.close_out:
+        if self.warms_up or plan.close_out:
             sources.append(self._commands())
         return sources
 
@@ -233,7 +263,7 @@ class History:
 
         With a `CascadeScorer` one more source has the revisions. Raises ConfigError.
         """
-        plan, history = self._plan, self.config.history
+        plan, history = self.plan, self.config.history
         if plan.sentiment is not None:
             delays = history.feed_delay, history.inference_latency
             self._scores = SentimentFile(plan.sentiment, *delays, **self._bounds)
@@ -283,13 +313,41 @@ class History:
         def add(action: str, at: int, **args: str) -> None:
             commands.append(Command(action, at, at, args, by="window"))
 
-        if self._plan.warmup:
-            add("warm-up", self.reads_from)
+        if self.warms_up:
+            needed = self.plan.warm_up or {}
+            first = min(int(str(facts["first"])) for facts in self._facts)
+            add("warm-up", self.reads_from if self.plan.warmup else min(first, self.start))
             # after the bar that closes at `start`, which still belongs to the warm-up
-            add("warm-up-done", self.start + 1)
-        if self._plan.close_out:
+            add("warm-up-done", self.start + 1, **{name: str(bars) for name, bars in needed.items()})
+        if self.plan.close_out:
             add("pause", self.end - CLOSING_BARS * self.config.market.interval, flatten="true")
         return commands
+
+
+def _of_one_interval(files: list[KlineFile], preferred: int) -> tuple[list[KlineFile], list[KlineFile]]:
+    """Return the files of the run's interval, and the others.
+
+    If the intervals differ, the run's is the `preferred` one (ms), else the shortest, of those of which every
+    symbol has a file; if there is none, all files are returned as the run's, which `_adapted` refuses.
+    """
+    by_interval: dict[int, set[str]] = {}
+    for file in files:
+        by_interval.setdefault(file.interval, set()).add(file.symbol)
+    symbols = {file.symbol for file in files}
+    shared = sorted(interval for interval, own in by_interval.items() if own == symbols)
+    if len(by_interval) < 2 or not shared:
+        return files, []
+    base = preferred if preferred in shared else shared[0]
+    return [f for f in files if f.interval == base], [f for f in files if f.interval != base]
+
+
+def _not_replayed(file: KlineFile, base: int) -> str:
+    own, run = format_bar_length(file.interval), format_bar_length(base)
+    try:
+        rows = int(str(file.describe()["rows"]))
+    except DataError as error:
+        return f"{file.path.name} has bars of {own}, not of {run}, and is not read: {error.message}"
+    return f"{file.path.name}: its {rows:,} bars of {own} are not read, because the run's bars are of {run}"
 
 
 def _adapted(config: Config, files: Sequence[KlineFile]) -> Config:
@@ -306,7 +364,7 @@ def _adapted(config: Config, files: Sequence[KlineFile]) -> Config:
     for file in files:
         if file.interval != first.interval:
             own, other = format_bar_length(file.interval), format_bar_length(first.interval)
-            hint = "all files of a run share one interval"
+            hint = "give each symbol a file of the run's interval; others are folded from it"
             raise DataError(f"{file.path} has bars of {own}, {first.path} of {other}", hint=hint)
     calendar_bars = any(file.calendar for file in files)
     stated = {"symbols": tuple(symbols), "interval": first.interval, "calendar_bars": calendar_bars}

@@ -28,6 +28,7 @@ _message: Final = msgspec.msgpack.Decoder(Event | Decision).decode
 # tags of nodes; stored, so their numbers must not change
 _REF, _LIST, _TUPLE, _DICT, _SET, _FROZEN, _DEQUE, _DECIMAL = range(8)
 _ENUM, _MESSAGE, _STRUCT, _NAMED, _ARRAY, _NUMBER, _OBJECT, _INT = range(8, 16)
+_FLOAT: Final = 16  # an object of a subclass of float: its number and its slots
 _DICTS: Final[tuple[type, ...]] = (dict, OrderedDict, Counter, defaultdict)
 _FACTORIES: Final[Mapping[str, Callable[[], Any]]] = {
     kind.__name__: kind for kind in (int, float, str, bool, list, dict, set, tuple, deque, Counter)
@@ -230,6 +231,9 @@ class _GraphEncoder:
             return [_STRUCT, name, *(self.value(getattr(one, field)) for field in one.__struct_fields__)]
         if isinstance(one, tuple) and hasattr(kind, "_fields"):
             return [_NAMED, name, *map(self.value, one)]
+        if isinstance(one, float) and not hasattr(one, "__dict__"):
+            slots = [self.value(getattr(one, name)) for name in self._spec.attributes(one)]
+            return [_FLOAT, name, float(one), *slots]
         if isinstance(one, _PLAIN_BASES) or callable(one):  # subclasses of plain types
             raise Unencodable(f"an object of {kind.__module__}.{kind.__qualname__}")
         return self._seen(one) or self._object(one, kind)
@@ -272,6 +276,7 @@ class _GraphDecoder:
             lambda node, _: np.frombuffer(node[2], np.dtype(node[1]))[0],
             self._object,
             lambda node, _: int(node[1]),
+            self._float,
         )
 
     def value(self, node: Any, old: Any = None) -> Any:
@@ -331,6 +336,12 @@ class _GraphDecoder:
         if rebuild is not None:
             rebuild(old)
         return old
+
+    def _float(self, node: list[Any], old: Any) -> Any:
+        one: Any = self._class(node[1], float)(node[2])
+        for attribute, item in zip(self._spec.attributes(one), node[3:], strict=True):
+            setattr(one, attribute, self.value(item))
+        return one
 
     def _class(self, name: str, base: type) -> Any:
         found = self._classes.get(name)

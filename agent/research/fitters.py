@@ -9,10 +9,11 @@ import msgspec
 
 from agent.analysis.significance import sharpe
 from agent.research.folds import Window
-from agent.research.parameter_space import ParameterRange, Value, grid
+from agent.research.parameter_space import ParameterRange, grid
 from agent.research.replay_inputs import ReplayInputs
 from agent.research.replay_window import with_params
 from agent.system.atomic import write_bytes
+from strategies.description import Value
 
 
 class Fitter(Protocol):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
-from math import exp, log
-from typing import Any, Final, Literal, Protocol, get_args
+from math import ceil, exp, floor, log
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
 from agent.core.durations import parse_duration
 from agent.core.errors import ConfigError, UsageError, did_you_mean
 from strategies import load_strategy, strategy_class
-
-Value = int | float | str | bool
+from strategies.description import Parameter, Value, describe_parameters
 
 WIDTH: Final = 4.0
-"""Without a range, a number is searched from its default divided by this to its default times this."""
+"""A number with one bound is searched from its default divided by this to its default times this."""
+
+_LOGARITHMIC: Final = 10.0  # ratio of the bounds from which a number is searched on a logarithmic scale
+_OPEN: Final = 0.01  # distance kept from a bound that is excluded itself, as a fraction of the range
 
 _HINT: Final = "write NAME=LOW:HIGH, NAME=LOW:HIGH:STEP, NAME=LOW:HIGH:log, or NAME=A,B,C; e.g. fast=5:60"
 
@@ -75,18 +78,21 @@ def parse_ranges(texts: list[str], strategy: str) -> list[ParameterRange]:
     """Parse `NAME=LOW:HIGH[:STEP|:log]` and `NAME=A,B,C`.
 
     Without any text, return the strategy's `default_space`. A range is of whole numbers if the parameter's
-    type is int. Durations such as `5m` are accepted. Raises UsageError.
+    type is int. Durations such as `5m` are accepted. Raises UsageError, also for values that the parameter's
+    own bounds exclude.
     """
-    fields = strategy_class(strategy).Params.model_fields
+    parameters = {one.name: one for one in describe_parameters(strategy_class(strategy).Params)}
     ranges = []
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not value:
             raise UsageError(f"--range {text!r} is not a range", hint=_HINT)
-        if name not in fields:
-            hint = did_you_mean(name, fields, f"it has {', '.join(fields)}")
+        if name not in parameters:
+            hint = did_you_mean(name, parameters, f"it has {', '.join(parameters)}")
             raise UsageError(f"--range {name}: {strategy} has no such parameter", hint=hint)
-        ranges.append(_parse(text, name, value, whole=int in _types(fields[name].annotation)))
+        found = _parse(text, name, value, whole=parameters[name].whole)
+        _check_bounds(text, found, parameters[name])
+        ranges.append(found)
     names = [item.name for item in ranges]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -95,27 +101,97 @@ def parse_ranges(texts: list[str], strategy: str) -> list[ParameterRange]:
 
 
 def default_space(strategy: str) -> list[ParameterRange]:
-    """Return ranges around a strategy's positive defaults, within their limits, and both values of bools.
+    """Return the search space that a strategy's parameters state by their bounds.
 
-    Raises UsageError if the strategy has no such parameter.
+    A number with two bounds is searched between them, on a logarithmic scale if they are far apart; a
+    positive number with one bound is searched around its default, within the bound; a bool, a Literal and an
+    enumeration have their values. `describe_space` names the other parameters. Raises UsageError if nothing
+    is to be searched.
     """
-    ranges = []
-    for name, field in strategy_class(strategy).Params.model_fields.items():
-        default = field.default
-        if isinstance(default, bool):
-            ranges.append(ParameterRange(name, choices=(False, True)))
-        elif isinstance(default, int | float) and default > 0:
-            low, high = default / WIDTH, default * WIDTH
-            for limit in field.metadata:
-                low = max(low, getattr(limit, "ge", low), getattr(limit, "gt", low))
-                high = min(high, getattr(limit, "le", high), getattr(limit, "lt", high))
-            whole = isinstance(default, int)
-            if whole:
-                low, high = round(low), round(high)
-            ranges.append(ParameterRange(name, low, high, scale="log", whole=whole))
+    found = [_default_range(one) for one in describe_parameters(strategy_class(strategy).Params)]
+    ranges = [one for one in found if isinstance(one, ParameterRange)]
     if not ranges:
-        raise UsageError(f"{strategy} has no parameter to search", hint=_HINT)
+        raise UsageError(
+            f"no parameter of {strategy} has bounds, so there is nothing to search",
+            hint=f"{_HINT}; or give a parameter bounds: fast: int = Field(20, ge=5, le=60)",
+        )
     return ranges
+
+
+def describe_space(ranges: list[ParameterRange], strategy: str, *, fixed: Mapping[str, Any]) -> list[str]:
+    """Return lines on what a search tries, and on the parameters that it leaves as they are, with the reason.
+
+    `fixed` are parameters that the user has set.
+    """
+    searched = {item.name: item for item in ranges}
+    tried, left = [], []
+    for parameter in describe_parameters(strategy_class(strategy).Params):
+        name, text = parameter.name, parameter.text
+        if name in searched:
+            found = searched[name]
+            values = (
+                ", ".join(map(text, found.choices))
+                if found.choices
+                else f"{text(found.low)} to {text(found.high)}"
+            )
+            tried.append(f"{name} {values}")
+        elif name in fixed:
+            left.append(f"{name}={fixed[name]} (set)")
+        else:
+            reason = _default_range(parameter)
+            why = reason if isinstance(reason, str) else "not named by --range"
+            left.append(f"{name}={text(parameter.default)} ({why})")
+    lines = [f"searched: {'; '.join(tried)}"]
+    return [*lines, f"left as they are: {', '.join(left)}"] if left else lines
+
+
+def _default_range(parameter: Parameter) -> ParameterRange | str:
+    """Return the range that the parameter's bounds state, or the reason why it is not searched."""
+    if parameter.required:
+        return "without default"
+    if parameter.default is None:
+        return "off by default"
+    if parameter.choices:
+        choices = parameter.choices
+        return ParameterRange(parameter.name, choices=choices) if len(choices) > 1 else "of one value"
+    low, high, default = parameter.low, parameter.high, parameter.default
+    if not isinstance(default, int | float) or isinstance(default, bool) or (low is None and high is None):
+        return "without bounds"
+    if low is None or high is None:
+        if default <= 0:
+            return "with one bound, and a default that is not above 0"
+        inside = default / WIDTH, default * WIDTH
+        if low is not None:
+            gap = (default - low) * _OPEN * parameter.above
+            inside = max(inside[0], ceil(low + gap) if parameter.whole else low + gap), inside[1]
+        if high is not None:
+            gap = (high - default) * _OPEN * parameter.below
+            inside = inside[0], min(inside[1], floor(high - gap) if parameter.whole else high - gap)
+        scale: Literal["linear", "log"] = "log"
+    else:
+        gap = 1.0 if parameter.whole else (high - low) * _OPEN
+        inside = low + gap * parameter.above, high - gap * parameter.below
+        far = inside[0] > 0 and inside[1] >= _LOGARITHMIC * inside[0]
+        scale = "log" if far and parameter.step is None else "linear"
+    first, last = map(round, inside) if parameter.whole else inside
+    step = parameter.step if scale == "linear" else None
+    return ParameterRange(parameter.name, first, last, step, scale, parameter.whole)
+
+
+def _check_bounds(text: str, found: ParameterRange, parameter: Parameter) -> None:
+    """Raise UsageError if the parameter excludes values of a range."""
+    outside: list[Value]
+    if not found.choices:
+        outside = [value for value in (found.low, found.high) if parameter.excludes(value)]
+    elif parameter.choices:
+        outside = [value for value in found.choices if value not in parameter.choices]
+    else:
+        numbers = [value for value in found.choices if isinstance(value, int | float)]
+        outside = [value for value in numbers if parameter.excludes(value)]
+    if outside:
+        values = ", ".join(parameter.text(value) for value in outside)
+        stated = parameter.bounds or "one of true, false"
+        raise UsageError(f"--range {text!r}: {parameter.name} can't be {values}", hint=f"it is {stated}")
 
 
 def grid(
@@ -174,8 +250,3 @@ def _choice(text: str) -> Value:
             return float(text)
         except ValueError:
             return text
-
-
-def _types(annotation: Any) -> set[Any]:
-    """Return the types in an annotation such as `int` or `int | None`."""
-    return {annotation, *get_args(annotation)}

@@ -30,13 +30,14 @@ from agent.research.assessment import PERIODS_PER_YEAR
 from agent.research.fitters import NoFitter
 from agent.research.folds import Fold, Window, make_folds
 from agent.research.parallel import Advance, run_parallel
-from agent.research.parameter_space import ParameterRange, Value
+from agent.research.parameter_space import ParameterRange
 from agent.research.replay_inputs import ReplayInputs
 from agent.research.replay_window import LoadedWindow, with_params
 from agent.research.walk_forward import FOLDER, Settings, WalkForward, walk_forward
 from models.cards import read_card
 from models.sentiment.open_scorer import fingerprint_of
 from strategies import load_strategy, source_hash
+from strategies.description import Value
 
 if TYPE_CHECKING:
     import optuna

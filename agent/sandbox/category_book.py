@@ -36,6 +36,7 @@ class Leg:
     take_profit: Decimal | None = None
     stop_loss: Decimal | None = None
     trailing: Decimal | None = None  # distance
+    active: Decimal | None = None  # price from which on the trailing stop follows
     best: float = 0.0  # most favourable price since the trailing stop was set
     opening_fees: Decimal = _ZERO
     realised: Decimal = _ZERO  # profit, fees and funding since the position was opened

@@ -251,10 +251,11 @@ def _trading_stop(venue: SandboxVenue, params: Params) -> Json:
     partial = params.text("tpslMode", "Full") == "Partial"
     prices = {"TakeProfit": params.decimal("takeProfit"), "StopLoss": params.decimal("stopLoss")}
     sizes = {"TakeProfit": params.positive("tpSize"), "StopLoss": params.positive("slSize")}
-    trailing = params.decimal("trailingStop")
+    trailing, active = params.decimal("trailingStop"), params.positive("activePrice")
     if all(value is None for value in (*prices.values(), trailing)):
         raise parameter_error("params error: takeProfit, stopLoss or trailingStop is required")
-    venue.account.triggers.set_trading_stop(leg, prices, trailing, sizes if partial else dict.fromkeys(sizes))
+    quantities = sizes if partial else dict.fromkeys(sizes)
+    venue.account.triggers.set_trading_stop(leg, prices, trailing, quantities, active)
     return {}
 
 

@@ -113,8 +113,12 @@ class Triggers:
         prices: dict[str, Decimal | None],
         trailing: Decimal | None,
         qty: dict[str, Decimal | None],
+        active: Decimal | None = None,
     ) -> None:
-        """Apply a position/trading-stop request: None leaves a price unchanged, 0 removes it."""
+        """Apply a position/trading-stop request: None leaves a price unchanged, 0 removes it.
+
+        A trailing stop follows the price from now on, or from when it reaches `active`.
+        """
         account = self._account
         if not leg.held.qty:
             raise parameter_error("can not set tp/sl/ts for zero position")
@@ -123,19 +127,35 @@ class Triggers:
         check_protection(
             rules, leg.opening_side, base, prices["TakeProfit"] or None, prices["StopLoss"] or None
         )
+        if trailing is not None:
+            self._check_trailing(leg, trailing, active, base, rules.tick_size)
+            unchanged = (trailing or None) == leg.trailing and not active
+            if unchanged and all(price is None for price in prices.values()):
+                raise BybitError(34040, "not modified")
         for kind, price in prices.items():
             if price is not None:
                 self.place_protection(leg, kind, price, qty[kind])
-        if trailing is not None:
-            leg.trailing = trailing or None
+        if trailing is not None and not unchanged:
+            leg.trailing, leg.active = trailing or None, active
             leg.best = float(base)
+
+    @staticmethod
+    def _check_trailing(
+        leg: Leg, trailing: Decimal, active: Decimal | None, base: Decimal, tick: Decimal
+    ) -> None:
+        """Check that a distance is on the tick and less than the price, and `active` on its right side."""
+        if trailing % tick or not 0 <= trailing < base:
+            raise parameter_error(f"params error: trailingStop {trailing} invalid")
+        if active is not None and (active - base) * (1 if leg.held.qty > 0 else -1) <= 0:
+            bound = "higher" if leg.held.qty > 0 else "lower"
+            raise parameter_error(f"activePrice:{active} should be {bound} than base_price:{base}")
 
     def on_fill(self, leg: Leg, order: SandboxOrder) -> None:
         """Attach a filled order's protection to its position; remove that of a closed position."""
         if not leg.held.qty or any(
             o.side is not leg.closing_side for kind in _FIELDS for o in self._protection_orders(leg, kind)
         ):
-            leg.take_profit = leg.stop_loss = leg.trailing = None
+            leg.take_profit = leg.stop_loss = leg.trailing = leg.active = None
             for kind in _FIELDS:
                 for waiting in self._protection_orders(leg, kind):
                     self._account.end_order(waiting, "CancelByTpSlTsClear", "EC_PerCancelRequest")
@@ -158,6 +178,10 @@ class Triggers:
     def _trail(self, leg: Leg, price: float) -> None:
         """Move a trailing stop with the best price; close the position if the price comes back to it."""
         sign = 1 if leg.held.qty > 0 else -1
+        if leg.active is not None:
+            if (price - float(leg.active)) * sign < 0:
+                return
+            leg.active, leg.best = None, price
         leg.best = max(leg.best, price) if sign > 0 else min(leg.best, price)
         if leg.held.qty and (leg.best - price) * sign >= float(leg.trailing or 0):
             account = self._account

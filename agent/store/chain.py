@@ -17,14 +17,18 @@ DIGEST_SIZE = 16
 
 BLOCK: Final = 1_000
 """Number of journal events after which the journal's digest is stored."""
+_MAP_16: Final = 0xDE  # first byte of a msgpack map with a 16-bit count
+_FIXED_MAP: Final = 0x80  # first byte of a map with a 4-bit count, which is added
+_FIXED_MAP_FIELDS: Final = 16
 
 
 class DecisionChain:
     """Hash chain over the decisions of a run.
 
     Digest n = blake2b-128(digest n-1 | event number as 8 bytes big-endian | decision n as msgpack); digest 0
-    is zeros. msgpack writes struct fields in order, floats as 64 bits and decimals as their exact text, so
-    the encoding is the same on every machine.
+    is zeros. msgpack writes struct fields in order, without UNSET ones, floats as 64 bits and decimals as
+    their exact text, so the encoding is the same on every machine. The map of the fields has the shortest
+    header.
     """
 
     __slots__ = ("_encode", "count", "digest")
@@ -36,8 +40,13 @@ class DecisionChain:
 
     def add(self, decision: Decision, event_seq: int) -> bytes:
         """Append a decision that was made on event number `event_seq`; return its digest."""
+        payload = self._encode(decision)
+        # A struct of 16 fields or more gets a 16-bit count of fields, even if some are UNSET. Fields that an
+        # order lacks must not change its digest
+        if payload[0] == _MAP_16 and payload[1] == 0 and payload[2] < _FIXED_MAP_FIELDS:
+            payload = bytes((_FIXED_MAP | payload[2],)) + payload[3:]
         self.digest = blake2b(
-            self.digest + event_seq.to_bytes(8, "big") + self._encode(decision), digest_size=DIGEST_SIZE
+            self.digest + event_seq.to_bytes(8, "big") + payload, digest_size=DIGEST_SIZE
         ).digest()
         self.count += 1
         return self.digest

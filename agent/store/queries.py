@@ -8,14 +8,24 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Select, Table, Text, select, type_coerce
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    Text,
+    select,
+    type_coerce,
+)
 
 from agent.core.errors import StoreError, UsageError
 from agent.core.events import Decision, News, Sentiment
 from agent.store import tables
 from agent.store.database import Database
 from agent.store.runs import Run
-from agent.store.tables import DecimalText, EnumText, FloatOrNull
+from agent.store.tables import DecimalText, EnumText, FloatOrNull, IntegerOrUnset, LevelsOrUnset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,13 +91,23 @@ def read_frame(database: Database, run_id: str, name: str) -> pd.DataFrame:
 
     table = tables.metadata.tables[name]
     columns = [column for column in table.columns if column.name not in ("run_id", "digest")]
-    texts = DecimalText | EnumText
-    selected = [type_coerce(c, Text).label(c.name) if isinstance(c.type, texts) else c for c in columns]
+    selected = [_as_plain(column) for column in columns]
     with database.read() as connection:
         rows = _stream(connection, table, run_id, selected)
         result = pd.DataFrame(rows, columns=[column.name for column in columns])
     numbers = [column.name for column in columns if isinstance(column.type, DecimalText | FloatOrNull)]
     return result.astype(dict.fromkeys(numbers, float))
+
+
+def _as_plain(column: Column[Any]) -> ColumnElement[Any]:
+    """Return the column for a data frame: texts and numbers as they are stored."""
+    if isinstance(column.type, DecimalText | EnumText | LevelsOrUnset):
+        return type_coerce(column, Text).label(column.name)
+    return (
+        type_coerce(column, BigInteger).label(column.name)
+        if isinstance(column.type, IntegerOrUnset)
+        else column
+    )
 
 
 def _read_runs(database: Database, query: Select[Any]) -> list[Run]:

@@ -24,6 +24,7 @@ from types import NoneType
 from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -55,8 +56,10 @@ from agent.core.events import (
     Fill,
     FundingPayment,
     News,
+    Notice,
     Order,
     OrderUpdate,
+    Plot,
     Prediction,
     Provenance,
     RiskEvent,
@@ -79,6 +82,46 @@ class DecimalText(TypeDecorator[Decimal]):
 
     def process_result_value(self, value: str | None, _: Dialect) -> Decimal | None:
         return None if value is None else Decimal(value)
+
+
+class DecimalOrUnset(DecimalText):
+    """A `Decimal`, or UNSET, which is stored as NULL."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _: Dialect) -> str | None:
+        return None if value is None or value is UNSET else str(value)
+
+    def process_result_value(self, value: str | None, _: Dialect) -> Any:
+        return UNSET if value is None else Decimal(value)
+
+
+class IntegerOrUnset(TypeDecorator[Any]):
+    """An integer, or UNSET, which is stored as NULL."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _: Dialect) -> int | None:
+        return None if value is UNSET else value
+
+    def process_result_value(self, value: int | None, _: Dialect) -> Any:
+        return UNSET if value is None else value
+
+
+class LevelsOrUnset(TypeDecorator[Any]):
+    """Take-profit levels: a JSON list of [trigger, share] as exact texts. UNSET is stored as NULL."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _: Dialect) -> Any:
+        return None if value is UNSET else [[str(trigger), str(share)] for trigger, share in value]
+
+    def process_result_value(self, value: Any, _: Dialect) -> Any:
+        return (
+            UNSET if value is None else tuple((Decimal(trigger), Decimal(share)) for trigger, share in value)
+        )
 
 
 class FloatOrNull(TypeDecorator[float]):
@@ -200,6 +243,13 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     tuple[AssetSentiment, ...]: AssetAnswers(),
     Provenance: ProvenanceJson(),
 }
+_UNSET_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
+    Decimal: DecimalOrUnset(),
+    int: IntegerOrUnset(),
+    tuple[tuple[Decimal, Decimal], ...]: LevelsOrUnset(),
+}
+"""Types of the fields that may be UNSET."""
+
 _NULLABLE: Final = (float, bytes, tuple[AssetSentiment, ...])
 _SERVER_DEFAULTS: Final[dict[str, TextClause | ColumnElement[Any]]] = {
     "kind": text("''"),
@@ -216,11 +266,14 @@ def _columns(
     for name, hint in get_type_hints(struct).items():
         if name not in struct.__struct_fields__:
             continue
-        optional = NoneType in get_args(hint)
+        unset = UnsetType in get_args(hint)
+        optional = unset or NoneType in get_args(hint)
         if optional:
-            (hint,) = (part for part in get_args(hint) if part is not NoneType)
+            (hint,) = (part for part in get_args(hint) if part not in (NoneType, UnsetType))
         kind: TypeEngine[Any]
-        if hint is str:
+        if unset:
+            kind = _UNSET_TYPES[hint]
+        elif hint is str:
             kind = of_text()
         elif hint in _PLAIN_TYPES:
             kind = _PLAIN_TYPES[hint]
@@ -343,6 +396,8 @@ DECISIONS: Final[dict[type[Decision], Table]] = {
     FundingPayment: _decision_table("funding", FundingPayment),
     CashAdjustment: _decision_table("cash_adjustments", CashAdjustment),
     RiskEvent: _decision_table("risk_events", RiskEvent),
+    Plot: _decision_table("plots", Plot),
+    Notice: _decision_table("notices", Notice),
 }
 """The table of each kind of decision."""
 

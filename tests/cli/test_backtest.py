@@ -257,6 +257,32 @@ def test_bad_klines_are_one_clear_line(tapewire: Tapewire, tmp_path: Path, conte
     assert not outcome.out
 
 
+def hours(path: Path, count: int) -> Path:
+    """Write bars of an hour."""
+    rows = [f"2025-03-02T{hour:02}:00:00Z,100,101,99,100,5" for hour in range(count)]
+    path.write_text(HEADER + "\n".join(rows) + "\n")
+    return path
+
+
+def test_files_of_higher_intervals_are_not_read_and_noted(tapewire: Tapewire, tmp_path: Path) -> None:
+    alone = run_json(tapewire, "--klines", BTC, *SMA)
+    higher = hours(tmp_path / "BTCUSDT-1h.csv", 20)
+    both = run_json(tapewire, "--klines", higher, "--klines", BTC, *SMA)
+    assert both["final_equity"] == alone["final_equity"]
+    outcome = tapewire("backtest", "--klines", higher, "--klines", BTC, *SMA)
+    note = "BTCUSDT-1h.csv: its 20 bars of 1h are not read, because the run's bars are of 1m"
+    assert note in " ".join(outcome.out.split())
+    assert tapewire("verify", "latest").code == 0
+
+
+def test_a_symbol_without_bars_of_the_runs_interval_is_refused(tapewire: Tapewire, tmp_path: Path) -> None:
+    higher = hours(tmp_path / "ETHUSDT-1h.csv", 20)
+    outcome = tapewire("backtest", "--klines", BTC, "--klines", higher, *SMA)
+    assert outcome.code == 1
+    assert "ETHUSDT-1h.csv has bars of 1h" in outcome.err
+    assert "give each symbol a file of the run's interval" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("args", "code", "text"),
     [

@@ -21,8 +21,10 @@ from agent.store.journal import decode, encode
 from tests.store.store_samples import ONE_OF_EACH
 
 EVENTS, KINDS = set(get_args(Event)), set(get_args(Decision))
-UNPUBLISHED = {"Cancel", "Amend"}
-"""Decisions that MQTT leaves out, because the order updates that follow state their result."""
+UNPUBLISHED = {"Cancel", "Amend", "Plot"}
+"""Decisions that MQTT leaves out: the order updates that follow cancels and amends state their result, and
+plots are for charts.
+"""
 
 
 ON_THE_WIRE = {

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from agent.analysis.realised_moves import DirectionalCall, MoveTally
-from agent.core.events import AssetSentiment, Decision, Direction, Event, Fill, RiskState, Signal
+from agent.core.events import AssetSentiment, Decision, Direction, Event, Fill, Plot, RiskState, Signal
 from agent.core.risk import RESUME_FROM_KILL
 from agent.dashboard.page_rows import TITLE_LENGTH
 from agent.live.interfaces.status import ModelDriftStatus
@@ -481,3 +481,25 @@ async def test_the_health_panel_shows_the_drift_of_the_model(page: BrowserPage, 
     assert "(3 pending, 0 unmoved, 0 without a price)" in text
     assert overflow <= 0
     assert await page.console_errors() == []
+
+
+async def test_plotted_lines_are_drawn_over_the_candles_or_in_a_pane_of_their_own(
+    page: BrowserPage, database: Database
+) -> None:
+    panes = "document.querySelectorAll('#candles table tr').length"
+    agent = FakeAgent()
+    agent.feed(*(bar(number, 100 + number % 5) for number in range(30)))
+    async with served(database, agent) as served_page:
+        await page.open(served_page.login_url())
+        alone = await page.until(panes)
+        for number in range(30, 60):
+            closed = bar(number, 100 + number % 5)
+            agent.feed(closed)
+            agent.state.decision(number, Plot("BTCUSDT", closed.ts, "ema", 101 + number % 2))
+            agent.state.decision(number, Plot("BTCUSDT", closed.ts, "rsi", 1_000 + number))
+        await page.until(f"{panes} > arguments[0]", alone)
+        with_pane = await page.run(f"return {panes}")
+        assert with_pane == alone + 2  # the pane and its separator
+        await page.open(served_page.login_url())  # the rows arrive all at once
+        await page.until(f"{panes} === arguments[0]", with_pane)
+        assert await page.console_errors() == []

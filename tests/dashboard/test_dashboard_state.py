@@ -19,8 +19,12 @@ from agent.core.events import (
     Direction,
     Event,
     Kline,
+    Notice,
+    Order,
+    OrderType,
     PositionSnapshot,
     Prediction,
+    Side,
     Signal,
 )
 from agent.dashboard.dashboard_state import HEADLINES, NO_VERSION, DashboardState
@@ -153,6 +157,21 @@ def test_the_reason_of_a_language_model_is_one_line_of_text() -> None:
     assert reason.startswith("up <b>because</b> x")
     assert len(reason) <= MAX_REASON
     assert reason.isprintable()
+
+
+def test_a_message_of_the_strategy_and_a_trailing_stop_are_shown() -> None:
+    agent = FakeAgent()
+    agent.feed(bar(1))
+    at, qty = bar(1).ts, Decimal("0.1")
+    kind, trail = OrderType.TRAILING_STOP, Decimal(600)
+    stop = Order(
+        "o1", "BTCUSDT", at, Side.SELL, kind, qty, trigger=Decimal(49_400), reduce_only=True, trail=trail
+    )
+    for decision in (stop, Notice(at, "warning", "volume is thin")):
+        agent.state.decision(1, decision)
+    page = agent.state.changes()
+    assert (page["acts"][-1].what, page["acts"][-1].text) == ("notice", "warning: volume is thin")
+    assert [(row.type, row.trail) for row in page["orders"]] == [("TRAILING_STOP", trail)]
 
 
 def test_texts_of_a_workers_answer_are_clipped_to_one_line() -> None:

@@ -83,6 +83,24 @@ class Wild(Strategy):
         self.target(SYMBOL, weight=0.1, stop=-0.002)
 
 
+class Trailing(Wild):
+    """Like `Wild`, with trailing stops, take-profit levels, stop entries and entries that expire."""
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        if self.dice.random() < 0.3:
+            side = self.dice.choice((1, -1))
+            entry: dict[str, Any] = self.dice.choice(
+                (
+                    {},
+                    {"limit": kline.close * (1 - side * 0.001), "expire": "70s"},
+                    {"stop_entry": kline.close * (1 + side * 0.0005), "expire": "3m"},
+                )
+            )
+            levels = [(side * 0.001, 0.3), (side * 0.002, 0.4)] if self.dice.random() < 0.5 else None
+            trail = -side * self.dice.choice((0.0008, 0.002))
+            self.target(kline.symbol, weight=side * 0.3, trail=trail, take_profit=levels, **entry)
+
+
 class Holder(Strategy):
     """Long in both symbols, without a stop."""
 
@@ -158,6 +176,17 @@ def test_orders_and_fills_equal_those_of_all_states(seed: int, scarce: bool) -> 
     assert again == decided
     closed = [one for one in events if not isinstance(one, Kline) or one.confirm]
     assert [one for one in sampled if not isinstance(one, Kline) or one.confirm] == closed
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_trailing_stops_levels_and_expiries_equal_those_of_all_states(seed: int) -> None:
+    dice = random.Random(seed)
+    events = with_scores(dice, seconds(dice, 20))
+    _, decided, _ = live(a_config(), events, 0, strategy=Trailing(Wild.Params(seed=seed)))
+    sampled, again, _ = live(a_config(), events, 15_000, strategy=Trailing(Wild.Params(seed=seed)))
+    assert again == decided
+    assert len(sampled) < len(events)
 
 
 def test_stops_limits_and_take_profits_trigger_between_two_samples() -> None:

@@ -16,6 +16,7 @@ from agent.core.events import (
     Direction,
     Event,
     News,
+    Notice,
     Provenance,
     Sentiment,
     Signal,
@@ -80,6 +81,19 @@ def test_lines_are_printed_without_a_terminal() -> None:
     ]
     assert any(line.startswith("00:01  fill BUY") for line in lines)
     assert sum("equity" in line for line in lines) == 3 * HOUR_MS // HOUR_MS
+
+
+def test_messages_of_the_strategy_are_shown() -> None:
+    notice = Notice(T0, "warning", "the spread is wide\x1b[2J")
+    console = Console(file=io.StringIO(), width=100, record=True)
+    LineView(console, lambda: None).decision(1, notice)
+    view = TerminalView("demo", lambda: None)
+    view.decision(1, notice)
+    console.print(view)
+    text = console.export_text()
+    assert text.startswith("00:00  notice warning: the spread is wide")
+    assert text.count("the spread is wide") == 2
+    assert "\x1b[2J" not in text
 
 
 BOTH_WAYS = (AssetSentiment("BTC", 0.82, 0.1, 0.08), AssetSentiment("ETH", 0.05, 0.18, 0.77))

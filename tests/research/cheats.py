@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from agent.core.events import DAY_MS, HOUR_MS
-from agent.core.strategy import Kline, Market, Strategy, StrategyParams
+from agent.core.strategy import Bar, Kline, Market, Strategy, StrategyParams
 
 REMEMBERED: dict[int, float] = {}
 """Closes of all runs in this process, by the open time of their bar."""
@@ -37,6 +37,16 @@ class Honest(Strategy):
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         self.target(kline.symbol, weight=0.5 if kline.close > kline.open else 0.0)
+
+
+class HonestBars(Strategy):
+    """Follows the last bars of four hours and of a day."""
+
+    intervals = ("4h", "1d")
+
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        closes = market.bars(bar.symbol, bar.interval, 3).close
+        self.target(bar.symbol, weight=0.5 if bar.close > closes.mean() else 0.0)
 
 
 class Idle(Strategy):

@@ -62,7 +62,7 @@ def copies(klines: Path) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("strategy", ["tests.research.cheats:Honest", "sma_cross"])
+@pytest.mark.parametrize("strategy", [CHEATS + "Honest", CHEATS + "HonestBars", "sma_cross"])
 def test_an_honest_strategy_passes(tapewire: Tapewire, klines: Path, strategy: str) -> None:
     result = check(tapewire, "--klines", klines, "--strategy", strategy, fails=False)
     assert [result[way] for way in WAYS] == [None, None, False]

@@ -376,6 +376,29 @@ async def test_trailing_stop_follows_the_price_and_closes_the_position(play: Any
         assert (await client.position())["size"] == "0"
 
 
+async def test_a_trailing_stop_waits_for_its_active_price(play: Any) -> None:
+    where = {"category": "linear", "symbol": "BTCUSDT", "positionIdx": 0}
+    # falls by 2,000 first, which the trailing stop of 600 ignores; above 50,500 it follows, to 52,000
+    path = [50_000.0] * 60 + [50_000.0 - 100 * n for n in range(20)]
+    path += [48_000.0 + 100 * n for n in range(40)] + [52_000.0 - 100 * n for n in range(200)]
+    async with play(path, history_bars=40) as client, client.socket("/v5/private", "order") as socket:
+        await client.wait_for_status(await client.place_order(), "Filled")
+        stop = "/v5/position/trading-stop"
+        for wrong in (
+            {"trailingStop": "600", "activePrice": "49000"},  # below the price
+            {"trailingStop": "600.05"},  # off the tick
+            {"trailingStop": "60000"},
+        ):
+            assert (await client.post(stop, **where, **wrong))["retCode"] == 10001
+        assert (await client.post(stop, **where, trailingStop="600", activePrice="50500"))["retCode"] == 0
+        assert (await client.post(stop, **where, trailingStop="600"))["retCode"] == 34040
+        closing = await socket.item(
+            "order",
+            lambda order: order["stopOrderType"] == "TrailingStop" and order["orderStatus"] == "Filled",
+        )
+        assert 50_800 < float(closing["avgPrice"]) < 51_500
+
+
 # -- positions and modes -----------------------------------------------------------------------------------
 
 

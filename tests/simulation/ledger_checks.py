@@ -31,6 +31,7 @@ from tests.simulation.generated_data import SYMBOLS
 from tests.simulation.invariants import Invariants, require
 from tests.simulation.simulated_venue import COIN, SimulatedVenue
 
+_PROTECTIVE: Final = (OrderType.STOP, OrderType.TAKE_PROFIT, OrderType.TRAILING_STOP)
 CENT: Final = Decimal("0.01")
 _ZERO: Final = Decimal(0)
 _REQUEST_GRACE: Final = 30.0  # seconds within which a decision about an order takes effect without faults
@@ -51,10 +52,8 @@ class PaperInvariants(Invariants):
             )
             require(fill.order_id not in self.ended, f"fill after the order's final state: {fill}")
             filled = self._filled.get(fill.order_id, _ZERO) + fill.qty
-            whole = order.type in (
-                OrderType.STOP,
-                OrderType.TAKE_PROFIT,
-            )  # protection closes the current position
+            # protection closes the current position
+            whole = order.reduce_only and order.type in _PROTECTIVE
             require(whole or filled <= order.qty, f"filled more than ordered: {fill} of {order}")
             shrinks = held * signed < 0 and abs(signed) <= abs(held)
             require(shrinks or not order.reduce_only, f"reduce-only order does not reduce {held}: {fill}")
@@ -164,10 +163,13 @@ class VenueInvariants(Invariants):
             self.fills.remove(fill.id)  # a transfer is not an execution
             return
         truth = self._execution(fill.id)
+        order = self.orders.get(fill.order_id)
+        trails = truth.trailing and order is not None and order.type is OrderType.TRAILING_STOP
+        name = fill.order_id if trails else truth.order_name
         mine = (fill.order_id, fill.symbol, fill.ts, fill.side, fill.qty, fill.price, fill.fee)
-        theirs = (truth.order_name, truth.symbol, truth.ts, truth.side, truth.qty, truth.price, truth.fee)
+        theirs = (name, truth.symbol, truth.ts, truth.side, truth.qty, truth.price, truth.fee)
         require(mine == theirs, f"wrong fill: {fill}, actual {truth}")
-        require(truth.client_id or self._foreign == "adopt", f"fill of a foreign order: {fill}")
+        require(truth.client_id or trails or self._foreign == "adopt", f"fill of a foreign order: {fill}")
         end = self.ended.get(fill.order_id)
         filled = self._filled.get(fill.order_id, _ZERO) + fill.qty
         require(end is None or filled <= end.filled, f"filled beyond the final state {end}: {fill}")
@@ -205,7 +207,7 @@ class VenueInvariants(Invariants):
         positions, wallet = venue.account_at(now)
         ledger = self._ledger
         since = ledger.first_snapshot_at if self._foreign == "adopt" else inf
-        of_ours = (e for e in venue.executions if e.client_id or e.ts >= since)
+        of_ours = (e for e in venue.executions if e.client_id or e.trailing or e.ts >= since)
         trades = {e.id for e in of_ours if e.kind is ExecutionKind.TRADE}
         open_at_venue = {name for name, placed in venue.orders.items() if not placed.current.status.final}
         lost = (
@@ -216,6 +218,15 @@ class VenueInvariants(Invariants):
         if ledger.unaccepted:  # protection stays until the operator resumes
             open_at_venue -= {name for name in lost if venue.orders[name].current.reduce_only}
         open_in_ledger = {order_id for order_id in self.orders if not self._is_over(order_id)}
+        trailing = {name for name in open_in_ledger if self.orders[name].type is OrderType.TRAILING_STOP}
+        open_in_ledger -= trailing
+        trails = {self.orders[name].symbol for name in trailing}
+        executing = {
+            one.current.symbol
+            for name, one in venue.orders.items()
+            if name in open_at_venue and one.current.trailing
+        }
+        open_at_venue -= {name for name in open_at_venue if venue.orders[name].current.trailing}
         entries = [name for name in open_at_venue if not venue.orders[name].current.reduce_only]
         held = {symbol: qty for symbol in SYMBOLS if (qty := ledger.held(symbol))}
         flat = not positions and not any(self._positions.values())
@@ -237,6 +248,7 @@ class VenueInvariants(Invariants):
             ),
             (trades - self.fills, "executions that are not booked"),
             (open_at_venue ^ open_in_ledger, "orders that are open on one side only"),
+            (trails ^ (venue.trails.keys() | executing), "trailing stops on one side only"),
             (open_at_venue & self._cancelled, "cancelled orders that are open"),
             (others, "orders with another quantity in the ledger"),
             (self._state is RiskState.HALTED and entries, "open entries while the agent is halted"),

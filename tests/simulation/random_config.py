@@ -23,7 +23,7 @@ def random_config(rng: random.Random, folder: Path) -> Config:
             {"name": "tests.simulation.restless_strategy:RestlessStrategy", "params": restless},
             {
                 "name": "tests.simulation.restless_strategy:RestlessStrategy",
-                "params": {"every": 3, "largest": 0.9},
+                "params": {"every": 3, "largest": 0.9, "rich": True},
             },
             {"name": "sma_cross", "params": {"fast": 1, "slow": 3, "weight": 0.4, "allow_short": True}},
             {

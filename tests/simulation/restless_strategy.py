@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Any
 
-from agent.core.strategy import Kline, Market, Signal, Strategy, StrategyParams, TimeInForce
+from agent.core.strategy import Bar, Kline, Market, Signal, Strategy, StrategyParams, TimeInForce
 
 
 class RestlessStrategy(Strategy):
@@ -13,10 +14,20 @@ class RestlessStrategy(Strategy):
     """
 
     class Params(StrategyParams):
-        """`every`: one of this many bars changes the target. `largest`: largest absolute weight."""
+        """`every`: one of this many bars changes the target. `largest`: largest absolute weight. `rich`: use
+        trailing stops, take-profit levels, sizes by risk and quantity, stop entries, expiry and notices.
+        """
 
         every: int = 4
         largest: float = 0.6
+        rich: bool = False
+
+    intervals = ("1m", "5m")
+
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        """Close short positions above the mean of the last hour."""
+        if bar.interval == "5m" and bar.close > market.bars(bar.symbol, "5m", 12).close.mean():
+            self.target(bar.symbol, weight=max(market.weight(bar.symbol), 0.0), reason="above the mean")
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         digest = blake2b(f"{kline.symbol}{kline.start}{kline.close}".encode(), digest_size=8).digest()
@@ -25,6 +36,9 @@ class RestlessStrategy(Strategy):
         side = 1 if digest[1] & 1 else -1
         weight = side * self.params.largest * (digest[2] % 4) / 3
         near = 1 if digest[7] & 1 else 6  # protection that is hit soon or late
+        if self.params.rich and weight:
+            self._rich_target(kline, side, near)
+            return
         self.target(
             kline.symbol,
             weight=weight,
@@ -34,6 +48,29 @@ class RestlessStrategy(Strategy):
             tif=(TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK, TimeInForce.GTC)[digest[6] % 4],
             reason="restless",
         )
+
+    def _rich_target(self, kline: Kline, side: int, near: int) -> None:
+        digest = blake2b(f"rich{kline.symbol}{kline.start}{kline.close}".encode(), digest_size=8).digest()
+        sizes: tuple[dict[str, Any], ...] = (
+            {"weight": side * self.params.largest, "stop": -side * 0.008 * near},
+            {"risk": 0.01, "stop": -side * 0.008 * near},
+            {"qty": side * round(self.params.largest * 3_000 / kline.close, 3)},
+        )
+        entries: tuple[dict[str, Any], ...] = (
+            {},
+            {},
+            {"limit": kline.close * (1 - side * 0.002), "expire": "2m"},
+            {"stop_entry": kline.close * (1 + side * 0.001), "expire": "3m"},
+        )
+        more: dict[str, Any] = {}
+        if digest[2] % 4:
+            more["trail"] = -side * 0.006 * near
+        if digest[2] & 8:
+            more["take_profit"] = [(side * 0.006 * near, 0.3), (side * 0.012 * near, 0.5)]
+        if digest[2] & 4:
+            self.notify(f"{kline.symbol} at {kline.close}", ("info", "warning", "error")[digest[3] % 3])
+        target = {**sizes[digest[0] % 3], **entries[digest[1] % 4], **more}
+        self.target(kline.symbol, loosen=digest[4] & 1 == 1, reason="restless", **target)
 
     def on_signal(self, signal: Signal, market: Market) -> None:
         if signal.actionable:

@@ -144,6 +144,15 @@ class SimulatedPort:
     async def cancel_all(self, symbol: str) -> None:
         await self._request(lambda at: self._venue.cancel_all(symbol, at))
 
+    async def set_trailing_stop(self, symbol: str, distance: Decimal) -> None:
+        await self._request(lambda at: self._venue.set_trailing_stop(symbol, distance, at))
+
+    async def find_trailing_stop(self, symbol: str, since: int) -> VenueOrder | None:
+        def lookup(at: float) -> VenueOrder | None:
+            return self._venue.trailing_stop_at(symbol, since, self._view_time(at))
+
+        return await self._request(lookup)
+
     async def find(self, order: OrderRef) -> VenueOrder | None:
         def lookup(at: float) -> VenueOrder | None:
             placed = self._venue.orders.get(order.client_id)

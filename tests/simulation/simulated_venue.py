@@ -32,6 +32,7 @@ from tests.support.netting import NetPosition
 
 COIN: Final = "USDT"
 FOREIGN_PREFIX: Final = "hand"  # prefix of the names of foreign orders
+TRAILING_PREFIX: Final = "trail"  # prefix of the keys of orders that trailing stops made
 CAPITAL: Final = Decimal("9876.54")
 STEP: Final = Decimal("0.001")
 RULES: Final = VenueRules(Decimal("0.01"), STEP, STEP, Decimal(5))
@@ -55,6 +56,21 @@ class OrderHistory:
         return next((order for moment, order in reversed(self.states) if moment <= at), None)
 
 
+class TrailingStop:
+    """A trailing stop of a position, which follows the best price from when it was set."""
+
+    def __init__(self, side: Side, distance: Decimal, price: Decimal) -> None:
+        self.side = side
+        self.distance = distance
+        self.best = price
+
+    def is_due(self, price: Decimal) -> bool:
+        """Follow the price; return whether it has come back by the distance."""
+        sign = -self.side.sign
+        self.best = max(self.best * sign, price * sign) * sign
+        return (self.best - price) * sign >= self.distance
+
+
 class SimulatedVenue:
     """Account at the venue. `listeners` are called with each change of an order and each execution, and
     its time.
@@ -71,6 +87,8 @@ class SimulatedVenue:
         self.orders: dict[str, OrderHistory] = {}  # by client id
         self.executions: list[Execution] = []
         self.listeners: list[Callable[[VenueOrder | Execution, float], None]] = []
+        self.trails: dict[str, TrailingStop] = {}  # by symbol: those that follow the price
+        self._trail_history: dict[str, list[tuple[float, Decimal]]] = {}  # symbol -> moment and distance
         self._market = market
         self._rng = rng
         self._rates = rates
@@ -94,8 +112,8 @@ class SimulatedVenue:
                 )
 
     def foreign_orders(self) -> list[str]:
-        """Return the names of all orders that are not of the run."""
-        return [name for name in self.orders if name.startswith(FOREIGN_PREFIX)]
+        """Return the keys of all orders that the run has not named."""
+        return [name for name in self.orders if name.startswith((FOREIGN_PREFIX, TRAILING_PREFIX))]
 
     def _foreign_trade(self, symbol: str, side: Side, at: float) -> None:
         qty, price = STEP * self._rng.randrange(1, 40), self.price(symbol, at)
@@ -179,10 +197,69 @@ class SimulatedVenue:
         self._finish(self._open(ref), "by user", at)
 
     def cancel_all(self, symbol: str, at: float) -> None:
-        """Cancel all orders of the symbol."""
+        """Cancel all orders of the symbol, and remove its trailing stop."""
+        self._keep_trail(symbol, None, at)
         for placed in list(self.orders.values()):
             if placed.current.symbol == symbol and not placed.current.status.final:
                 self._finish(placed, "all by user", at)
+
+    # -- trailing stops -------------------------------------------------------------------------------------
+
+    def set_trailing_stop(self, symbol: str, distance: Decimal, at: float) -> None:
+        """Set, change or remove the trailing stop of a position. Raises OrderNotFound without a position."""
+        held = self.position(symbol)
+        if not held:
+            raise OrderNotFound("can not set tp/sl/ts for zero position", code=10001)
+        working = self.trails.get(symbol)
+        if working is not None and working.distance == distance:
+            return
+        side = Side.SELL if held > 0 else Side.BUY
+        self._keep_trail(
+            symbol, TrailingStop(side, distance, self.price(symbol, at)) if distance else None, at
+        )
+
+    def trailing_stop_at(self, symbol: str, since: int, at: float) -> VenueOrder | None:
+        """Return the trailing stop that the position had at `at`, or the newest order of one since then."""
+        distance = next(
+            (d for moment, d in reversed(self._trail_history.get(symbol, [])) if moment <= at), None
+        )
+        if distance and (held := self.account_at(at)[0].get(symbol)) is not None:
+            side, kind, waits = (
+                Side.SELL if held.qty > 0 else Side.BUY,
+                OrderType.MARKET,
+                OrderStatus.UNTRIGGERED,
+            )
+            order = VenueOrder("", "", symbol, side, kind, waits, abs(held.qty), _NOTHING, reduce_only=True)
+            return replace(order, trailing=True, trail=distance)
+        made = [one for one in self.orders_at(at) if one.trailing and one.symbol == symbol]
+        return max((one for one in made if one.created >= since), key=lambda one: one.created, default=None)
+
+    def _keep_trail(self, symbol: str, trail: TrailingStop | None, at: float) -> None:
+        if trail is None:
+            self.trails.pop(symbol, None)
+        else:
+            self.trails[symbol] = trail
+        distance = trail.distance if trail is not None else _NOTHING
+        self._trail_history.setdefault(symbol, []).append((at, distance))
+
+    def _follow_trails(self, at: float) -> None:
+        """Let trailing stops follow the price, and close the positions whose stop is due."""
+        for symbol, trail in list(self.trails.items()):
+            if not self._reducible(symbol, trail.side):
+                self._keep_trail(symbol, None, at)
+            elif trail.is_due(self.price(symbol, at)):
+                self._keep_trail(symbol, None, at)
+                self._log(f"    venue: the trailing stop in {symbol} is triggered")
+                qty, key = self._reducible(symbol, trail.side), f"{TRAILING_PREFIX}-{len(self.orders)}"
+                request = Order(key, symbol, utc(at), trail.side, OrderType.MARKET, qty, reduce_only=True)
+                moment, new = utc(at), OrderStatus.NEW
+                made = VenueOrder(
+                    f"v{len(self.orders)}", "", symbol, trail.side, OrderType.MARKET, new, qty, _NOTHING
+                )
+                made = replace(made, reduce_only=True, created=moment, updated=moment, trailing=True)
+                placed = self.orders[key] = OrderHistory(request, made, at)
+                self._publish(made, at)
+                self._match(placed, at, arrives=True)
 
     def _open(self, ref: OrderRef) -> OrderHistory:
         placed = self.orders.get(ref.client_id)
@@ -240,6 +317,7 @@ class SimulatedVenue:
 
     def _on_tick(self, at: float) -> None:
         if at < self._until:
+            self._follow_trails(at)
             for placed in list(self.orders.values()):
                 order = placed.current
                 if order.status is OrderStatus.UNTRIGGERED and _reached(
@@ -296,7 +374,10 @@ class SimulatedVenue:
             f"{order.symbol} at {price}"
         )
         fee = qty * price * _FEES[maker]
-        self._record(at, order.id, order.client_id, order.symbol, order.side, qty, price, fee, maker=maker)
+        more = {"maker": maker, "trailing": order.trailing}
+        self._record(at, order.id, order.client_id, order.symbol, order.side, qty, price, fee, **more)
+        if not self.position(order.symbol) and order.symbol in self.trails:
+            self._keep_trail(order.symbol, None, at)
         self._update(placed, replace(order, filled=filled, status=status, updated=utc(at)), at)
 
     def _reducible(self, symbol: str, side: Side) -> Decimal:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 from enum import Enum
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 from hypothesis import strategies as st
+from msgspec import UNSET, UnsetType
 
 from agent.core.events import (
     Amend,
@@ -20,10 +21,12 @@ from agent.core.events import (
     Event,
     Fill,
     FundingPayment,
+    Notice,
     Order,
     OrderStatus,
     OrderType,
     OrderUpdate,
+    Plot,
     Prediction,
     RiskEvent,
     RiskState,
@@ -68,7 +71,9 @@ ONE_OF_EACH: tuple[Decision, ...] = (
         "BTCUSDT", T0 + 300, Decimal("0.0001"), Decimal("0.01"), Decimal("43000"), Decimal("-0.043")
     ),
     CashAdjustment(T0 + 350, "USDT", Decimal("250.00"), "the account's balance when the run began"),
+    Plot("BTCUSDT", T0 + 380, "ema", 43_000.25),
     RiskEvent(T0 + 400, RiskState.REDUCING, "max_daily_loss", "5.1 % lost since 00:00 UTC"),
+    Notice(T0 + 450, "warning", "the spread is wide"),
 )
 
 
@@ -98,6 +103,8 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
         return scalars[hint]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return st.sampled_from(hint)
+    if UnsetType in get_args(hint):
+        return st.just(UNSET) | _values(get_args(hint)[0])
     if NoneType in get_args(hint):
         return st.none() | _values(get_args(hint)[0])
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
@@ -105,6 +112,8 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
     match get_args(hint):
         case (item, end) if end is ...:
             return st.lists(_values(item), max_size=3).map(tuple)
+        case (first, second) if get_origin(hint) is tuple:
+            return st.tuples(_values(first), _values(second))
         case (key, value):
             return st.dictionaries(_values(key), _values(value), max_size=3)
     raise TypeError(hint)

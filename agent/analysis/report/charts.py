@@ -9,6 +9,7 @@ from typing import Final
 
 from agent.analysis.report import formats
 from agent.analysis.report.plot import Figure, axis, layout, line, markers, quoted
+from agent.analysis.report.plotted_lines import draw_lines
 from agent.analysis.report.report_data import Curve, HeadlineMarker, ReportData, Rolling
 from agent.analysis.trades import RoundTrip
 from agent.core.events import RiskState, Side
@@ -40,7 +41,9 @@ def equity_figure(data: ReportData) -> Figure:
 
 
 def price_figure(data: ReportData, symbol: str) -> Figure:
-    """Draw the closes of `symbol` with entries, exits and headlines; hover texts show the reasons."""
+    """Draw the closes of `symbol` with entries, exits, headlines and the strategy's lines; hover texts show
+    the reasons.
+    """
     trades = marked(data.trades, symbol)
     closed = [trade for trade in trades if trade.exit_ts is not None and trade.exit_price is not None]
     size = 10 if len(trades) <= 100 else 6
@@ -63,11 +66,14 @@ def price_figure(data: ReportData, symbol: str) -> Figure:
     )
     prices = line(data.prices[symbol], symbol, "--ink-soft", 1.1)
     headlines = [_headlines(data.marks[symbol])] if data.marks.get(symbol) else []
+    own_lines = {**data.plots.get("", {}), **data.plots.get(symbol, {})}
+    lines, axes = draw_lines(own_lines, data.prices[symbol])
+    last = f"y{len(axes)}" if len(axes) > 1 else "y"
     return {
-        "data": [prices, *headlines, entries, exits],
+        "data": [prices, *lines, *headlines, entries, exits],
         "layout": layout(
-            xaxis=axis(type="date", range=[data.metrics.start, data.metrics.end]),
-            yaxis=axis(title="Close"),
+            xaxis=axis(type="date", range=[data.metrics.start, data.metrics.end], anchor=last),
+            **axes,
             hovermode="closest",
         ),
     }

@@ -132,6 +132,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     evidence: RunEvidence
     benchmark: Curve = Curve()  # equal-weight buy-and-hold with the same capital
     prices: dict[str, Curve] = {}  # closes by symbol
+    plots: dict[str, dict[str, Curve]] = {}  # what the strategy plots, by symbol ("": of none) and name
     marks: dict[str, list[HeadlineMarker]] = {}  # by symbol; those with the highest confidence
     trades: list[RoundTrip] = []
     headlines: dict[str, list[SourceHeadline]] = {}  # client order id -> headlines of its signal

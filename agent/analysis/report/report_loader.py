@@ -15,6 +15,7 @@ from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.daily import Floats, Ints
 from agent.analysis.equity import EquityCurve, without_flows
 from agent.analysis.outcomes import Forecasts
+from agent.analysis.report.plotted_lines import PlottedLines
 from agent.analysis.report.prices import closes_of
 from agent.analysis.report.recorded_drift import model_drift_of
 from agent.analysis.report.recorded_members import members_of
@@ -40,12 +41,13 @@ from agent.core.events import (
     Fill,
     FundingPayment,
     Order,
+    Plot,
     Prediction,
     RiskEvent,
     Sentiment,
     Signal,
 )
-from agent.core.risk import NOTES
+from agent.core.risk import NOTES, SHORT_HISTORY
 from agent.core.votes import leading
 from agent.store.database import Database
 from agent.store.journal import read_journal
@@ -66,6 +68,10 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     known = len(ts) < 2 or config.market.calendar_bars
     interval = config.market.interval if known else int(np.median(np.diff(ts)))
     decided = _decisions(database, run.id)
+    if warm_up := (run.config.get("window") or {}).get("warm_up"):
+        needed = ", ".join(f"{bars:,} bars of {interval}" for interval, bars in warm_up.items())
+        notes.append(f"Before its start the run read {needed} without trading, as far as there were any.")
+    notes += [*dict.fromkeys(decided.short), *decided.lines.notes()]
     if config.execution.mode == "testnet":
         decided.flows[:0] = _unrecorded_flow(database, run, config)
     initial, equity = without_flows(ts, equity, decided.flows, float(config.account.initial_capital))
@@ -118,6 +124,7 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         evidence=evidence_of(record),
         benchmark=Curve(*hold.portfolio.points()),
         prices={symbol: Curve(*hold.prices(symbol)) for symbol in hold.symbols},
+        plots=decided.lines.curves(),
         marks=headline_markers(scored, news, seen),
         trades=decided.trades,
         headlines={
@@ -192,6 +199,8 @@ class _Decisions(NamedTuple):
     risk: list[RiskEvent]
     refusals: dict[str, int]
     flows: list[tuple[int, float]]  # time (UTC ms) and amount of each deposit or withdrawal
+    short: list[str]  # which symbols had less history than the strategy needs
+    lines: PlottedLines
 
 
 def _decisions(database: Database, run_id: str) -> _Decisions:
@@ -201,6 +210,7 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
     sources: dict[str, tuple[str, ...]] = {}
     signals, predictions = list[_Forecast](), list[_Forecast]()
     flows = list[tuple[int, float]]()
+    short, lines = list[str](), PlottedLines()
     for _, event_seq, _, decision in read_decisions(database, run_id):
         match decision:
             case Signal():
@@ -218,7 +228,8 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                 if signalled == event_seq:
                     sources[decision.id] = headlines
             case RiskEvent() if decision.rule in NOTES:
-                pass
+                if decision.rule == SHORT_HISTORY:
+                    short.append(f"{decision.symbol}: {decision.detail}.")
             case RiskEvent(symbol=""):
                 risk.append(decision)
             case RiskEvent():
@@ -228,13 +239,17 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
             case FundingPayment():
                 moves.setdefault(decision.symbol, []).append(decision)
                 book.add_funding(decision)
+            case Plot():
+                lines.add(decision)
             case Fill():
                 moves.setdefault(decision.symbol, []).append(decision)
                 closed = book.add(decision)
                 if closed is not None:
                     trades.append(closed)
     trades += book.open_trades()
-    return _Decisions(book, moves, trades, sources, signals, predictions, risk, dict(refusals), flows)
+    return _Decisions(
+        book, moves, trades, sources, signals, predictions, risk, dict(refusals), flows, short, lines
+    )
 
 
 def _is_expiry(signal: Signal) -> bool:

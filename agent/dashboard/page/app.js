@@ -77,6 +77,8 @@ function applyMessage(message) {
   if (message.curve) equity.setCurve(message.curve);
   const bars = message.bars?.symbol === state.symbol ? message.bars : null;
   if (bars) candles.update(bars, LIMITS.bars);
+  const plots = message.plots?.symbol === state.symbol ? message.plots : null;
+  if (plots) candles.updatePlots(plots);
   if (message.trades || message.headlines || bars?.all || bars?.rows.length) {
     candles.setMarkers(
       [...state.trades.values()].filter((trade) => trade.symbol === state.symbol),

@@ -3,6 +3,7 @@ import { arrow, digitsOf, duration, number, percent, price, quantity, second } f
 
 const VISIBLE_CANDLES = 110; // at first
 const LEGEND_LINES = 3; // for the fills and headlines of a candle
+const PLOT_COLOURS = ["headline", "accent", "up", "down", "muted"];
 
 const style = getComputedStyle(document.documentElement);
 const colour = (name) => style.getPropertyValue(`--${name}`).trim();
@@ -39,6 +40,7 @@ function onThemeChange(redraw) {
 export class CandleChart {
   #bars = new Map();
   #legendTexts = new Map(); // by start of the bar
+  #plots = new Map(); // by name of the line
   #last = -1;
 
   constructor(element, legend, interval) {
@@ -64,12 +66,16 @@ export class CandleChart {
     });
     this.#updatePriceLine();
     if (this.marked) this.setMarkers(...this.marked);
+    for (const plot of this.#plots.values()) plot.series?.applyOptions({ color: colour(plot.colour) });
   }
 
   /** Applies changed bars, or replaces all of them, and keeps the latest `limit`. */
   update({ all, rows }, limit) {
     const first = all || !this.#bars.size;
-    if (all) this.#bars.clear();
+    if (all) {
+      this.#bars.clear();
+      this.#clearPlots(); // the lines of all bars follow
+    }
     let ordered = !all;
     for (const [start, open, high, low, close] of rows) {
       const bar = { time: toSeconds(start), open, high, low, close };
@@ -158,8 +164,46 @@ export class CandleChart {
     this.legend.replaceChildren(figures, ...texts);
   }
 
+  /** Draws what the strategy plots: over the candles if it is near them, else in a pane of its own. */
+  updatePlots({ all, rows }) {
+    if (all) this.#clearPlots();
+    const changed = new Set();
+    for (const [start, name, value] of rows) {
+      if (!this.#plots.has(name)) this.#plots.set(name, { points: new Map() });
+      this.#plots.get(name).points.set(start, value);
+      changed.add(name);
+    }
+    const oldest = Math.min(...this.#bars.keys());
+    for (const name of changed) this.#drawPlot(name, oldest);
+  }
+
+  #drawPlot(name, oldest) {
+    const plot = this.#plots.get(name);
+    for (const start of plot.points.keys()) if (start < oldest) plot.points.delete(start);
+    const values = [...plot.points.values()];
+    if (!plot.series) {
+      const bars = [...this.#bars.values()];
+      const [low, high] = [Math.min(...bars.map((bar) => bar.low)), Math.max(...bars.map((bar) => bar.high))];
+      const slack = (high - low) / 2;
+      const over = values.every((value) => value >= low - slack && value <= high + slack);
+      plot.colour = PLOT_COLOURS[[...this.#plots.keys()].indexOf(name) % PLOT_COLOURS.length];
+      plot.series = this.chart.addSeries(LightweightCharts.LineSeries, {
+        title: name, lineWidth: 1, color: colour(plot.colour), priceLineVisible: false,
+      }, over ? 0 : this.chart.panes().length);
+      this.chart.panes()[0].setStretchFactor(3);
+    }
+    const points = [...plot.points].sort((a, b) => a[0] - b[0]);
+    plot.series.setData(points.map(([start, value]) => ({ time: toSeconds(start), value })));
+  }
+
+  #clearPlots() {
+    for (const { series } of this.#plots.values()) if (series) this.chart.removeSeries(series);
+    this.#plots.clear();
+  }
+
   clear() {
     this.#bars.clear();
+    this.#clearPlots();
     this.#last = -1;
     this.series.setData([]);
     this.setMarkers([], []);

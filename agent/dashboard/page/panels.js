@@ -242,11 +242,12 @@ export function orders(rows) {
     cells: [
       row.symbol,
       side(row.side),
-      `${row.type.replace("_", " ").toLowerCase()}${row.reduce_only ? ", reduce only" : ""}`,
+      `${row.type.replace("_", " ").toLowerCase()}${row.reduce_only ? ", reduce only" : ""}`
+        + (row.trail === null ? "" : `, ${row.trail} behind`),
       quantity(row.qty),
       quantity(row.filled),
       price(row.price),
-      price(row.trigger),
+      price(row.trail === null ? row.trigger : null),
       time(row.at),
       untrusted(row.reason),
     ],

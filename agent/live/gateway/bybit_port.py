@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final, Never
 
@@ -19,7 +20,7 @@ from yarl import URL
 
 from agent.config.execution import TestnetConfig
 from agent.core.errors import ConfigError
-from agent.core.events import DAY_MS, Order
+from agent.core.events import DAY_MS, Order, OrderStatus, OrderType, Side
 from agent.live.gateway.allowlist import check, guarded_session
 from agent.live.gateway.credentials import Credentials
 from agent.live.gateway.order_requests import decimal_text, order_name, order_request
@@ -67,6 +68,7 @@ _LIMITS: Final = frozenset({10006, 10018, 10429, 110079})  # 110079: the order i
 _DUPLICATES: Final = frozenset({110072, 170141})
 _NOT_FOUND: Final = frozenset({110001, 110008, 110010, 170142, 170143, 170190, 170213})
 _UNCHANGED: Final = frozenset({110025, 110043})
+_NOT_MODIFIED: Final = 34040
 _PER_SECOND: Final = {"linear": 10, "spot": 20}
 """Orders, cancels and other changes, each; a response's header may grant more."""
 _QUERIES: Final = 50
@@ -195,7 +197,7 @@ class BybitPort:
 
     def _budget(self, path: str) -> Budget:
         if path not in self._budgets:
-            changing = path.startswith(("/v5/order/c", "/v5/order/a", "/v5/position/s"))
+            changing = path.startswith(("/v5/order/c", "/v5/order/a", "/v5/position/s", "/v5/position/t"))
             self._budgets[path] = Budget(_PER_SECOND[self._category] if changing else _QUERIES, _SECOND)
         return self._budgets[path]
 
@@ -296,6 +298,39 @@ class BybitPort:
 
     async def cancel_all(self, symbol: str) -> None:
         await self._post("order/cancel-all", symbol=symbol)
+        if self._category == "linear":
+            with suppress(OrderNotFound):  # there is no position
+                await self.set_trailing_stop(symbol, Decimal(0))
+
+    async def set_trailing_stop(self, symbol: str, distance: Decimal) -> None:
+        try:
+            await self._post(
+                "position/trading-stop",
+                symbol=symbol,
+                positionIdx=0,
+                tpslMode="Full",
+                trailingStop=decimal_text(distance),
+            )
+        except OrderRejected as error:
+            if "zero position" in error.message:
+                raise OrderNotFound(error.message, code=error.code) from None
+            if error.code != _NOT_MODIFIED and "not modified" not in error.message:
+                raise
+
+    async def find_trailing_stop(self, symbol: str, since: int) -> VenueOrder | None:
+        positions: list[VenuePosition] = await self._pages(PositionJson, "position/list", 200, symbol=symbol)
+        held = next((one for one in positions if one.qty and one.trail), None)
+        if held is not None:
+            side, kind = Side.SELL if held.qty > 0 else Side.BUY, OrderType.TRAILING_STOP
+            working, qty = OrderStatus.UNTRIGGERED, abs(held.qty)
+            order = VenueOrder("", "", symbol, side, kind, working, qty, Decimal(0), reduce_only=True)
+            return msgspec.structs.replace(order, trailing=True, trail=held.trail)
+        for path in ("order/realtime", "order/history"):
+            orders: list[VenueOrder] = await self._pages(OrderJson, path, 50, symbol=symbol)
+            made = [one for one in orders if one.trailing and one.created >= since]
+            if made:
+                return max(made, key=lambda one: one.created)
+        return None
 
     async def find(self, order: OrderRef) -> VenueOrder | None:
         for path in ("order/realtime", "order/history"):

@@ -76,6 +76,11 @@ class InFlightOrder:
         return OrderRef(self.order.symbol, self.order.id)
 
     @property
+    def trails(self) -> bool:
+        """True for a trailing stop, which the venue keeps with the position: it has no name there."""
+        return self.order.type is OrderType.TRAILING_STOP
+
+    @property
     def is_confirmed(self) -> bool:
         """True if the order that the venue has under this id is known to be this one."""
         return self.state in (InFlightState.ACCEPTED, InFlightState.ENDED)
@@ -117,7 +122,7 @@ class InFlightOrder:
             ("quantity", found.qty, order.qty, any_qty or same_qty),
             ("type", found.type.value, order.type.value, same_type),
             ("price", found.price, order.price, found.price in prices),
-            ("trigger", found.trigger, order.trigger, found.trigger in (None, order.trigger)),
+            ("trigger", found.trigger, order.trigger, self.trails or found.trigger in (None, order.trigger)),
             ("reduce-only", found.reduce_only, order.reduce_only, same_kind),
             (
                 "time",
@@ -149,7 +154,7 @@ class InFlightOrder:
         qty = order.qty if amend.qty is None else amend.qty
         price = order.price if amend.price is None else amend.price
         self.order = replace(order, qty=qty, price=price)
-        if self.attempts or self.state is not InFlightState.WAITING:
+        if (self.attempts or self.state is not InFlightState.WAITING) and not self.trails:
             self.new_qty = self.new_qty if amend.qty is None else amend.qty
             self.new_price = self.new_price if amend.price is None else amend.price
         self.changed.set()

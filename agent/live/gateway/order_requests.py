@@ -19,10 +19,11 @@ _TIF: Final = {
 def order_request(order: Order, category: str) -> dict[str, Any]:
     """Return the body of order/create.
 
-    Market sizes are in base coin; stops and take-profits are conditional market orders. Triggers use the last
-    price, as on the paper exchange. `triggerDirection` 1 is a rise to the trigger, 2 a fall.
+    Market sizes are in base coin; stops and take-profits are conditional market orders, or limit orders if
+    they have a price. Triggers use the last price, as on the paper exchange. `triggerDirection` 1 is a rise
+    to the trigger, 2 a fall.
     """
-    limit = order.type is OrderType.LIMIT
+    limit = order.price is not None
     body: dict[str, Any] = {
         "symbol": order.symbol,
         "side": "Buy" if order.side is Side.BUY else "Sell",

@@ -12,16 +12,26 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from functools import partial
-from typing import Final, Never
+from typing import Final, Never, TypeVar
 
 import structlog
 
 from agent.config import Config
 from agent.core.durations import format_duration
-from agent.core.events import Amend, Cancel, Command, Decision, Event, Order, OrderStatus, OrderUpdate
+from agent.core.events import (
+    Amend,
+    Cancel,
+    Command,
+    Decision,
+    Event,
+    Order,
+    OrderStatus,
+    OrderUpdate,
+)
 from agent.core.venue import OpenState
 from agent.live.gateway.in_flight_order import InFlightOrder, InFlightState
 from agent.live.gateway.throttled_client import ThrottledClient
+from agent.live.gateway.trailing_stops import TrailingStops
 from agent.live.gateway.venue_port import (
     AuthenticationError,
     ClockSkewError,
@@ -39,6 +49,7 @@ _MAX_LOOKUPS: Final = 3
 _MAX_DOUBLINGS: Final = 5
 """The wait for missing fills doubles this often."""
 _ZERO: Final = Decimal(0)
+_Named = TypeVar("_Named", VenueOrder, Execution)
 _RANK: Final = {OrderStatus.NEW: 0, OrderStatus.UNTRIGGERED: 0, OrderStatus.PARTIALLY_FILLED: 1}
 _log: Final = structlog.get_logger(__name__)
 
@@ -76,6 +87,7 @@ class OrderTracker:
         self._expire_after = settings.expire_after
         self._max_skew = settings.max_skew
         self._orders = {one.order.id: InFlightOrder.restored(one) for one in past.orders}
+        self._trailing_stops = TrailingStops(client, past, fetch_missed)
         self._decided: list[Order | Cancel | Amend] = []  # not committed yet
         self._untracked: list[str] = []  # ids of orders that have no task yet
         self._cancel_all_due = False
@@ -226,7 +238,7 @@ class OrderTracker:
         self._health.resent += order.attempts > 1 and order.unknown_since is not None
         syncs = self._client.clock_syncs
         try:
-            await self._client.port.create(order.order)
+            await self._create(order)
         except OutcomeUnknown as error:
             self._health.unknown += 1
             self._mark_unknown(order)
@@ -248,6 +260,29 @@ class OrderTracker:
                 order.last_status = OrderStatus.NEW
                 self._put_update(order, OrderStatus.NEW, _ZERO, "", 0)
 
+    async def _create(self, order: InFlightOrder) -> None:
+        """Send the request to place an order."""
+        if order.trails:
+            await self._trailing_stops.place(order)
+            self._end_replaced(order)
+        else:
+            await self._client.port.create(order.order)
+
+    def _end_replaced(self, newer: InFlightOrder) -> None:
+        """End the symbol's earlier trailing stops: the venue keeps one for each position."""
+        for other in list(self._orders.values()):
+            earlier = other.trails and other is not newer and other.order.symbol == newer.order.symbol
+            if earlier and other.is_confirmed and not other.ended and not other.reported_filled:
+                self._end(other, OrderStatus.CANCELLED, "replaced by a newer trailing stop")
+
+    async def _cancel(self, order: InFlightOrder) -> None:
+        """Send the cancel of an accepted order."""
+        if order.trails:
+            await self._trailing_stops.remove(order)
+            await self.query(order)  # it ends once the venue's views no longer show it
+        else:
+            await self._client.retry(lambda: self._client.port.cancel(order.ref))
+
     def _mark_unknown(self, order: InFlightOrder) -> None:
         order.mark_unknown(self._now())
 
@@ -256,7 +291,7 @@ class OrderTracker:
         try:
             if order.cancelled and not order.cancel_sent:
                 order.cancel_sent = True
-                await self._client.retry(lambda: self._client.port.cancel(order.ref))
+                await self._cancel(order)
                 return
             if order.new_qty is not None or order.new_price is not None:
                 qty, price = order.take_amendment()
@@ -280,7 +315,13 @@ class OrderTracker:
             await self._fetch_missed()
 
     async def _find(self, order: InFlightOrder) -> VenueOrder | None:
+        if order.trails:
+            return await self._trailing_stops.find(order)
         return await self._client.retry(lambda: self._client.port.find(order.ref))
+
+    def named(self, message: _Named) -> _Named:
+        """Return a new report with our id if it is of an order that a trailing stop of ours has made."""
+        return self._trailing_stops.named(message, self._orders.values())
 
     # -- order reports ---------------------------------------------------------------------------------------
 
@@ -295,7 +336,8 @@ class OrderTracker:
                 detail = f"the venue has another order of this id: {difference}"
                 self._reject_taken_id(order, detail, found.created)
                 return
-            if found.qty != order.order.qty and order.order.trigger is not None and not status.final:
+            conditional = order.order.trigger is not None and not order.trails
+            if found.qty != order.order.qty and conditional and not status.final:
                 order.new_qty = order.order.qty  # the core amended it while the gateway did not run
         order.accept(self._now())
         order.failed_lookups = 0

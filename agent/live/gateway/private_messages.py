@@ -67,6 +67,8 @@ class OrderJson(_Json):
     reject_reason: str = ""
     created_time: str = ""
     updated_time: str = ""
+    create_type: str = ""
+    stop_order_type: str = ""
 
     def message(self) -> VenueOrder:
         """Convert it. An order that was rejected after a partial fill counts as cancelled."""
@@ -90,6 +92,7 @@ class OrderJson(_Json):
             reason="" if self.reject_reason == "EC_NoError" else self.reject_reason,
             created=_time(self.created_time),
             updated=_time(self.updated_time),
+            trailing=_is_trailing(self.create_type, self.stop_order_type),
         )
 
 
@@ -110,6 +113,8 @@ class ExecutionJson(_Json):
     exec_type: str = ""
     exec_time: str = ""
     is_maker: bool = False
+    create_type: str = ""
+    stop_order_type: str = ""
 
     def message(self) -> Execution:
         """Convert it. Derivatives state no fee currency: it is the settlement coin."""
@@ -130,6 +135,7 @@ class ExecutionJson(_Json):
             _KINDS.get(self.exec_type, ExecutionKind.UNKNOWN),
             _number(self.fee_rate),
             self.exec_type,
+            _is_trailing(self.create_type, self.stop_order_type),
         )
 
 
@@ -142,12 +148,14 @@ class PositionJson(_Json):
     size: str = ""
     avg_price: str = ""
     entry_price: str = ""
+    trailing_stop: str = ""
     position_idx: int = 0
 
     def message(self) -> VenuePosition:
         """Convert it."""
         qty = _number(self.size) if self.side == "Buy" else -_number(self.size)
-        return VenuePosition(self.symbol, qty, _number(self.avg_price or self.entry_price))
+        entry, trail = _number(self.avg_price or self.entry_price), _number(self.trailing_stop)
+        return VenuePosition(self.symbol, qty, entry, trail)
 
 
 class _PriceFilterJson(_Json):
@@ -231,6 +239,11 @@ def read_list(kind: type[Any], items: Any, category: str) -> list[Any]:
         return [item.message() for item in found if getattr(item, "category", "") in ("", category)]
     except JSON_DECODE_ERRORS as error:
         raise ValueError(str(error)) from error
+
+
+def _is_trailing(create_type: str, stop_order_type: str) -> bool:
+    """Return whether the trailing stop of a position has made an order."""
+    return create_type == "CreateByTrailingStop" or stop_order_type == "TrailingStop"
 
 
 def _number(text: str) -> Decimal:

@@ -136,7 +136,7 @@ class Reconciler:
 
         Those of lost orders are reported to the core in one command before.
         """
-        executions = list(found)
+        executions = [e if e.id in self._execution_ids else self._tracker.named(e) for e in found]
         lost = [e for e in executions if e.id not in self._execution_ids and self._is_of_lost_order(e)]
         if lost:
             self._health.lost_executions += len(lost)
@@ -148,9 +148,9 @@ class Reconciler:
 
     def on_execution(self, execution: Execution) -> None:
         """Take an execution, and have the core book it if it is the run's or `foreign` adopts it."""
-        e = execution
-        if e.id in self._execution_ids:
+        if execution.id in self._execution_ids:
             return
+        e = self._tracker.named(execution)
         lost = self._is_of_lost_order(e)
         own = lost or e.client_id in self._order_ids
         if not own and e.ts < self._started_at:
@@ -212,7 +212,7 @@ class Reconciler:
         """Query all open orders and those in flight; return the foreign ones of the traded symbols."""
         tracker = self._tracker
         asked = asyncio.get_running_loop().time()
-        found = await self._client.retry(self._client.port.open_orders)
+        found = [tracker.named(one) for one in await self._client.retry(self._client.port.open_orders)]
         for order in found:
             tracker.on_order(order)
         open_ids = {order.client_id for order in found}

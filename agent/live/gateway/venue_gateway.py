@@ -210,7 +210,7 @@ class VenueGateway:
         self._health.messages += 1
         self._health.last_message_at = self._clock.now()
         if isinstance(message, VenueOrder):
-            self._tracker.on_order(message)
+            self._tracker.on_order(self._tracker.named(message))
         elif isinstance(message, Execution):
             self._reconciler.on_execution(message)
             if self._reconciler.foreign_trades:

@@ -91,6 +91,9 @@ class VenueOrder(msgspec.Struct, frozen=True):
     reason: str = ""
     created: int = 0  # UTC ms
     updated: int = 0
+    # the venue made it for the trailing stop of a position
+    trailing: bool = False
+    trail: Decimal = Decimal(0)  # distance of a trailing stop that follows the price
 
     @property
     def name(self) -> str:
@@ -129,6 +132,7 @@ class Execution(msgspec.Struct, frozen=True):
     kind: ExecutionKind = ExecutionKind.TRADE
     rate: Decimal = Decimal(0)
     venue_kind: str = ""  # as the venue writes it
+    trailing: bool = False  # its order is of the trailing stop of a position
 
     @property
     def order_name(self) -> str:
@@ -142,6 +146,7 @@ class VenuePosition(msgspec.Struct, frozen=True):
     symbol: str
     qty: Decimal
     entry: Decimal
+    trail: Decimal = Decimal(0)  # distance of its trailing stop; 0 without one
 
 
 class Wallet(msgspec.Struct, frozen=True):
@@ -196,7 +201,21 @@ class VenuePort(Protocol):
         """Place an order under its own id; return the venue's id.
 
         A report follows once the order is on the book. Its protection (`stop`, `take_profit`) is not sent:
-        the core places separate orders for it.
+        the core places separate orders for it. A trailing stop is not an order: see `set_trailing_stop`.
+        """
+        ...
+
+    async def set_trailing_stop(self, symbol: str, distance: Decimal) -> None:
+        """Let a stop of the whole position follow the best price from now on; 0 removes it.
+
+        The one that is set at this distance already stays as it is. Raises OrderNotFound without a position.
+        """
+        ...
+
+    async def find_trailing_stop(self, symbol: str, since: int) -> VenueOrder | None:
+        """Return the trailing stop of the position, or the newest order that one has made since then.
+
+        `since` is in UTC ms. None does not prove that there is none, since the venue's views lag.
         """
         ...
 
@@ -211,7 +230,7 @@ class VenuePort(Protocol):
         ...
 
     async def cancel_all(self, symbol: str) -> None:
-        """Cancel all open orders of a symbol, including conditional ones."""
+        """Cancel all open orders of a symbol, including conditional ones, and remove a trailing stop."""
         ...
 
     async def find(self, order: OrderRef) -> VenueOrder | None:

@@ -19,6 +19,7 @@ from agent.live.interfaces.producer import Emit, State, deliver
 from agent.live.market_data.backfill import KlineHistory, RequestRejected
 from agent.live.market_data.bybit_stream import BybitStream, HandshakeRejected, KlineHealth, StreamLost
 from agent.live.market_data.kline_series import KlineSeries
+from agent.live.market_data.warm_up_plan import WarmUpPlan
 from agent.system.backoff import Budget, Reconnection, delays
 from agent.system.clock import Clock, iso, speed_of
 from agent.system.clock_discipline import DisciplinedClock
@@ -32,7 +33,10 @@ _SKEW: Final = -1_000  # ms; a message from further in the future means that thi
 
 
 class ConnectionShard:
-    """`series` by topic, fed by one connection. `health` is shared by all connections."""
+    """`series` by topic, fed by one connection. `health` is shared by all connections.
+
+    `warm_up` states which bars are read before the first one of a series; by default `config.warmup_bars`.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class ConnectionShard:
         health: KlineHealth,
         emit: Emit,
         rng: random.Random,
+        warm_up: WarmUpPlan | None = None,
     ) -> None:
         self.state: State = "connecting"
         self._series = series
@@ -57,6 +62,8 @@ class ConnectionShard:
         self._health = health
         self._emit = emit
         self._rng = rng
+        self._warm_up = warm_up or WarmUpPlan(config.warmup_bars, {})
+        self._higher_read: set[tuple[KlineSeries, int]] = set()  # series and higher interval
         self._emit_lock = asyncio.Lock()  # so that the bars of stream and history don't interleave
         self._backfill_queue: asyncio.Queue[KlineSeries] = asyncio.Queue()
         self._queued: set[KlineSeries] = set()
@@ -204,6 +211,7 @@ class ConnectionShard:
         for wait in delays(self._config.retry, self._rng):
             try:
                 async with asyncio.timeout_at(deadline):
+                    await self._read_higher(series)
                     start = self._backfill_start(series)
                     history = await self._history.fetch(series.symbol, series.interval, start)
             except (VenueError, TimeoutError) as error:
@@ -228,12 +236,29 @@ class ConnectionShard:
         _log.warning("history given up", symbol=series.symbol)
         await self._emit_all(series.continue_without_history())
 
+    async def _read_higher(self, series: KlineSeries) -> None:
+        """Emit the bars of higher intervals that the warm-up reads directly, unless the series has begun.
+
+        Raises as `KlineHistory.fetch`.
+        """
+        if series.last is not None:
+            return
+        now = self._clock.now()
+        for interval, start in self._warm_up.higher(now, series.interval).items():
+            if (series, interval) in self._higher_read:
+                continue
+            history = await self._history.fetch(series.symbol, interval, start)
+            self._health.corrupt += history.unsound
+            self._health.backfilled += len(history.bars)
+            await self._emit_all(iter(history.bars))
+            self._higher_read.add((series, interval))
+
     def _backfill_start(self, series: KlineSeries) -> int:
         """Return the start of the last closed bar, or of the first warm-up bar if none is known; UTC ms."""
         now = self._clock.now()
         current = now - now % series.interval
         if series.last is None:
-            return max(0, current - self._config.warmup_bars * series.interval)
+            return self._warm_up.start(current, series.interval)
         return max(series.last, current - self._config.max_backfill * series.interval)
 
     async def _watch_overdue(self) -> Never:

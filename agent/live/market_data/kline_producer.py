@@ -23,6 +23,7 @@ from agent.live.market_data.bybit_stream import KlineHealth, split_topics
 from agent.live.market_data.connection_shard import ConnectionShard
 from agent.live.market_data.kline_series import KlineSeries
 from agent.live.market_data.price_band import PriceBand
+from agent.live.market_data.warm_up_plan import WarmUpPlan
 from agent.system.backoff import Budget
 from agent.system.clock import Clock
 from agent.system.clock_discipline import DisciplinedClock
@@ -35,8 +36,9 @@ class KlineProducer:
     """Klines of `symbols` at `intervals` (ms) in a category, `linear` or `spot`.
 
     `last` maps (symbol, interval) to the start of the last closed bar that is already known (UTC ms); the
-    bars after it are fetched. Without it, `config.warmup_bars` bars of history come first. `closes` holds the
-    close of that bar, the first reference of the price band. `rng` spreads reconnections.
+    bars after it are fetched. Without it, `config.warmup_bars` bars of history come first, or the bars by
+    interval in `warm_up` if these are more. `closes` holds the close of that bar, the first reference of the
+    price band. `rng` spreads reconnections.
     """
 
     name = "bybit"
@@ -51,6 +53,7 @@ class KlineProducer:
         *,
         last: Mapping[tuple[str, int], int] | None = None,
         closes: Mapping[tuple[str, int], float] | None = None,
+        warm_up: Mapping[str, int] | None = None,
         rng: random.Random | None = None,
     ) -> None:
         known, prices = last or {}, closes or {}
@@ -71,6 +74,7 @@ class KlineProducer:
         self._health = KlineHealth(self.name)
         self._connects = Budget(config.max_connects, CONNECT_WINDOW)
         self._requests = Budget(config.max_requests, REQUEST_WINDOW)
+        self._warm_up = WarmUpPlan(config.warmup_bars, warm_up or {})
         self._shards: list[ConnectionShard] = []
 
     @property
@@ -97,7 +101,15 @@ class KlineProducer:
                     for topics in split_topics(list(self._series), config.args_characters):
                         series = {topic: self._series[topic] for topic in topics}
                         shard = ConnectionShard(
-                            series, config, self._category, clock, history, self._health, emit, self._rng
+                            series,
+                            config,
+                            self._category,
+                            clock,
+                            history,
+                            self._health,
+                            emit,
+                            self._rng,
+                            self._warm_up,
                         )
                         self._shards.append(shard)
                         tasks.create_task(shard.run(self._connects))

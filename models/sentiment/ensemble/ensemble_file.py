@@ -43,7 +43,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return self.path.startswith(SERVER)
 
 
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
+class MemberFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Metrics on the held-out texts. An abstention counts as wrong in accuracy and macro-F1."""
 
     accuracy: float
@@ -64,7 +64,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """Cost of a score in the currency of `llm.budget`; 0 for local models."""
 
 
-class Difference(msgspec.Struct, frozen=True):
+class WorthInterval(msgspec.Struct, frozen=True):
     """A difference with its 95 % bootstrap interval."""
 
     value: float
@@ -80,8 +80,8 @@ class Difference(msgspec.Struct, frozen=True):
 class Worth(msgspec.Struct, frozen=True):
     """The ensemble minus one that is fitted without the member, on the same held-out texts."""
 
-    accuracy: Difference
-    nll: Difference
+    accuracy: WorthInterval
+    nll: WorthInterval
     """Negative if the member helps."""
 
 
@@ -91,8 +91,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     rows_fit: int
     rows_test: int
     by_time: bool
-    ensemble: Figures
-    members: dict[str, Figures]
+    ensemble: MemberFigures
+    members: dict[str, MemberFigures]
     worth: dict[str, Worth] = {}
     """Empty for a single member."""
     disagreement: float = 0.0

@@ -218,7 +218,12 @@ async def test_proxies_of_the_environment_are_not_used(
     assert isinstance(
         await attempt(port_to(venue[0])), VenueError
     )  # only the stream fails: the server has none
-    assert venue[1] == ["/v5/position/list", "/v5/order/cancel-all", "/v5/private"]
+    assert venue[1] == [
+        "/v5/position/list",
+        "/v5/order/cancel-all",
+        "/v5/position/trading-stop",
+        "/v5/private",
+    ]
     assert mainnet.connections == 0
 
 

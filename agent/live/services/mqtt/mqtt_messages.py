@@ -16,6 +16,7 @@ from agent.core.events import (
     Decision,
     Fill,
     FundingPayment,
+    Notice,
     Order,
     OrderUpdate,
     Prediction,
@@ -232,10 +233,11 @@ BRANCHES: Final[dict[type, str]] = {
     FundingPayment: "funding",
     CashAdjustment: "cash",
     RiskEvent: "risk",
+    Notice: "notices",
 }
 """Topic level below the prefix, by kind of decision."""
 
-OF_THE_ACCOUNT: Final = frozenset({"risk", "cash"})
+OF_THE_ACCOUNT: Final = frozenset({"risk", "cash", "notices"})
 """Branches without a level for the symbol."""
 
 RETAINED: Final = frozenset({Signal, Prediction})

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from agent.config.services import NotifyConfig
-from agent.core.events import DAY_MS, Command, Decision, Event, Fill, FillKind, RiskEvent, RiskState
+from agent.core.events import DAY_MS, Command, Decision, Event, Fill, FillKind, Notice, RiskEvent, RiskState
 from agent.core.risk import FLATTEN, OLDER_RECORD, TAKEN_ID
 from agent.live.interfaces.producer import Emit, Health
 from agent.live.interfaces.running_agent import RunningAgent
@@ -72,7 +72,7 @@ class Notifier:
             self._add_risk(f"{event.action} by {event.by or 'unknown'}", urgent=event.action == "kill")
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Report fills and changes of risk."""
+        """Report fills, changes of risk, and messages of the strategy."""
         if isinstance(decision, Fill) and decision.kind is not FillKind.FEE:
             self._fills += 1
             self._fees += float(decision.fee)
@@ -88,6 +88,10 @@ class Notifier:
                 self._batcher.add("gateway", line, self._now(), urgent=True)
             else:
                 self._add_risk(line, urgent=decision.state is RiskState.HALTED or decision.rule in _ALARMS)
+
+        elif isinstance(decision, Notice):
+            line = decision.text if decision.level == "info" else f"{decision.level}: {decision.text}"
+            self._batcher.add("strategy", line, self._now(), urgent=decision.level == "error")
 
     def _add_risk(self, line: str, *, urgent: bool) -> None:
         self._batcher.add("risk", line, self._now(), urgent=urgent)

@@ -1,4 +1,4 @@
-"""Figures of each member and of the ensemble on held-out text, and what each member is worth.
+"""MemberFigures of each member and of the ensemble on held-out text, and what each member is worth.
 
 A member's worth is the ensemble minus one that is fitted without it, on the same held-out texts. Its interval
 is from a paired bootstrap: both are resampled together, in blocks of texts that depend on each other.
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.classification_metrics import CLASSES, Floats, Ints, measure, predictions
-from models.sentiment.ensemble.ensemble_file import Difference, Figures, Worth
+from models.sentiment.ensemble.ensemble_file import MemberFigures, Worth, WorthInterval
 from models.sentiment.train.ensembles.weight_fit import PoolFit, decide, fit_bound, fit_pool
 
 COVERAGES: Final = (0.25, 0.5, 0.75, 1.0)
@@ -31,11 +31,13 @@ def fit_all(probabilities: Floats, truth: Ints, precision: float | None) -> Pool
     return fitted._replace(agree_above=fit_bound(probabilities, fitted, truth, precision))
 
 
-def figures_of(probabilities: Floats, truth: Ints, ms: float | None = None, cost: float = 0.0) -> Figures:
+def figures_of(
+    probabilities: Floats, truth: Ints, ms: float | None = None, cost: float = 0.0
+) -> MemberFigures:
     """Measure scores (texts, 3), with NaN for abstentions."""
     found = measure(probabilities, truth)
     answered = ~np.isnan(probabilities).any(axis=1)
-    return Figures(
+    return MemberFigures(
         accuracy=found["accuracy"],
         macro_f1=found["macro_f1"],
         ece=found["ece"],
@@ -87,7 +89,7 @@ def worth_of(
     return Worth(accuracy=mean_difference(right, blocks), nll=mean_difference(nll, blocks))
 
 
-def mean_difference(values: Floats, blocks: Ints) -> Difference:
+def mean_difference(values: Floats, blocks: Ints) -> WorthInterval:
     """Return the mean of values (n,) with the 95 % interval of a bootstrap over blocks (n,)."""
     _, row = np.unique(blocks, return_inverse=True)
     sizes = np.bincount(row).astype(float)
@@ -98,4 +100,4 @@ def mean_difference(values: Floats, blocks: Ints) -> Difference:
         counts = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), min(_CHUNK, _RESAMPLES - done))
         means.append((counts @ sums) / (counts @ sizes))
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return Difference(float(values.mean()), float(low), float(high))
+    return WorthInterval(float(values.mean()), float(low), float(high))

@@ -15,11 +15,14 @@ from aiohttp import web
 
 from agent.cli.main import main
 from agent.core.errors import ConfigError, SafetyError
+from agent.core.events import Kline, Notice, RiskState
+from agent.core.strategy import Market, Strategy
 from agent.live.app import make_agent
 from agent.live.services.notifications.apprise_sender import URLS, AppriseSender, notify_urls
 from agent.live.services.notifications.notifier import Notifier
 from agent.sandbox import Sandbox
 from agent.store.database import Database
+from agent.store.queries import read_rows
 from agent.system.secret import Secret
 from tests.live.conftest import database, quiet_log, sandbox
 from tests.support.live import SENTIMENT, handled, living, load_words, settings, until
@@ -73,6 +76,39 @@ async def test_start_trade_kill_and_stop_are_notified(
         assert urgent["type"] == "warning"
         assert TOKEN not in str(daemon.config) + str(daemon.status())
     assert TOKEN not in "".join(capfd.readouterr())
+
+
+class Talking(Strategy):
+    """Sends one message of each level on the first bar."""
+
+    def on_start(self, market: Market) -> None:
+        self.quiet = False
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        if not self.quiet and market.risk_state is RiskState.ACTIVE:
+            self.quiet = True
+            self.notify("volume is thin")
+            self.notify("the hedge failed", "error")
+
+
+async def test_messages_of_the_strategy_are_delivered(
+    sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with receiver() as (url, arrived):
+        monkeypatch.setenv(URLS, url)
+        strategy = {"name": f"{__name__}:Talking", "params": {}}
+        config = settings(sandbox.rest_url, tmp_path, strategy=strategy, notify={"coalesce": "0s"})
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+        async with living(daemon):
+            await until(lambda: "error: the hedge failed" in said(arrived))
+        assert said(arrived).count("volume is thin") == 1
+        urgent = next(one for one in arrived if "the hedge failed" in one["message"])
+        assert urgent["type"] == "warning"
+        notices = list(read_rows(database, daemon.pipeline.run.id, Notice))
+        assert [(one.level, one.text) for one in notices] == [
+            ("info", "volume is thin"),
+            ("error", "the hedge failed"),
+        ]
 
 
 def said(arrived: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Figures of a member and its worth, on answers counted by hand."""
+"""MemberFigures of a member and its worth, on answers counted by hand."""
 
 from __future__ import annotations
 

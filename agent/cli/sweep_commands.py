@@ -1,0 +1,126 @@
+"""`tapewire sweep`: one replay of history for many variants of a strategy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from agent.cli.command_options import Jobs, Ranges, ReplayOptions, worker_count
+from agent.cli.console import err, out, print_json, print_text
+from agent.cli.research_output import counting, number, percent, score_all, show_stamps
+from agent.cli.typer_setup import option
+from agent.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from agent.replay.batch import SweepResult
+
+_SHOWN: Final = 40
+"""Rows of the table; `--json` has all."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("sweep")(sweep)
+
+
+def sweep(
+    replay: ReplayOptions,
+    ranges: Ranges = None,
+    points: Annotated[int, option("--points", "Values of a range that states no step.", min=1)] = 5,
+    limit: Annotated[int, option("--limit", "Most variants.", min=1)] = 2_000,
+    store: Annotated[
+        bool, option("--store", "Also record each variant as a run of its own, by a replay of its own.")
+    ] = False,
+    jobs: Jobs = 1,
+    json: Annotated[
+        bool, option("--json", "Print a JSON list on standard output: one object a variant.")
+    ] = False,
+) -> None:
+    """Replay history once for all combinations of the ranges, and list their results.
+
+    Without --range, the parameters with bounds are searched between them. Nothing is recorded without
+    --store. The best of many variants is mostly luck: `tapewire tune` and `walkforward` judge it on other
+    time.
+    """
+    from agent.research import sweep as sweeping
+    from agent.research.parameter_space import describe_space, grid, parse_ranges
+
+    material = replay.material()
+    strategy = material.config.strategy
+    space = parse_ranges(ranges or [], strategy.name)
+    for line in describe_space(space, strategy.name, fixed=strategy.params):
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+    variants = grid(space, strategy.name, strategy.params, points=points)
+    total = 1
+    for item in space:
+        total *= len(item.points(points))
+    if total > len(variants):
+        err.print(f"{total - len(variants):,} of {total:,} combinations are not valid, and left out")
+    if len(variants) > limit:
+        raise UsageError(
+            f"{len(variants):,} variants are more than {limit:,}",
+            hint="name fewer values, such as fast=5:50:5, or raise --limit",
+        )
+    score_all(material)
+    leaks = material.leakage(material.whole_window.start)
+    workers = min(worker_count(jobs), len(variants))
+    with err.status(f"replaying {len(variants):,} variants"):
+        results = sweeping.sweep(material, variants, jobs=workers)
+    runs: list[str] = []
+    if store:
+        with counting("recording runs", len(variants)) as advance:
+            for params in variants:
+                runs.append(sweeping.record_variant(material, params))
+                advance()
+    rows = [_row(result, runs[at] if runs else None) for at, result in enumerate(results)]
+    if json:
+        print_json(rows)
+    else:
+        show_stamps(leaks)
+        _print_table(results)
+    failed = [result for result in results if result.error]
+    if failed:
+        err.print(
+            f"{len(failed):,} variants ended early; the first: {failed[0].error}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _row(result: SweepResult, run: str | None) -> dict[str, Any]:
+    row = {
+        "params": result.params,
+        "final_equity": result.final_equity,
+        "trades": result.metrics.trades.trades,
+        "metrics": result.metrics,
+        "decisions": result.decisions,
+        "digest": result.digest,
+    }
+    if result.error:
+        row["error"] = result.error
+    return row if run is None else row | {"run": run}
+
+
+def _print_table(results: list[SweepResult]) -> None:
+    from rich.table import Table
+
+    names = list(results[0].params)
+    ranked = sorted(results, key=lambda one: one.final_equity, reverse=True)
+    table = Table(*names, "total return", "Sharpe", "max drawdown", "trips", "final equity", box=None)
+    for column in table.columns:
+        column.justify = "right"
+    for one in ranked[:_SHOWN]:
+        performance = one.metrics.performance
+        table.add_row(
+            *(f"{value:g}" if isinstance(value, float) else str(value) for value in one.params.values()),
+            percent(performance.total_return),
+            number(performance.sharpe),
+            percent(performance.max_drawdown),
+            f"{one.metrics.trades.trades:,}" + (" (failed)" if one.error else ""),
+            number(float(one.final_equity)),
+        )
+    out.print(table)
+    if len(ranked) > _SHOWN:
+        print_text(f"the first {_SHOWN} of {len(ranked):,}; --json prints all")
+    print_text(f"the best of {len(ranked):,} is mostly luck: tapewire tune judges it on other time")
