@@ -330,6 +330,10 @@ class SignalEngine:
         """Return the last signal on `symbol`; None before the first, and after it has expired."""
         return self._votes[symbol].signal
 
+    def vote(self, symbol: str) -> SymbolVote:
+        """Return the votes on `symbol`."""
+        return self._votes[symbol]
+
     @property
     def abstain_rate(self) -> float:
         """Share of abstentions in the last `abstain_window` headlines; 0 until half of them have come."""

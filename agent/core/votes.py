@@ -121,6 +121,10 @@ class SymbolVote:
         self._ids.append(news_id)
         return self._signal(now, kind)
 
+    def counting(self, now: int) -> list[tuple[int, str, int]]:
+        """Return time (UTC ms), headline and class of the votes that are in the window at `now`."""
+        return [(vote[0], vote[6], vote[5]) for vote in self._votes if vote[0] > now - self._window]
+
     def has_vote(self, news_id: str, at: int) -> bool:
         """Return whether the headline's vote, cast at `at`, counts."""
         return self._position(news_id, at) >= 0
