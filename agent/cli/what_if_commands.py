@@ -19,7 +19,7 @@ from agent.core.errors import UsageError
 from agent.system.clock import iso
 
 if TYPE_CHECKING:
-    from agent.replay.what_if import Life, RecordedInputs, WhatIf
+    from agent.replay.what_if import FoldedLife, RecordedInputs, WhatIf
     from agent.research.story_results import StoryResults
 
 TrustStrategy = Annotated[
@@ -115,7 +115,7 @@ def _event_number(source: RecordedInputs, begins: str | None) -> int:
 
 
 def _as_object(found: WhatIf) -> dict[str, Any]:
-    def life(one: Life) -> dict[str, Any]:
+    def life(one: FoldedLife) -> dict[str, Any]:
         return {
             "final_equity": one.final_equity,
             "orders": _orders(one),
@@ -152,7 +152,7 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.2f} pp"
 
 
-def _orders(life: Life) -> int:
+def _orders(life: FoldedLife) -> int:
     from agent.core.events import Order
 
     return sum(isinstance(made.decision, Order) for made in life.decisions)

@@ -72,7 +72,7 @@ class MadeDecision(NamedTuple):
     digest: bytes
 
 
-class Difference(NamedTuple):
+class FirstDifference(NamedTuple):
     """The first decision that differs between the lives; None where one makes none."""
 
     event_seq: int
@@ -81,7 +81,7 @@ class Difference(NamedTuple):
     changed: Decision | None
 
 
-class Life(NamedTuple):
+class FoldedLife(NamedTuple):
     """One of the two lives. Of equity it has the first sample of each hour."""
 
     final_equity: Decimal
@@ -102,9 +102,9 @@ class WhatIf(NamedTuple):
     run: Run
     begins: int  # number of the event from which the change holds
     begins_at: int  # its `available_at`, UTC ms
-    as_it_was: Life
-    changed: Life
-    difference: Difference | None
+    as_it_was: FoldedLife
+    changed: FoldedLife
+    difference: FirstDifference | None
     as_recorded: bool | None
 
 
@@ -250,12 +250,12 @@ def _flipped(answer: AssetSentiment) -> AssetSentiment:
     return msgspec.structs.replace(answer, bearish=answer.bullish, bullish=answer.bearish)
 
 
-def _first_difference(one: Life, other: Life, events: Sequence[Event]) -> Difference | None:
+def _first_difference(one: FoldedLife, other: FoldedLife, events: Sequence[Event]) -> FirstDifference | None:
     for a, b in zip_longest(one.decisions, other.decisions):
         if a is None or b is None or a.digest != b.digest:
             number = min(made.event_seq for made in (a, b) if made is not None)
             here = [made.decision if made and made.event_seq == number else None for made in (a, b)]
-            return Difference(number, events[number - 1], *here)
+            return FirstDifference(number, events[number - 1], *here)
     return None
 
 
@@ -343,7 +343,7 @@ class _Fold:
         other._record, other._sink.inner = deepcopy((self._record, self._sink.inner))
         return other
 
-    def finish(self) -> Life:
+    def finish(self) -> FoldedLife:
         """Close the last bar period and measure."""
         self.engine.finish()
         sink, record = self._sink.inner, self._record
@@ -355,7 +355,7 @@ class _Fold:
             benchmark=sink.benchmark,
         )
         counts = sorted((name, n) for name, n in self.engine.counts.items() if n)
-        return Life(
+        return FoldedLife(
             self.engine.portfolio.exact_equity(),
             metrics,
             record.decisions,

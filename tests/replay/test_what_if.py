@@ -20,7 +20,7 @@ from agent.core.errors import ConfigError, UsageError
 from agent.core.events import Decision, Fill, News, RiskEvent, Sentiment, Signal
 from agent.replay.backtest import backtest
 from agent.replay.history import History, Plan
-from agent.replay.what_if import Change, Life, RecordedInputs, changed_event, fold_on, load_inputs
+from agent.replay.what_if import Change, FoldedLife, RecordedInputs, changed_event, fold_on, load_inputs
 from agent.research.story_results import StoryResult, story_results
 from agent.store.database import Database, open_database, upgrade
 from agent.store.queries import find_run, read_decisions
@@ -60,7 +60,7 @@ def source(store: tuple[Database, Config, RecordedInputs]) -> RecordedInputs:
     return store[2]
 
 
-def decisions(life: Life, before: int | None = None) -> list[Decision]:
+def decisions(life: FoldedLife, before: int | None = None) -> list[Decision]:
     return [made.decision for made in life.decisions if before is None or made.event_seq < before]
 
 
