@@ -177,10 +177,10 @@ def fold_on(
         raise UsageError("another strategy can only decide from the beginning", hint="leave out --from")
     config = changed_config(source.config, change.settings)
     params = {**({} if change.strategy else run.params), **change.params}
-    as_it_was = _Fold(source, source.config, run.strategy, run.params)
-    changed: _Fold | None = None
+    as_it_was = _LifeInProgress(source, source.config, run.strategy, run.params)
+    changed: _LifeInProgress | None = None
     if begins == 1:
-        changed = _Fold(source, config, change.strategy or run.strategy, params)
+        changed = _LifeInProgress(source, config, change.strategy or run.strategy, params)
     tick = _TICK
     for number, event in enumerate(events, 1):
         if number == begins and changed is None:
@@ -295,7 +295,7 @@ class _ForwardingSink(NullSink):
         self.inner.equity(ts, equity, cash, exposure)
 
 
-class _Fold:
+class _LifeInProgress:
     """One life in progress."""
 
     def __init__(
@@ -327,19 +327,19 @@ class _Fold:
         with blaming(self._strategy):
             self._handle(event)
 
-    def branch(self, source: RecordedInputs, config: Config, params: Mapping[str, Any]) -> _Fold:
+    def branch(self, source: RecordedInputs, config: Config, params: Mapping[str, Any]) -> _LifeInProgress:
         """Return a second life that goes on from here with other settings and parameters.
 
         The strategy keeps its state. Raises UsageError if that can't be copied.
         """
         name = source.run.strategy
-        other = _Fold(source, config, name, params)
+        other = _LifeInProgress(source, config, name, params)
         try:
             restore(other.engine, capture(self.engine))
         except Unencodable as error:
             raise UsageError(f"the state of strategy {name} can't be copied: {error}") from None
-        before = _Fold(source, self._config, name, source.run.params).engine
-        adopt_settings(other.engine, before, _Fold(source, config, name, params).engine)
+        before = _LifeInProgress(source, self._config, name, source.run.params).engine
+        adopt_settings(other.engine, before, _LifeInProgress(source, config, name, params).engine)
         other._record, other._sink.inner = deepcopy((self._record, self._sink.inner))
         return other
 

@@ -51,7 +51,7 @@ class StoryResults(NamedTuple):
     silent: int  # stories without a vote, which are not folded
 
 
-class _Story:
+class _RunStory:
     """A story of the run."""
 
     def __init__(self, news: News, symbols: tuple[str, ...], first: int) -> None:
@@ -65,7 +65,7 @@ class _Story:
 class _Life:
     """A life without one story, and the number of orders that the run had when it began."""
 
-    def __init__(self, source: RecordedInputs, base: Engine, story: _Story, orders: int) -> None:
+    def __init__(self, source: RecordedInputs, base: Engine, story: _RunStory, orders: int) -> None:
         self.story = story
         self.orders_before = orders
         self.sink = _Observer()
@@ -99,7 +99,7 @@ def story_results(source: RecordedInputs, *, progress: StoryProgress | None = No
     the strategy's own code fails, and UsageError if its state can't be copied.
     """
     found, total = _stories_of(source), 2 * len(source.events)
-    starting: dict[int, list[_Story]] = {}
+    starting: dict[int, list[_RunStory]] = {}
     reads = source.predictor is not None
     sink = _Observer()
     base = make_engine(source, sink)
@@ -150,7 +150,7 @@ def make_engine(source: RecordedInputs, sink: NullSink) -> Engine:
         )
 
 
-def _stories_of(source: RecordedInputs) -> list[_Story]:
+def _stories_of(source: RecordedInputs) -> list[_RunStory]:
     """Return the stories of the run in the order of their first headlines."""
     sink = _Observer()
     engine = make_engine(source, sink)
@@ -190,13 +190,13 @@ class _Observer(NullSink):
     def __init__(self) -> None:
         self.event_seq = 0
         self.orders = 0
-        self.stories: dict[str, _Story] = {}
+        self.stories: dict[str, _RunStory] = {}
         self._story_of: dict[str, str] = {}
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
         known = self.stories.get(story)
         if known is None:
-            known = self.stories[story] = _Story(news, symbols, self.event_seq)
+            known = self.stories[story] = _RunStory(news, symbols, self.event_seq)
         known.headlines.add(news.id)
         self._story_of[news.id] = story
 
