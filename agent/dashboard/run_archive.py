@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import structlog
 
+from agent.analysis.run_rows import RunRow, run_row
 from agent.core.errors import TapewireError
 from agent.dashboard.playback import RunPlayback
 from agent.store.database import Database
@@ -32,27 +33,6 @@ _log: Final = structlog.get_logger(__name__)
 
 class ArchiveBusy(TapewireError):
     """The archive can't serve the request now, but a later try may succeed."""
-
-
-class RunRow(msgspec.Struct, frozen=True):
-    """A run in the list. Results are fractions; None if the run has not recorded them."""
-
-    id: str
-    kind: str
-    status: str
-    strategy: str
-    symbols: tuple[str, ...]
-    started_at: int
-    first_event_at: int | None
-    last_event_at: int | None
-    events: int
-    decisions: int
-    total_return: float | None
-    max_drawdown: float | None
-    sharpe: float | None
-    trades: int | None
-    stamps: tuple[str, ...]
-    error: str
 
 
 class RunArchive:
@@ -204,35 +184,6 @@ def failure(run: Run) -> str:
         return ""
     why = run.error.rstrip(".")
     return f"The run {ended}: {why}." if why else f"The run {ended}."
-
-
-def run_row(run: Run) -> RunRow:
-    """Return the row of a run, without what only its recorded curve contains."""
-    performance, trades = run.metrics.get("performance", {}), run.metrics.get("trades", {})
-    initial = float(run.config.get("account", {}).get("initial_capital") or 0)
-    total = performance.get("total_return")
-    # At a venue the capital is what the account held at the start, not the configured amount
-    configured_capital = run.config.get("execution", {}).get("mode") != "testnet"
-    if total is None and run.final_equity is not None and initial and configured_capital:
-        total = float(run.final_equity) / initial - 1
-    return RunRow(
-        id=run.id,
-        kind=run.kind.value,
-        status=run.status.value,
-        strategy=run.strategy,
-        symbols=tuple(run.config.get("market", {}).get("symbols", ())),
-        started_at=run.started_at,
-        first_event_at=run.first_event_at,
-        last_event_at=run.last_event_at,
-        events=run.events,
-        decisions=run.decisions,
-        total_return=total,
-        max_drawdown=performance.get("max_drawdown"),
-        sharpe=performance.get("sharpe"),
-        trades=trades.get("trades"),
-        stamps=run.stamps,
-        error=run.error,
-    )
 
 
 def _max_drawdown(database: Database, run_id: str) -> float | None:
