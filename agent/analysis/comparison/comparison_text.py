@@ -20,7 +20,10 @@ from agent.data.text import one_line
 from agent.system.clock import iso
 
 _LONGEST: Final = 100  # characters of a value
-_LEFT_OUT: Final = ("ts", "available_at", "id", "order_id", "oco", "embedding", "provenance")
+_LEFT_OUT: Final = (
+    *("ts", "available_at", "id", "order_id", "oco", "embedding", "provenance"),
+    *("model", "latency_ms", "start", "interval", "confirm"),
+)
 
 
 class CostRow(NamedTuple):
@@ -91,6 +94,10 @@ def shown_value(value: Any) -> str:
         return f"{value:.10g}"
     if isinstance(value, (list, tuple)):
         return one_line(f"[{', '.join(shown_value(one) for one in value)}]", _LONGEST)
+    if isinstance(value, msgspec.Struct):
+        value = {
+            name: one for name, one in msgspec.structs.asdict(value).items() if not isinstance(one, bytes)
+        }
     if isinstance(value, Mapping):
         return one_line(" ".join(f"{key}={shown_value(one)}" for key, one in value.items()), _LONGEST)
     return one_line(str(value), _LONGEST)
