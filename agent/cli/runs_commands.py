@@ -282,7 +282,8 @@ def _since(text: str) -> int:
 
 def _as_object(line: ListedRun, *, folds: bool) -> dict[str, Any]:
     """Return a line for `--json`: the fields of its row, its labels, and its folds or their number."""
-    found = msgspec.to_builtins(line.row) | {"tags": list(line.tags), "note": line.note}
+    found: dict[str, Any] = msgspec.to_builtins(line.row)
+    found |= {"tags": list(line.tags), "note": line.note}
     if line.folds:
         inner = [_as_object(fold, folds=False) for fold in line.folds]
         found["folds"] = inner if folds else len(inner)
