@@ -78,8 +78,7 @@ def print_study_comparison(found: StudyComparison) -> None:
     if found.identical:
         print_text("identical: the same settings, files and daily returns", style="bold")
         return
-    count = len(found.settings)
-    print_text(f"{found.a} and {found.b}: {count:,} settings differ", style="bold")
+    print_text(f"{found.a} and {found.b}: {words.differing_settings(found.settings)}", style="bold")
     _print_files(found.files)
     _print_settings(found.settings)
     _print_metrics(found.metrics)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
 from rich.progress import MofNCompleteColumn
+from rich.text import Text
 
 from agent.cli.command_options import ConfigFile, Json, parse_span, parse_time
-from agent.cli.console import err, out, print_json, print_text, progress_bar
+from agent.cli.console import SafeConsole, err, out, print_json, print_text, progress_bar
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.core.errors import UsageError
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from agent.store.run_deletion import DeletedRun
     from agent.store.runs import Run
 
-_NOTE = 60  # characters of a note in the list
+_NOTE: Final = 60  # characters of a note in the list
+_WIDE: Final = 160  # columns of the table if standard output is no terminal
+_NARROW: Final = 120  # columns below which a run takes two lines
+_FIGURES: Final = ("return", "Sharpe", "drawdown", "trips")
 
 _Which = Annotated[
     str, typer.Argument(metavar="RUN", help="Id of a run or walk-forward, its first characters, or latest.")
@@ -240,7 +244,8 @@ def _chosen(database: Database, names: Sequence[str]) -> tuple[list[str], list[R
             continue
         study = _resolve(database, name)
         studies.append(study)
-        chosen |= {run.id: run for run in queries.list_runs(database) if study_of(run) == study}
+        folds = [run for run in queries.list_runs(database) if study_of(run) == study]
+        chosen |= {run.id: run for run in reversed(folds)}
     return studies, list(chosen.values())
 
 
@@ -291,38 +296,38 @@ def _as_object(line: ListedRun, *, folds: bool) -> dict[str, Any]:
 
 
 def _print_runs(lines: Sequence[ListedRun], *, folds: bool) -> None:
+    """Print a table, or on a narrow terminal two lines a run."""
     from rich.table import Table
 
     if not lines:
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for title in (
-        "run",
-        "kind",
-        "strategy",
-        "symbols",
-        "window",
-        "return",
-        "Sharpe",
-        "drawdown",
-        "trips",
-        "",
-    ):
-        right = title in ("return", "Sharpe", "drawdown", "trips")
-        table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=title == "run")
-    for line in lines:
-        table.add_row(*_cells(line))
-        for fold in line.folds if folds else ():
-            table.add_row(*_cells(fold, indent="  "))
-    out.print(table)
+    rows = [
+        cells
+        for line in lines
+        for cells in (_cells(line), *(_cells(fold, "  ") for fold in (line.folds if folds else ())))
+    ]
+    width = out.width if out.is_terminal else max(out.width, _WIDE)
+    if width < _NARROW:
+        for name, kind, strategy, symbols, window, *figures, notes in rows:
+            out.print(f"{name} {kind}, {strategy} on {symbols}, {window}", markup=False, soft_wrap=True)
+            shown = (f"{title} {value}" for title, value in zip(_FIGURES, figures, strict=True))
+            out.print(f"    {', '.join((*shown, *filter(None, (notes,))))}", markup=False, soft_wrap=True)
+    else:
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        for title in ("run", "kind", "strategy", "symbols", "window", *_FIGURES, ""):
+            right = title in _FIGURES
+            table.add_column(
+                title, justify="right" if right else "left", overflow="fold", no_wrap=title == "run"
+            )
+        for cells in rows:
+            table.add_row(*map(Text, cells))
+        SafeConsole(highlight=False, width=width).print(table)
     for stamp in dict.fromkeys(stamp for line in lines for stamp in line.row.stamps):
         marked = sum(stamp in line.row.stamps for line in lines)
         err.print(f"! {stamp}: {marked:,} of these", markup=False)
 
 
-def _cells(line: ListedRun, indent: str = "") -> list[Any]:
-    from rich.text import Text
-
+def _cells(line: ListedRun, indent: str = "") -> list[str]:
     from agent.cli.research_output import number, percent
     from agent.system.clock import iso
 
@@ -332,7 +337,7 @@ def _cells(line: ListedRun, indent: str = "") -> list[Any]:
     notes = [] if row.status == "complete" else [row.status]
     notes += [f"{len(line.folds)} folds"] if line.folds else []
     notes += [f"#{tag}" for tag in line.tags] + ([one_line(line.note, _NOTE)] if line.note else [])
-    cells = [
+    return [
         indent + row.id,
         row.kind,
         row.strategy,
@@ -344,4 +349,3 @@ def _cells(line: ListedRun, indent: str = "") -> list[Any]:
         "–" if row.trades is None else f"{row.trades:,}",
         ", ".join(notes),
     ]
-    return [Text(cell) for cell in cells]

@@ -10,7 +10,7 @@ import numpy as np
 
 from agent.analysis.comparison.comparison_data import FileDifference, MetricRow, Unit
 from agent.analysis.comparison.comparison_page import overlay, render_page
-from agent.analysis.comparison.comparison_text import paired_lines
+from agent.analysis.comparison.comparison_text import differing_settings, paired_lines
 from agent.analysis.comparison.paired_returns import PairedReturns
 from agent.analysis.comparison.setting_differences import SettingDifference, differing, flatten
 from agent.analysis.report.report_data import Curve
@@ -91,13 +91,12 @@ def compare_studies(a: WalkForward, b: WalkForward, *, seed: int = 0, draws: int
 
 def render_studies(found: StudyComparison) -> str:
     """Return the page of a comparison as HTML."""
-    count = len(found.settings)
     ahead = [a - b for a, b in zip(found.equity_a.values, found.equity_b.values, strict=False)]
     same_days = found.equity_a.ts == found.equity_b.ts
     return render_page(
         title=f"{found.a} and {found.b}",
         lines=["Walk-forwards: each fold is judged on time after the data that it was fitted on."],
-        headline="Identical." if found.identical else f"{count:,} settings differ.",
+        headline="Identical." if found.identical else f"{differing_settings(found.settings).capitalize()}.",
         paired=paired_lines(found.paired),
         warnings=[],
         stamps=found.stamps,
@@ -119,8 +118,19 @@ def _settings(study: WalkForward) -> dict[str, Any]:
     own = {"strategy": study.strategy, "symbols": list(study.symbols), "version": study.version}
     config = study.settings.get("config") or {}
     if isinstance(config.get("strategy"), dict):
-        config = config | {"strategy": {"params": config["strategy"].get("params", {})}}
+        params = config["strategy"].get("params") or {}
+        config = config | {"strategy": {"params": {name: _number(value) for name, value in params.items()}}}
     return flatten({"study": own | settings}) | flatten(config)
+
+
+def _number(value: Any) -> Any:
+    """Return the number or truth value that a text of the command line stands for, else the value."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return value
 
 
 def _files(a: WalkForward, b: WalkForward) -> list[FileDifference]:

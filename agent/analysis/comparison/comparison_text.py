@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -12,6 +12,7 @@ import msgspec
 from agent.analysis.comparison.comparison_data import Comparison, MetricRow
 from agent.analysis.comparison.matched_trades import MatchedTrade
 from agent.analysis.comparison.paired_returns import PairedReturns
+from agent.analysis.comparison.setting_differences import SettingDifference
 from agent.analysis.cost_breakdown import CostBreakdown
 from agent.analysis.report import formats
 from agent.analysis.trades import RoundTrip
@@ -37,19 +38,26 @@ class CostRow(NamedTuple):
 
 def headline(found: Comparison) -> str:
     """State in one sentence how the runs relate."""
-    count = len(found.settings)
-    changed = f"{count:,} setting{'s differ' if count != 1 else ' differs'}"
+    changed = differing_settings(found.settings)
     equal = f"{found.decisions.equal:,} decisions"
     if found.identical:
         return f"identical: the same settings, inputs and {equal}"
     if found.same_decisions:
         inputs = "the same inputs" if found.inputs.same else "inputs that may differ"
-        return f"the same {equal} on {inputs}; {changed if count else 'all settings are the same'}"
+        return f"the same {equal} on {inputs}; {changed}"
     if found.inputs.same is False:
         return f"the runs had different inputs; {changed}"
     first = found.first_decision
     when = f" ({iso(first.ts)}, event {first.difference.event_seq:,})" if first else ""
     return f"the runs decide differently from decision {found.decisions.equal + 1:,} on{when}; {changed}"
+
+
+def differing_settings(settings: Sequence[SettingDifference]) -> str:
+    """State how many settings differ."""
+    count = len(settings)
+    if not count:
+        return "all settings are the same"
+    return f"{count:,} settings differ" if count > 1 else "1 setting differs"
 
 
 def first_decision_lines(found: Comparison) -> list[str]:
