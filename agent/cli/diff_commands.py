@@ -17,9 +17,7 @@ from agent.core.errors import UsageError
 
 _Which = Annotated[
     str,
-    typer.Argument(
-        help="Id of a run or of a walk-forward (wf-…), or its first characters; latest: the newest run."
-    ),
+    typer.Argument(help="Id of a run or of a walk-forward, or its first characters; latest: the newest run."),
 ]
 
 

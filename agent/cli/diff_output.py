@@ -10,7 +10,7 @@ from rich.text import Text
 
 from agent.analysis.comparison import comparison_text as words
 from agent.analysis.report import formats
-from agent.cli.console import out, print_text
+from agent.cli.console import out, print_table, print_text
 from agent.cli.research_output import describe_overrides, percent, show_stamps
 from agent.system.clock import iso
 
@@ -159,4 +159,4 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, number
         table.add_column(title, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    out.print(table)
+    print_table(table, 130)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.cli.command_options import ConfigFile, Json, RunId
-from agent.cli.console import err, out, print_json, print_text
+from agent.cli.console import err, print_json, print_table, print_text
 from agent.cli.typer_setup import option
 from agent.config import load
 
@@ -117,7 +117,7 @@ def _list_orders(history: OrderHistory, *, json: bool) -> None:
             Text(describe_end(one)),
             Text(order.id[:12]),
         )
-    out.print(table)
+    print_table(table, 130)
     if len(records) > _LISTED:
         print_text(f"the last {_LISTED} of {len(records):,} orders; --json lists all")
     elif not records:

@@ -12,7 +12,7 @@ from rich.progress import MofNCompleteColumn
 from rich.text import Text
 
 from agent.cli.command_options import ConfigFile, Json, parse_span, parse_time
-from agent.cli.console import SafeConsole, err, out, print_json, print_text, progress_bar
+from agent.cli.console import err, out, print_json, print_table, print_text, progress_bar
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.core.errors import UsageError
@@ -306,8 +306,7 @@ def _print_runs(lines: Sequence[ListedRun], *, folds: bool) -> None:
         for line in lines
         for cells in (_cells(line), *(_cells(fold, "  ") for fold in (line.folds if folds else ())))
     ]
-    width = out.width if out.is_terminal else max(out.width, _WIDE)
-    if width < _NARROW:
+    if out.is_terminal and out.width < _NARROW:
         for name, kind, strategy, symbols, window, *figures, notes in rows:
             out.print(f"{name} {kind}, {strategy} on {symbols}, {window}", markup=False, soft_wrap=True)
             shown = (f"{title} {value}" for title, value in zip(_FIGURES, figures, strict=True))
@@ -321,7 +320,7 @@ def _print_runs(lines: Sequence[ListedRun], *, folds: bool) -> None:
             )
         for cells in rows:
             table.add_row(*map(Text, cells))
-        SafeConsole(highlight=False, width=width).print(table)
+        print_table(table, _WIDE)
     for stamp in dict.fromkeys(stamp for line in lines for stamp in line.row.stamps):
         marked = sum(stamp in line.row.stamps for line in lines)
         err.print(f"! {stamp}: {marked:,} of these", markup=False)
