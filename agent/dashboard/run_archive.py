@@ -45,6 +45,7 @@ class RunArchive:
         self._pending = 0
         self._playbacks: OrderedDict[str, _OpenPlayback] = OrderedDict()
         self._reports: OrderedDict[tuple[str, int | None], bytes] = OrderedDict()
+        self._comparisons: OrderedDict[tuple[tuple[str, int | None], ...], bytes] = OrderedDict()
         self._drawdowns: dict[
             tuple[str, int | None], float | None
         ] = {}  # of ended runs without recorded metrics
@@ -64,6 +65,21 @@ class RunArchive:
                 self._reports[key] = page
                 if len(self._reports) > _MAX_REPORTS:
                     self._reports.popitem(last=False)
+        return page
+
+    async def comparison(self, a: str, b: str) -> bytes:
+        """Return the HTML page that compares two runs. Raises like `report`."""
+        runs = [
+            await self._in_thread(lambda run_id=run_id: find_run(self._database, run_id)) for run_id in (a, b)
+        ]
+        key = tuple((run.id, run.finished_at) for run in runs)
+        page = self._comparisons.get(key)
+        if page is None:
+            page = await self._in_thread(lambda: _render_comparison(self._database, *runs))
+            if all(run.status is not RunStatus.RUNNING for run in runs):
+                self._comparisons[key] = page
+                if len(self._comparisons) > _MAX_REPORTS:
+                    self._comparisons.popitem(last=False)
         return page
 
     async def find(self, run_id: str) -> Run | None:
@@ -190,6 +206,13 @@ def _max_drawdown(database: Database, run_id: str) -> float | None:
     """Return the largest drawdown of the recorded curve as a fraction <= 0; None if no curve was recorded."""
     equity = read_frame(database, run_id, "equity").equity.to_numpy()
     return float((equity / np.maximum.accumulate(equity) - 1).min()) if len(equity) else None
+
+
+def _render_comparison(database: Database, a: Run, b: Run) -> bytes:
+    from agent.analysis.comparison.comparison_page import render_comparison
+    from agent.replay.run_comparison import compare_runs
+
+    return render_comparison(compare_runs(database, a, b)).encode()
 
 
 def _render_report(database: Database, run_id: str) -> bytes:
