@@ -16,9 +16,9 @@ from agent.system.clock import iso
 
 if TYPE_CHECKING:
     from agent.analysis.comparison.comparison_data import (
-        Comparison,
         FileDifference,
         MetricRow,
+        RunComparison,
         RunSummary,
     )
     from agent.analysis.comparison.matched_trades import TradeComparison
@@ -29,7 +29,7 @@ _SHOWN: Final = 10
 """Rows of a list of round trips or settings; `--json` has all."""
 
 
-def print_comparison(found: Comparison) -> None:
+def print_comparison(found: RunComparison) -> None:
     """Print the comparison of two runs."""
     show_stamps(tuple(dict.fromkeys((*found.a.stamps, *found.b.stamps))))
     for name, run in (("a", found.a), ("b", found.b)):

@@ -69,9 +69,7 @@ class RunArchive:
 
     async def comparison(self, a: str, b: str) -> bytes:
         """Return the HTML page that compares two runs. Raises like `report`."""
-        runs = [
-            await self._in_thread(lambda run_id=run_id: find_run(self._database, run_id)) for run_id in (a, b)
-        ]
+        runs = await self._in_thread(lambda: (find_run(self._database, a), find_run(self._database, b)))
         key = tuple((run.id, run.finished_at) for run in runs)
         page = self._comparisons.get(key)
         if page is None:

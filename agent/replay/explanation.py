@@ -56,7 +56,7 @@ class ExplainedTarget(msgspec.Struct, frozen=True):
     event_seq: int
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class OrderOutcome(msgspec.Struct, frozen=True):
     """What became of an order. Amounts in quote currency, costs positive.
 
     - `arrives_at`: when the paper exchange received it (UTC ms); None at a venue.
@@ -105,7 +105,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     risk_state: str
     equity_floor: float | None
     checks: list[RiskCheck]
-    outcome: Outcome
+    outcome: OrderOutcome
     notes: list[str] = []
 
 
@@ -266,11 +266,11 @@ def _vote(vote: Any, news: News | None, score: Sentiment | None) -> ExplainedVot
     )
 
 
-def _outcome(run: Run, history: OrderHistory, record: OrderRecord) -> Outcome:
+def _outcome(run: Run, history: OrderHistory, record: OrderRecord) -> OrderOutcome:
     fills, end = record.fills, record.end
     config = recorded_config(run)
     paper = config.execution.mode == "paper"
-    return Outcome(
+    return OrderOutcome(
         fills,
         record.filled,
         record.average_price,

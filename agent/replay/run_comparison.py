@@ -6,9 +6,9 @@ import numpy as np
 
 from agent.analysis.comparison.compared_run import ComparedRun, load_compared_run
 from agent.analysis.comparison.comparison_data import (
-    Comparison,
     DifferingDecision,
     InputComparison,
+    RunComparison,
     RunSummary,
     metric_rows,
 )
@@ -29,7 +29,7 @@ _POINTS = 1_000
 
 def compare_runs(
     database: Database, a: Run, b: Run, *, seed: int = 0, progress: Progress | None = None
-) -> Comparison:
+) -> RunComparison:
     """Compare two runs; `seed` is that of the bootstrap.
 
     The inputs are compared event by event, up to the first differing decision. Raises DataError if a run has
@@ -44,7 +44,7 @@ def compare_runs(
     versions = _versions(a, b)
     same_inputs = found.comparison.same is True
     tolerance = max(one.curve.interval, other.curve.interval)
-    return Comparison(
+    return RunComparison(
         a=_summary(one),
         b=_summary(other),
         identical=difference is None and same_inputs and not settings,

@@ -80,7 +80,7 @@ class DifferingDecision(msgspec.Struct, frozen=True):
     event: Event | None  # None if the inputs can't be read any more
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+class RunComparison(msgspec.Struct, frozen=True, kw_only=True):
     """A comparison of runs a and b.
 
     - `identical`: the same settings, inputs and decisions.

@@ -9,7 +9,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from agent.analysis.comparison import comparison_text as words
-from agent.analysis.comparison.comparison_data import Comparison, InputComparison, RunSummary
+from agent.analysis.comparison.comparison_data import InputComparison, RunComparison, RunSummary
 from agent.analysis.report.html import PAGE, csp_hash, environment, plotly_source, script_json
 from agent.analysis.report.plot import Figure, axis, layout, line
 from agent.analysis.report.report_data import Curve
@@ -21,7 +21,7 @@ _SHOWN: Final = 100
 """Lines of each list of round trips."""
 
 
-def render_comparison(found: Comparison) -> str:
+def render_comparison(found: RunComparison) -> str:
     """Return the page of two runs as HTML."""
     trades = found.trades
     return render_page(

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from agent.analysis.comparison.comparison_data import Comparison, MetricRow
+from agent.analysis.comparison.comparison_data import MetricRow, RunComparison
 from agent.analysis.comparison.matched_trades import MatchedTrade
 from agent.analysis.comparison.paired_returns import PairedReturns
 from agent.analysis.comparison.setting_differences import SettingDifference
@@ -36,7 +36,7 @@ class CostRow(NamedTuple):
     difference: float
 
 
-def headline(found: Comparison) -> str:
+def headline(found: RunComparison) -> str:
     """State in one sentence how the runs relate."""
     changed = differing_settings(found.settings)
     equal = f"{found.decisions.equal:,} decisions"
@@ -60,7 +60,7 @@ def differing_settings(settings: Sequence[SettingDifference]) -> str:
     return f"{count:,} settings differ" if count > 1 else "1 setting differs"
 
 
-def first_decision_lines(found: Comparison) -> list[str]:
+def first_decision_lines(found: RunComparison) -> list[str]:
     """Describe the first differing decision: its event, what each run decided, and the fields that differ."""
     first = found.first_decision
     if first is None:
