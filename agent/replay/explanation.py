@@ -14,10 +14,10 @@ from agent.core.errors import StoreError
 from agent.core.events import Event, Fill, News, Order, Prediction, Sentiment, Signal
 from agent.replay.backtest import Progress
 from agent.replay.fusion_model import reopen_predictor
-from agent.replay.observed_strategy import TargetLog, observed
 from agent.replay.order_history import OrderHistory, OrderRecord, describe_end
 from agent.replay.order_moment import DerivedSize, MomentSink, OrderMoment, Origin, RiskCheck
 from agent.replay.verify import inputs
+from agent.replay.watched_strategy import TargetLog, watch
 from agent.store.comparison_sink import ComparisonSink
 from agent.store.database import Database
 from agent.store.queries import read_rows
@@ -146,7 +146,7 @@ def _fold(
         check_source(run.strategy, run.versions)
     config, stream = inputs(database, run)
     log, live = TargetLog(), run.kind is RunKind.LIVE
-    strategy = observed(load_strategy(run.strategy, run.params), log)
+    strategy = load_strategy(run.strategy, run.params)
     comparison = ComparisonSink(database, run)
     sink = MomentSink(comparison, config, log, [record.order.id for record in records])
     engine = Engine(
@@ -160,6 +160,7 @@ def _fold(
         contain_errors=live,
     )
     sink.engine = engine
+    watch(engine.strategy, log)
     wanted = {record.event_seq for record in records}
     last, found = max(wanted), dict[int, Event]()
     with blaming(strategy):

@@ -15,7 +15,7 @@ from agent.core.events import Decision, News, Order, OrderType, Prediction, Sent
 from agent.core.sizing import protection_of, size
 from agent.core.target import Target
 from agent.core.votes import CountedVote
-from agent.replay.observed_strategy import NotedTarget, TargetLog
+from agent.replay.watched_strategy import NotedTarget, TargetLog
 from agent.store.comparison_sink import ComparisonSink
 
 Origin = Literal["target", "protection", "closing", "liquidation"]
