@@ -46,14 +46,13 @@ def print_comparison(found: RunComparison) -> None:
         for name, event in (("a", found.inputs.a), ("b", found.inputs.b)):
             text = words.describe(event) if event is not None else "no more events"
             print_text(f"  {name}: {text}", wrap=True)
+    if not found.identical:
+        _print_settings(found.settings)
+    if found.versions:
+        rows = [(name, one or "–", other or "–") for name, (one, other) in found.versions.items()]
+        _print_table(("version", "a", "b"), rows)
     if found.identical:
         return
-    _print_settings(found.settings)
-    if found.versions:
-        _print_table(
-            ("version", "a", "b"),
-            [(name, one or "–", other or "–") for name, (one, other) in found.versions.items()],
-        )
     lines = words.first_decision_lines(found)
     if lines:
         out.print()

@@ -101,6 +101,17 @@ def test_a_repetition_is_identical_although_all_ids_differ(
     assert decisions["a"] == decisions["b"] == decisions["equal"] > 0
 
 
+def test_another_source_that_decides_the_same_is_shown(tapewire: Tapewire, run: Callable[..., str]) -> None:
+    one = run()
+    Path("timed.py").write_text(f"{TIMED}\n# a comment\n")
+    done = tapewire("backtest", "--klines", f"BTCUSDT={SAMPLE}", "--strategy", "timed.py", "--json")
+    found = compared(tapewire, one, json.loads(done.out)["run"])
+    assert found["identical"]
+    assert len(found["versions"]) == 1
+    (name,) = found["versions"]
+    assert name in tapewire("diff", one, "latest").out
+
+
 def test_one_changed_parameter_names_the_first_differing_decision(
     tapewire: Tapewire, run: Callable[..., str]
 ) -> None:
