@@ -49,8 +49,8 @@ def print_comparison(found: RunComparison) -> None:
     if not found.identical:
         _print_settings(found.settings)
     if found.versions:
-        rows = [(name, one or "–", other or "–") for name, (one, other) in found.versions.items()]
-        _print_table(("version", "a", "b"), rows)
+        versions = [(name, one or "–", other or "–") for name, (one, other) in found.versions.items()]
+        _print_table(("version", "a", "b"), versions)
     if found.identical:
         return
     lines = words.first_decision_lines(found)

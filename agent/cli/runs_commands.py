@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent.store.runs import Run
 
 _NOTE: Final = 60  # characters of a note in the list
-_WIDE: Final = 160  # columns of the table if standard output is no terminal
+_WIDE: Final = 160  # columns of the table if standard output isn't a terminal
 _NARROW: Final = 120  # columns below which a run takes two lines
 _FIGURES: Final = ("return", "Sharpe", "drawdown", "trips")
 

@@ -98,7 +98,7 @@ def listed_runs(database: Database, folder: Path = FOLDER) -> list[ListedRun]:
 
 
 def study_of(run: Run) -> str:
-    """Return the id of the walk-forward of which the run is a fold; empty if it is none."""
+    """Return the id of the walk-forward of which the run is a fold; empty for other runs."""
     part = str((run.config.get("window") or {}).get("part_of") or "")
     return part.partition(_FOLD)[0]
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from agent.core.errors import StoreError
 from agent.core.events import Kline
 from agent.store import run_deletion
 from agent.store.commit_mark import CommitMark, CommitMarkFile, mark_beside, read_mark
@@ -242,11 +243,11 @@ def test_the_commit_mark_of_a_deleted_run_is_removed(four: Tapewire, marked: str
 
 def test_an_interrupted_deletion_can_be_repeated(four: Tapewire, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise StoreError("the disk is full")
 
     with monkeypatch.context() as patch:
         patch.setattr(run_deletion, "_remove_mark", broken)
-        assert four("runs", "delete", "run-1", "--yes").code == 130
+        assert four("runs", "delete", "run-1", "--yes").code == 1
     (row,) = json.loads(four("runs", "--json", "--status", "failed").out)["runs"]
     assert (row["id"], row["error"]) == ("run-1", "its deletion was interrupted")
     assert four("runs", "delete", "run-1", "--yes").code == 0

@@ -49,7 +49,7 @@ class InputComparison(msgspec.Struct, frozen=True):
     - `same`: True if all compared events are equal, up to the first differing decision; None if that
       is not known, for the reason `detail`.
     - `checked`: number of events that were compared one by one and are equal.
-    - `first`: number of the first event that differs, with both events (None: there is none).
+    - `first`: number of the first event that differs, with both events; None if all are equal.
     """
 
     same: bool | None

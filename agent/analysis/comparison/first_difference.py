@@ -1,8 +1,8 @@
 """The first decision in which two runs differ.
 
 Order ids contain the run's id, so the same decision has another id and another digest in each run. Here each
-order id is replaced by the order's number in its run. What the strategy draws or tells its operator (plots,
-notices) decides nothing and is left out.
+order id is replaced by the order's number in its run. Plots and notices of the
+strategy change no order and are left out.
 """
 
 from __future__ import annotations
