@@ -17,7 +17,7 @@ from agent.cli.typer_setup import PlainGroup, set_up_commands
 PANELS: Final[dict[str, tuple[str, ...]]] = {
     "Live": ("demo", "run", "control", "dashboard"),
     "Research": ("strategy", "backtest", "sweep", "walkforward", "tune", "check"),
-    "Recorded runs": ("report", "bundle", "what_if"),
+    "Recorded runs": ("runs", "report", "diff", "explain", "what_if", "bundle"),
     "Models": ("train", "model", "calibrate"),
     "Data": ("data", "news"),
     "Operations": ("setup", "db", "worker", "sandbox"),

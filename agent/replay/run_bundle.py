@@ -48,6 +48,8 @@ LEFT_OUT: Final[tuple[Table, ...]] = (
     tables.segments,
     tables.snapshots,  # serve a restart, not verifying
     tables.feed_health,  # of this machine's connections
+    tables.run_tags,  # the user's own
+    tables.run_notes,
 )
 
 _ROWS: Final = 5_000

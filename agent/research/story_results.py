@@ -177,11 +177,17 @@ def _coincide(one: Engine, other: Engine) -> bool:
         return False
     now = one.market.now
     for symbol in one.states:
-        a, b = one.signals.vote(symbol), other.signals.vote(symbol)
-        if a.announced != b.announced or a.counting(now) != b.counting(now):
+        if _course(one, symbol, now) != _course(other, symbol, now):
             return False
     spec = spec_of(one.strategy)
     return encode([one.strategy], spec) == encode([other.strategy], spec)
+
+
+def _course(engine: Engine, symbol: str, now: int) -> tuple[Any, ...]:
+    """Return what decides the next signals of a symbol: the last one, and the votes that count."""
+    signal = engine.signals.current(symbol)
+    votes = [(vote.at, vote.news_id, vote.direction) for vote in engine.signals.votes(symbol, now)]
+    return signal and (signal.direction, signal.actionable), votes
 
 
 class _Observer(NullSink):
