@@ -137,6 +137,16 @@ class BarSeries:
         begin, end = max(0, self._end - n), self._end
         return [self._views[_COLUMNS.index(name)][begin:end] for name in names]
 
+    def rows(self) -> list[tuple[int, float, float, float, float, float]]:
+        """Return the kept bars, oldest first: start, open, high, low, close and volume."""
+        opens, highs, lows, closes, volumes, starts = (
+            column[: self._end].tolist() for column in self._data[:6]
+        )
+        return [
+            (int(start), *prices)
+            for start, *prices in zip(starts, opens, highs, lows, closes, volumes, strict=True)
+        ]
+
     def keep(self, n: int) -> bool:
         """Keep at least `n` bars from now on; return whether some of the last `n` have been dropped already.
 
@@ -209,6 +219,29 @@ class SymbolHistory:
         self._gapless = always_open
         self._collect = collect
         self._folds = {name: _Fold() for name, interval in intervals.items() if interval != base}
+
+    def continue_from(self, earlier: SymbolHistory) -> None:
+        """Take over the bars of another strategy's history, and fold the intervals that it lacks from its bars
+        of the run's interval, as far as they are kept. `earlier` must not be used any more.
+        """
+        known = {series.interval: series for series in earlier.series.values()}
+        base = known.get(self._base)
+        for name, series in list(self.series.items()):
+            taken = known.get(series.interval)
+            if taken is not None:
+                fold = earlier._folds.get(taken.name)
+                if fold is not None:
+                    self._folds[name] = fold
+                taken.name, taken.requested = name, 0
+                self.series[name] = taken
+            elif base is not None:
+                # Counts of the bars' gaps were taken when the bars came
+                one = SymbolHistory(
+                    self._symbol, self._base, {name: series.interval}, Counter(), always_open=self._gapless
+                )
+                for start, *prices in base.rows():
+                    one.add(start, start + self._base, *prices)
+                self.series[name], self._folds[name] = one.series[name], one._folds[name]
 
     def add(
         self, start: int, end: int, opened: float, high: float, low: float, close: float, volume: float

@@ -58,6 +58,7 @@ from agent.core.sinks import DecisionSink
 from agent.core.sizing import entry_trigger, limit_of, protection_of, size
 from agent.core.strategy import MAX_NOTICE, Market, Strategy
 from agent.core.strategy_guard import StrategyGuard
+from agent.core.strategy_version import StrategyLoader, bars_needed, change_of, no_loader
 from agent.core.symbols import SymbolMapper
 from agent.core.target import Target
 from agent.core.warm_up import declared_intervals
@@ -81,8 +82,8 @@ class Engine:
     """Handles events in their total order and emits decisions.
 
     `sink` receives every decision in order. `counts` counts ignored inputs by reason. With `contain_errors`
-    an error of the strategy stops the strategy instead of leaving `handle`. Raises what `strategy.on_start`
-    raises.
+    an error of the strategy stops the strategy instead of leaving `handle`. `loader` creates the strategies of
+    commands `use-strategy`; what it raises leaves `handle`. Raises what `strategy.on_start` raises.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Engine:
         predictor: Predictor | None = None,
         equity_block: int = EQUITY_BLOCK,
         contain_errors: bool = False,
+        loader: StrategyLoader = no_loader,
     ) -> None:
         symbols = tuple(sorted(config.market.symbols))
         instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
@@ -132,9 +134,11 @@ class Engine:
             for symbol, state in self.states.items():
                 state.fusion_inputs = FusionInputs(symbol, predictor, config.market.interval)
         self.market = MarketView(self.states, self.portfolio, self.signals, self.risk)
-        self.strategy = strategy
-        self.guard: StrategyGuard | None = StrategyGuard(strategy) if contain_errors else None
-        self._callbacks: Strategy = strategy if self.guard is None else self.guard  # receives the callbacks
+        self.version: dict[str, str] = {}  # arguments of the last `use-strategy`; empty before the first
+        self.version_since = 0  # UTC ms
+        self._loader = loader
+        self._contain_errors = contain_errors
+        self._settings = config.market
         self._sink = sink
         self._band = config.paper.rebalance_band
         self._run_id = run_id
@@ -153,11 +157,6 @@ class Engine:
         self._fills_at_close = config.paper.fill == "close"
         # by symbol: targets that wait until the orders they replace are cancelled
         self._waiting: dict[str, Target] = {}
-        self._targets = strategy.targets  # the strategy's own list; the engine empties it
-        self._call_on_kline = self._callbacks.on_kline
-        self._wants_klines = strategy.overrides("on_kline")
-        self._keep_bars(config, strategy)
-        self._wants_sentiment = strategy.overrides("on_sentiment")
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
         self._kline = Kline  # an attribute is faster in compiled code than a module's global
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -172,21 +171,37 @@ class Engine:
             AccountSnapshot: self._on_account,
         }
         self._plots = PlotRecorder(self.market, self.risk, self.counts, self._decide)
-        strategy.attach(self.market, self._plots)
-        strategy._on_notice = self._on_notice
+        self._bind(strategy)
         strategy.on_start(self.market)
         self._act()
 
-    def _keep_bars(self, config: CoreConfig, strategy: Strategy) -> None:
-        """Keep the histories of bars that the strategy declares."""
-        market = config.market
+    def _bind(self, strategy: Strategy) -> None:
+        """Make `strategy` receive the callbacks and set the targets."""
+        self.strategy = strategy
+        self.guard: StrategyGuard | None = StrategyGuard(strategy) if self._contain_errors else None
+        self._callbacks: Strategy = strategy if self.guard is None else self.guard  # receives the callbacks
+        self._targets = strategy.targets  # the strategy's own list; the engine empties it
+        self._call_on_kline = self._callbacks.on_kline
+        self._wants_klines = strategy.overrides("on_kline")
+        self._keep_bars(strategy)
+        self._wants_sentiment = strategy.overrides("on_sentiment")
+        strategy.attach(self.market, self._plots)
+        strategy._on_notice = self._on_notice
+
+    def _keep_bars(self, strategy: Strategy) -> None:
+        """Keep the histories of bars that the strategy declares, beginning with the bars at hand."""
+        market = self._settings
         intervals = declared_intervals(strategy, market.interval, calendar=market.calendar_bars)
         wanted = strategy.overrides("on_bar")
-        for symbol, state in self.states.items() if intervals else ():
-            always_open = state.instrument.trades_around_the_clock
-            state.history = SymbolHistory(
-                symbol, market.interval, intervals, self.counts, always_open=always_open, collect=wanted
-            )
+        for symbol, state in self.states.items():
+            earlier, state.history = state.history, None
+            if intervals:
+                always_open = state.instrument.trades_around_the_clock
+                state.history = SymbolHistory(
+                    symbol, market.interval, intervals, self.counts, always_open=always_open, collect=wanted
+                )
+                if earlier is not None:
+                    state.history.continue_from(earlier)
         if wanted:
             # Called in place of `on_kline`, so that a strategy without `on_bar` pays nothing for it
             self._call_on_kline, self._wants_klines = self._call_on_bars, True
@@ -205,6 +220,45 @@ class Engine:
             self._on_kline(event)
         else:
             self._handlers[type(event)](event)
+
+    def use_strategy(self, command: Command) -> None:
+        """Replace the strategy as the command `use-strategy` says, and record the change.
+
+        Working entries are cancelled. Positions are kept, or closed with `flatten`; protection and orders
+        that only reduce stay. The new strategy has no state, but the bars at hand. The risk state stays: after a halt an
+        operator resumes. Raises what the loader raises; then nothing has changed.
+        """
+        now = self.market.now
+        strategy = self._loader(command.args)
+        change = change_of(command, now)
+        self.strategy._on_notice = None
+        self._targets.clear()
+        self._waiting.clear()
+        failure = "" if self.guard is None else self.guard.failure
+        self._bind(strategy)
+        if self.guard is not None:
+            self.guard.inherit(failure)
+        self.version, self.version_since = dict(command.args), now
+        self._decide(change)
+        self._cancel_entries("strategy replaced")
+        if change.flatten:
+            self._flatten(self.states, "strategy replaced")
+        self.market.subject = ""
+        self._callbacks.on_start(self.market)
+
+    def adopt(self, version: dict[str, str]) -> None:
+        """Use the strategy of an earlier `use-strategy`, whose state will be restored, and decide nothing.
+
+        Raises what the loader and `on_start` raise.
+        """
+        strategy = self._loader(version)
+        self.strategy._on_notice = None
+        self._bind(strategy)
+        warming_up = self.risk.warming_up
+        self.risk.set_warming_up(True)  # neither plots nor notices are recorded
+        strategy.on_start(self.market)
+        self.risk.set_warming_up(warming_up)
+        strategy.targets.clear()
 
     def is_stale(self, symbol: str, now: int) -> bool:
         """Return whether a heartbeat at `now` (UTC ms) would find the symbol's data stale."""
@@ -477,6 +531,11 @@ class Engine:
                 self._targets.clear()
                 self._waiting.clear()
                 self.risk.on_strategy_error(now, command.args.get("detail", ""))
+            case "use-strategy":
+                self.use_strategy(command)
+                self._note_short_histories(bars_needed(command.args), now)
+                self._act()
+                return
             case "alarm":
                 alarm = command.args
                 self.risk.note(now, alarm.get("rule", ""), alarm.get("detail", ""), alarm.get("symbol", ""))
@@ -486,7 +545,14 @@ class Engine:
                     self._venue.unaccepted = True
                     self.risk.on_older_record(now, command.args.get("detail", ""))
                     self._cancel_entries("older record")  # their cancels may be among what the store lost
-            case "use-model" | "model-in-use" | "model-refused" | "stop" | "emergency-kill":
+            case (
+                "use-model"
+                | "model-in-use"
+                | "model-refused"
+                | "strategy-refused"
+                | "stop"
+                | "emergency-kill"
+            ):
                 return  # for the shell; journalled so that a reader sees when
             case _:
                 self.counts["unknown commands"] += 1
@@ -498,12 +564,21 @@ class Engine:
 
     def _note_short_histories(self, needed: dict[str, str], now: int) -> None:
         """Record which symbols have fewer bars than `needed`, the numbers of bars by interval."""
+        for symbol, detail in self.short_histories(needed):
+            self.risk.note(now, SHORT_HISTORY, detail, symbol)
+
+    def short_histories(self, needed: dict[str, str]) -> list[tuple[str, str]]:
+        """Return the symbols that have fewer bars than `needed`, the numbers of bars by interval, and how
+        many are at hand.
+        """
+        short = []
         for symbol, state in self.states.items() if needed else ():
             for interval, bars in needed.items():
                 series = None if state.history is None else state.history.series.get(interval)
                 if series is not None and bars.isdecimal() and series.count < int(bars):
                     detail = f"{series.count} of {bars} bars of {interval} are at hand for the warm-up"
-                    self.risk.note(now, SHORT_HISTORY, detail, symbol)
+                    short.append((symbol, detail))
+        return short
 
     def _flatten(self, symbols: Iterable[str], reason: str) -> None:
         """Close positions until they are flat.

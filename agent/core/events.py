@@ -288,10 +288,11 @@ class Command(Message, frozen=True):
     - record-behind: the store lacks events that the run had committed;
     - taken-id: another order has this order's id at the venue;
     - strategy-error: the strategy raised an error (`detail`), which halts;
+    - use-strategy: another strategy, or other parameters, decide from now on (`agent.core.strategy_version`);
     - alarm: records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
 
-    The others are for readers of the journal: use-model, model-in-use, model-refused, stop, and
-    emergency-kill (what the kill switch did at the venue).
+    The others are for readers of the journal: use-model, model-in-use, model-refused, strategy-refused, stop,
+    and emergency-kill (what the kill switch did at the venue).
     """
 
     action: str
@@ -469,6 +470,19 @@ class Notice(Message, frozen=True):
     text: str  # one line of at most 500 characters
 
 
+class StrategyChange(Message, frozen=True):
+    """The strategy that decides from now on, after an operator's command."""
+
+    ts: int
+    strategy: str  # built-in name, mine.py or package.module:Class
+    class_name: str
+    sha256: str  # of its source; empty for a built-in strategy
+    params: str  # JSON object, including defaults
+    flatten: bool  # whether positions are closed; otherwise they are kept
+    by: str
+    sleeve: str = ""  # whose strategy it is, in a run with sleeves
+
+
 Event = (
     Kline
     | News
@@ -494,6 +508,7 @@ Decision = (
     | RiskEvent
     | Plot
     | Notice
+    | StrategyChange
 )
 
 PRIORITY: Final[dict[type, int]] = {

@@ -31,6 +31,7 @@ from agent.core.events import (
     RiskEvent,
     Sentiment,
     Signal,
+    StrategyChange,
 )
 from agent.core.masking import mask
 from agent.data.provenance import MAX_REASON, shown_reason
@@ -78,6 +79,13 @@ def describe(message: Event | Decision) -> dict[str, Any]:
             }
         case Funding():
             return _pick("funding rate", message, "symbol", "rate")
+        case Command(action="use-strategy"):  # the decision that follows has the rest
+            return {
+                "what": "command",
+                "action": message.action,
+                "strategy": message.args.get("strategy"),
+                "by": message.by,
+            }
         case Command():
             return {"what": "command", "action": message.action, **message.args, "by": message.by}
         case Signal():
@@ -137,6 +145,11 @@ def describe(message: Event | Decision) -> dict[str, Any]:
             return _pick("plot", message, "symbol", "name", "value")
         case Notice():
             return {"what": "notice", "level": message.level, "text": message.text}
+        case StrategyChange():
+            fields = _pick(
+                "strategy changed", message, "strategy", "class_name", "params", "flatten", "sleeve"
+            )
+            return fields | {"source": message.sha256[:12], "by": message.by}
         case RiskEvent():
             return _pick("risk", message, "state", "rule", "detail", "symbol")
         case _:
