@@ -150,7 +150,7 @@ def _store(config: Config) -> closing[Database]:
 
 
 def _versions(database: Database, run: str) -> list[dict[str, Any]]:
-    from agent.replay.strategy_versions import recorded_versions
     from agent.store.queries import find_run
+    from agent.store.strategy_history import recorded_versions
 
     return [msgspec.to_builtins(one) for one in recorded_versions(database, find_run(database, run))]

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import replace
 from agent.core.errors import SafetyError, StoreError
 from agent.core.strategy import Strategy
-from agent.core.strategy_version import label_of
 from agent.store.database import Database
 from agent.store.runs import Run
-from agent.store.strategy_sources import is_trusted, read_changes, read_source
+from agent.store.strategy_sources import is_trusted, read_source
 from strategies import (
     BUILT_IN,
     SOURCE_FILE,
@@ -124,36 +122,6 @@ class StrategyVersions:
                 "if you trust it, add --trust",
             )
         return class_of_source(source, Path(name), class_name)
-
-
-class RecordedVersion(msgspec.Struct, frozen=True):
-    """A strategy of a run. `event` is the number of the command that brought it; 0 for the first one."""
-
-    strategy: str
-    source: str  # SHA-256; empty if it is built in
-    params: dict[str, Any]
-    since: int  # UTC ms
-    event: int = 0
-    by: str = ""
-    flatten: bool = False
-    sleeve: str = ""
-    stored: bool = False  # the store has the source
-
-
-def recorded_versions(database: Database, run: Run) -> list[RecordedVersion]:
-    """List the strategies of a run, the first one first. Raises StoreError."""
-    first = run.versions.get(SOURCE_SHA256, "")
-    found = [RecordedVersion(run.strategy, first, run.params, run.first_event_at or run.started_at)]
-    for seq, change in read_changes(database, run.id):
-        params = msgspec.json.decode(change.params, type=dict[str, Any])
-        label = label_of(change.strategy, change.class_name)
-        found.append(
-            RecordedVersion(
-                label, change.sha256, params, change.ts, seq, change.by, change.flatten, change.sleeve
-            )
-        )
-    stored = {one.source for one in found if one.source and read_source(database, one.source) is not None}
-    return [replace(one, stored=one.source in stored) for one in found]
 
 
 def _recorded(run: Run) -> dict[str, str]:

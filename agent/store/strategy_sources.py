@@ -7,17 +7,15 @@ agent has run before: of those it keeps copies in a folder of its own, outside o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import select, text
 
 from agent.core.errors import StoreError
-from agent.core.events import StrategyChange
 from agent.store.database import Database
 from agent.store.private_files import PRIVATE_FILE, make_private_folder
-from agent.store.tables import DECISIONS, strategy_sources
+from agent.store.tables import strategy_sources
 from agent.system.atomic import replaced_file
 
 COPIES: Final = "strategies"
@@ -60,16 +58,6 @@ def find_source(database: Database, beginning: str) -> tuple[str, bytes] | None:
         return None
     source = read_source(database, found[0])
     return None if source is None else (found[0], source)
-
-
-def read_changes(database: Database, run_id: str) -> Iterator[tuple[int, StrategyChange]]:
-    """Yield the changes of a run's strategy, each with the number of its event. Raises StoreError."""
-    table = DECISIONS[StrategyChange]
-    columns = [table.c.event_seq, *(table.c[name] for name in StrategyChange.__struct_fields__)]
-    with database.read() as connection:
-        rows = connection.execute(select(*columns).where(table.c.run_id == run_id).order_by(table.c.seq))
-        for seq, *values in rows:
-            yield seq, StrategyChange(*values)
 
 
 def trust_source(folder: Path, source: bytes) -> Path:

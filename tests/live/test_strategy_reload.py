@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from agent.analysis.report.html import write_report
+from agent.analysis.report.report_loader import load_report_data
 from agent.core.errors import ConfigError, SafetyError, TapewireError
 from agent.core.events import Command, Order, StrategyChange
 from agent.live.app import make_agent
@@ -88,3 +90,14 @@ async def test_three_changes_of_the_strategy_and_a_restart_are_decided_again_ali
     proof = verify(database, run, folder=tmp_path)
     assert proof.identical
     assert proof.snapshots
+    data = load_report_data(database, run.id)
+    assert [(one.strategy, one.stored, one.params) for one in data.strategies] == [
+        (str(file), True, {"weight": 0.2}),
+        ("mine.py:Mine", True, {"weight": 0.2}),
+        ("mine.py:Mine", True, {"weight": 0.1}),
+        ("third.py:Mine", True, {"weight": 0.2}),
+    ]
+    page, _ = write_report(data, tmp_path / "report.html")
+    text = page.read_text()
+    assert "strategy changed 3 ×, last to third.py:Mine" in text
+    assert f"<code>sha256 {changes[2].sha256}</code>" in text
