@@ -42,7 +42,7 @@ def read_strategy_file(file: Path) -> bytes:
         raise ConfigError(f"strategy {file} has more than {MOST_BYTES:,} bytes")
     for line, module in neighbours(file, source):
         raise ConfigError(
-            f"{file}, line {line}: {module} is in the folder of the strategy, and only a single file can be kept",
+            f"{file}, line {line}: {module} is in the strategy's folder, and only a single file can be kept",
             hint="put everything into one file, or install a package and use package.module:Class",
         )
     return source

@@ -111,7 +111,8 @@ def _strategy_line(status: Status) -> str:
 
     source = f" {status.strategy_source[:12]}" if status.strategy_source else ""
     params = ", ".join(f"{name}={value}" for name, value in status.strategy_params.items())
-    return f"strategy {status.strategy}{source}{f' with {params}' if params else ''} since {iso(status.strategy_since)}"
+    values = f" with {params}" if params else ""
+    return f"strategy {status.strategy}{source}{values} since {iso(status.strategy_since)}"
 
 
 def show_revision(source: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`tapewire strategy use|set`: change the strategy of the running agent; and what a run records of changes."""
+"""`tapewire strategy use|set`: change the strategy of the running agent, and list what a run recorded."""
 
 from __future__ import annotations
 

@@ -221,8 +221,9 @@ class SymbolHistory:
         self._folds = {name: _Fold() for name, interval in intervals.items() if interval != base}
 
     def continue_from(self, earlier: SymbolHistory) -> None:
-        """Take over the bars of another strategy's history, and fold the intervals that it lacks from its bars
-        of the run's interval, as far as they are kept. `earlier` must not be used any more.
+        """Take over the bars of another strategy's history, which must not be used any more.
+
+        Intervals that it lacks are folded from its bars of the run's interval, as far as they are kept.
         """
         known = {series.interval: series for series in earlier.series.values()}
         base = known.get(self._base)

@@ -82,8 +82,8 @@ class Engine:
     """Handles events in their total order and emits decisions.
 
     `sink` receives every decision in order. `counts` counts ignored inputs by reason. With `contain_errors`
-    an error of the strategy stops the strategy instead of leaving `handle`. `loader` creates the strategies of
-    commands `use-strategy`; what it raises leaves `handle`. Raises what `strategy.on_start` raises.
+    an error of the strategy stops the strategy instead of leaving `handle`. `loader` creates the strategies
+    of commands `use-strategy`; what it raises leaves `handle`. Raises what `strategy.on_start` raises.
     """
 
     def __init__(
@@ -225,8 +225,8 @@ class Engine:
         """Replace the strategy as the command `use-strategy` says, and record the change.
 
         Working entries are cancelled. Positions are kept, or closed with `flatten`; protection and orders
-        that only reduce stay. The new strategy has no state, but the bars at hand. The risk state stays: after a halt an
-        operator resumes. Raises what the loader raises; then nothing has changed.
+        that only reduce stay. The new strategy has no state, but the bars at hand. The risk state stays:
+        after a halt an operator resumes. Raises what the loader raises; then nothing has changed.
         """
         now = self.market.now
         strategy = self._loader(command.args)
@@ -256,7 +256,7 @@ class Engine:
         self._bind(strategy)
         warming_up = self.risk.warming_up
         self.risk.set_warming_up(True)  # neither plots nor notices are recorded
-        strategy.on_start(self.market)
+        self._callbacks.on_start(self.market)
         self.risk.set_warming_up(warming_up)
         strategy.targets.clear()
 

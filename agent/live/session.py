@@ -56,7 +56,7 @@ def find_resumable(
 
 
 def load_first_strategy(config: Config, database: Database) -> bool:
-    """Load the source with which the run to resume began, if the strategy's file has changed since, or is gone.
+    """If the strategy's file has changed since the run to resume began, or is gone, load the run's source.
 
     Until this process ends, that source stands for the file. Returns whether it was loaded.
     """

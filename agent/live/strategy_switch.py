@@ -1,6 +1,6 @@
 """Prepares another strategy for the running agent: reads, loads and checks it outside of the core.
 
-If anything is wrong with it, the core never hears of it and the old strategy stays. Otherwise its source is in
+If anything is wrong with it, nothing reaches the core and the old strategy stays. Otherwise its source is in
 the store before the command `use-strategy` is journalled, so that a restart at any moment folds the same.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -86,12 +87,15 @@ class StrategySwitch:
             raise ConfigError(f"strategy {request.name} was not loaded within {_LONGEST:g} s") from None
         source = request.source
         if source is not None:
-            await storage.write(lambda again: save_source(self._database, source))
+            await storage.write(partial(self._save, source))
             await asyncio.to_thread(trust_source, self._config.live.folder, source)
         if args.get("flatten") == "true":
             journalled["flatten"] = "true"
         self._pipeline.versions.prepare(journalled, strategy)
         return journalled
+
+    def _save(self, source: bytes, *, again: bool) -> None:
+        save_source(self._database, source)
 
     def _parse(self, action: str, args: Mapping[str, str]) -> _Request:
         try:

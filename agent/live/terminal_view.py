@@ -243,7 +243,7 @@ class LineView:
         )
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Print signals that may be traded on, fills, notices, and changes of the strategy and the risk state."""
+        """Print actionable signals, fills, notices, and changes of the strategy and of the risk state."""
         match decision:
             case Signal(actionable=True):
                 signal = f"{decision.direction.value} {decision.symbol} {decision.confidence:.2f}"

@@ -30,8 +30,8 @@ from agent.core.fusion_inputs import FusionInputs
 from agent.core.orders import WorkingOrder
 from agent.core.strategy import Strategy
 from agent.core.venue import SentOrder
-from strategies import imported_source
 from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
+from strategies import imported_source
 
 VERSION_PART: Final = "strategy"
 """Name of a snapshot's part that says which strategy decides."""
@@ -131,8 +131,8 @@ def version_part(engine: Engine) -> bytes:
 def restore(engine: Engine, data: bytes, version: bytes = b"") -> None:
     """Load the state in `data` into a fresh `engine`. After a StateError the engine must be discarded.
 
-    `version` is the `version_part` of the engine that was captured; empty for the run's first strategy. Raises
-    StoreError and SafetyError if its strategy can't be loaded.
+    `version` is the `version_part` of the engine that was captured; empty for the run's first strategy.
+    Raises StoreError and SafetyError if its strategy can't be loaded.
     """
     changed = msgspec.msgpack.decode(version, type=dict[str, str]) if version else {}
     if changed:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+
 from agent.core.errors import SafetyError, StoreError
 from agent.core.strategy import Strategy
 from agent.store.database import Database
@@ -70,7 +71,7 @@ class StrategyVersions:
         return create_strategy(kind, run.params, run.strategy)
 
     def _first_source(self) -> bytes | None:
-        """Return the stored source if the run's file has changed since; None if the file is to be imported."""
+        """Return the stored source if the run's file has changed; None if the file is to be imported."""
         run = self._run
         name, sha256 = run.strategy.partition(":")[0], run.versions.get(SOURCE_SHA256, "")
         if not name.endswith(".py") or not sha256 or source_of(run.strategy) == _recorded(run):

@@ -149,7 +149,10 @@ async def test_a_command_is_journalled_with_the_dashboard_as_its_source(
         assert (changed["strategy"], changed["params"]["position_size"]) == ("sentiment", 0.2)
         assert (await send("use-strategy", strategy="sma_cross", flatten=True))[1]["strategy"] == "sma_cross"
         status, body = await send("use-strategy", strategy="sma_kross")
-        assert (status, "unknown strategy 'sma_kross'; the old strategy stays" in body["error"]) == (404, True)
+        assert (status, "unknown strategy 'sma_kross'; the old strategy stays" in body["error"]) == (
+            404,
+            True,
+        )
         assert (
             (await send("use-model"))[0]
             == (await send("pause", run="another"))[0]

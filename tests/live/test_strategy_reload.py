@@ -11,15 +11,18 @@ import pytest
 
 from agent.analysis.report.html import write_report
 from agent.analysis.report.report_loader import load_report_data
-from agent.core.errors import ConfigError, SafetyError, TapewireError
-from agent.core.events import Command, Order, StrategyChange
+from agent.core.errors import ConfigError, SafetyError, StrategyError, TapewireError, UsageError
+from agent.core.events import Command, Order, RiskState, StrategyChange
+from agent.core.risk import STRATEGY
 from agent.live.app import make_agent
 from agent.live.control_socket import ControlRequest, send_request
 from agent.replay.verify import verify
 from agent.sandbox import Sandbox
 from agent.store.database import Database
+from agent.store.journal import Journal
 from agent.store.queries import find_run, list_runs, read_decisions, read_rows
-from tests.support.live import handled, journal, living, load_words, of, settings, until
+from agent.store.strategy_sources import save_source, trust_source
+from tests.support.live import assert_sound, handled, journal, living, load_words, of, settings, until
 
 FIRST = '''
 from tapewire import Strategy, StrategyParams
@@ -84,9 +87,7 @@ async def test_three_changes_of_the_strategy_and_a_restart_are_decided_again_ali
         (str(third), True),
     ]
     assert changes[0].sha256 == changes[1].sha256 != ""
-    orders = [one.decision for one in read_decisions(database, run.id) if isinstance(one.decision, Order)]
-    reasons = {one.reason for one in orders}
-    assert {"first", "second", "strategy replaced", "third"} <= reasons
+    assert {"first", "second", "strategy replaced", "third"} <= reasons_of(database)
     proof = verify(database, run, folder=tmp_path)
     assert proof.identical
     assert proof.snapshots
@@ -101,3 +102,158 @@ async def test_three_changes_of_the_strategy_and_a_restart_are_decided_again_ali
     text = page.read_text()
     assert "strategy changed 3 ×, last to third.py:Mine" in text
     assert f"<code>sha256 {changes[2].sha256}</code>" in text
+
+
+REFUSED: tuple[tuple[str, dict[str, str], type[TapewireError], str], ...] = (
+    ("def on_kline(:\n", {}, ConfigError, r"mine\.py, line 1: SyntaxError: invalid syntax"),
+    (f"{FIRST}\n1 // 0\n", {}, ConfigError, r"mine\.py, line 20: ZeroDivisionError"),
+    (f"{FIRST}\nraise SystemExit(3)\n", {}, ConfigError, r"it ends the program: SystemExit\(3\)"),
+    (FIRST, {"strategy": "FILE:Yours"}, ConfigError, r"Yours does not exist in .*mine\.py"),
+    ("import tapewire\n", {}, ConfigError, "defines no strategies"),
+    (FIRST, {"params": '{"wait": "5"}'}, ConfigError, "unknown parameter wait"),
+    (FIRST, {"params": '{"weight": "much"}'}, ConfigError, "weight: Input should be a valid number"),
+    (FIRST, {"params": "weight=5"}, UsageError, "params is not a JSON object"),
+    (FIRST, {"sleeve": "slow"}, UsageError, "no sleeve 'slow'"),
+    (f"from helper import x\n{FIRST}", {}, ConfigError, r"mine\.py, line 1: helper is in the strategy's"),
+    (f"from .helper import x\n{FIRST}", {}, ConfigError, r"line 1: \.helper is in the strategy's folder"),
+    (f"import nowhere_at_all\n{FIRST}", {}, ConfigError, "needs 'nowhere_at_all', which is not installed"),
+    (FIRST.replace("on_kline", "on_signal"), {}, ConfigError, "reads headlines"),
+    (FIRST.replace("on_kline", "on_prediction"), {}, ConfigError, "reads predictions"),
+    (f"{FIRST}    intervals = ('90s',)\n", {}, ConfigError, "declares bars of 90s"),
+    (f"{FIRST}    def on_start(self, market):\n        1 // 0\n", {}, StrategyError, r"mine\.py, line 20:"),
+    (FIRST, {"strategy": "FILE.py"}, ConfigError, "can't be read: No such file"),
+    (FIRST, {"strategy": "nowhere.mine:Mine"}, ConfigError, "no module 'nowhere'"),
+    (FIRST, {"strategy": ""}, UsageError, "use-strategy needs a strategy"),
+)
+"""Source of the file, arguments of the command, and the error that it is answered with."""
+
+
+async def test_a_strategy_that_does_not_load_leaves_the_old_one_in_place(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    (tmp_path / "helper.py").write_text("x = 1\n")
+    config = settings(sandbox.rest_url, tmp_path)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+    reasons = []
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 1)
+        before = daemon.pipeline.engine.strategy
+        for source, args, error, match in REFUSED:
+            file.write_text(source)
+            named = {name: text.replace("FILE", str(file)) for name, text in args.items()}
+            with pytest.raises(error, match=match) as raised:
+                await daemon.command("use-strategy", {"strategy": str(file)} | named, "test")
+            reason, _, rest = raised.value.message.partition("; the old strategy")
+            assert rest == " stays"
+            reasons.append(reason)
+        with pytest.raises(UsageError, match="needs params"):
+            await daemon.command("set-strategy", {}, "test")
+        assert daemon.pipeline.engine.strategy is before
+    refused = [one for one in of(Command, journal(database)) if one.action == "strategy-refused"]
+    assert [one.args["reason"] for one in refused[:-1]] == reasons
+    assert {one.by for one in refused} == {"test"}
+    assert not list(read_rows(database, find_run(database).id, StrategyChange))
+    assert_sound(database, "latest", config)
+
+
+async def test_a_command_that_was_journalled_before_the_process_died_is_carried_out_by_the_next(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    config = settings(sandbox.rest_url, tmp_path)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 5)
+    file = tmp_path / "mine.py"
+    sha256 = save_source(database, FIRST.encode())
+    trust_source(tmp_path, FIRST.encode())
+    run = find_run(database)
+    at = journal(database)[-1].available_at
+    args = {"strategy": str(file), "class": "Mine", "sha256": sha256, "params": '{"weight": 0.1}'}
+    Journal(database, run.id).append([Command("use-strategy", at, at, args, "uid 0")])
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        assert daemon.status().strategy == "mine.py:Mine"
+        await until(lambda: handled(daemon) >= 10)
+    assert verify(database, find_run(database), folder=tmp_path).identical
+
+
+async def test_a_source_that_never_ran_on_this_machine_runs_only_if_it_is_trusted(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FIRST)
+    config = settings(sandbox.rest_url, tmp_path, store={"snapshot_every": 0})
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 5)
+        reply = await daemon.command("use-strategy", {"strategy": str(file)}, "test")
+        await until(lambda: handled(daemon) >= 10)
+    run, sha256 = find_run(database), reply["source"]
+    assert verify(database, run).identical  # the file is still there
+    file.write_text(SECOND)
+    with pytest.raises(SafetyError, match=f"source {sha256[:12]} of {file} has never run on this machine"):
+        verify(database, run, folder=tmp_path / "elsewhere")
+    assert verify(database, run, folder=tmp_path / "elsewhere", trust_strategy=True).identical
+    assert verify(database, run, folder=tmp_path).identical
+    copy = tmp_path / "strategies" / f"{sha256}.py"
+    assert (copy.read_text(), copy.stat().st_mode & 0o777) == (FIRST, 0o600)
+    copy.unlink()
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+    with pytest.raises(SafetyError, match="--trust") as error:
+        await daemon.run(asyncio.Event())
+    hint = f"tapewire strategy show --run {run.id} {sha256[:12]}"
+    assert hint in error.value.hint
+
+
+@pytest.mark.parametrize("changed", [False, True])
+async def test_an_installed_module_is_compared_by_its_hash(
+    sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    package = f"installed_{'changed' if changed else 'same'}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").touch()
+    module = tmp_path / package / "mine.py"
+    module.write_text(FIRST)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = settings(sandbox.rest_url, tmp_path)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 5)
+        name = f"{package}.mine:Mine"
+        reply = await daemon.command("use-strategy", {"strategy": name}, "test")
+        assert (reply["strategy"], len(reply["source"])) == (name, 64)
+        await until(lambda: handled(daemon) >= 10)
+        if changed:
+            module.write_text(SECOND)
+            with pytest.raises(ConfigError, match="has changed since it was imported"):
+                await daemon.command("use-strategy", {"strategy": name}, "test")
+    run = find_run(database)
+    if changed:
+        with pytest.raises(SafetyError, match="has changed since the run"):
+            verify(database, run, folder=tmp_path)
+    else:
+        assert verify(database, run, folder=tmp_path).identical
+
+
+async def test_an_error_of_the_strategy_is_mended_by_another_source_and_a_resume(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FIRST.replace("self.bars += 1", "self.bars += 1 // (self.bars != 150)"))
+    config = settings(sandbox.rest_url, tmp_path, strategy={"name": str(file), "params": {}})
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: daemon.pipeline.engine.risk.rule == STRATEGY)
+        file.write_text(SECOND)
+        reply = await daemon.command("use-strategy", {"strategy": str(file)}, "test")
+        assert reply["risk"] == "HALTED"
+        await daemon.command("resume", {}, "test")
+        assert daemon.status().risk is RiskState.ACTIVE
+        await until(lambda: "second" in reasons_of(database))
+    assert verify(database, find_run(database), folder=tmp_path).identical
+
+
+def reasons_of(database: Database) -> set[str]:
+    rows = read_decisions(database, find_run(database).id)
+    return {one.decision.reason for one in rows if isinstance(one.decision, Order)}
