@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from agent.core.bar_history import SymbolHistory
+from agent.core.bar_history import Row, SymbolHistory
 from agent.core.errors import ConfigError
 from agent.core.events import (
     MINUTE_MS,
@@ -37,6 +37,7 @@ from agent.core.events import (
     Order,
     OrderType,
     OrderUpdate,
+    PastBars,
     RiskEvent,
     RiskState,
     Sentiment,
@@ -134,6 +135,9 @@ class Engine:
             for symbol, state in self.states.items():
                 state.fusion_inputs = FusionInputs(symbol, predictor, config.market.interval)
         self.market = MarketView(self.states, self.portfolio, self.signals, self.risk)
+        self._collecting = False  # keeping the run's bars until the next strategy is used
+        # by symbol and interval (ms): bars of the past, and those that came since `strategy-history`
+        self._past: dict[str, dict[int, list[Row]]] = {}
         self.version: dict[str, str] = {}  # arguments of the last `use-strategy`; empty before the first
         self.version_since = 0  # UTC ms
         self._loader = loader
@@ -169,6 +173,7 @@ class Engine:
             Fill: self._on_fill,
             FundingSettlement: self._on_settlement,
             AccountSnapshot: self._on_account,
+            PastBars: self._on_past_bars,
         }
         self._plots = PlotRecorder(self.market, self.risk, self.counts, self._decide)
         self._bind(strategy)
@@ -181,9 +186,8 @@ class Engine:
         self.guard: StrategyGuard | None = StrategyGuard(strategy) if self._contain_errors else None
         self._callbacks: Strategy = strategy if self.guard is None else self.guard  # receives the callbacks
         self._targets = strategy.targets  # the strategy's own list; the engine empties it
-        self._call_on_kline = self._callbacks.on_kline
-        self._wants_klines = strategy.overrides("on_kline")
         self._keep_bars(strategy)
+        self.route_bars()
         self._wants_sentiment = strategy.overrides("on_sentiment")
         strategy.attach(self.market, self._plots)
         strategy._on_notice = self._on_notice
@@ -191,6 +195,7 @@ class Engine:
     def _keep_bars(self, strategy: Strategy) -> None:
         """Keep the histories of bars that the strategy declares, beginning with the bars at hand."""
         market = self._settings
+        needed = {name: int(bars) for name, bars in bars_needed(self.version).items() if bars.isdecimal()}
         intervals = declared_intervals(strategy, market.interval, calendar=market.calendar_bars)
         wanted = strategy.overrides("on_bar")
         for symbol, state in self.states.items():
@@ -200,11 +205,39 @@ class Engine:
                 state.history = SymbolHistory(
                     symbol, market.interval, intervals, self.counts, always_open=always_open, collect=wanted
                 )
-                if earlier is not None:
-                    state.history.continue_from(earlier)
-        if wanted:
-            # Called in place of `on_kline`, so that a strategy without `on_bar` pays nothing for it
+                if earlier is not None or self._past:
+                    state.history.continue_from(earlier, self._past.get(symbol, {}), needed)
+
+    def route_bars(self) -> None:
+        """Choose what a closed bar calls, so that a strategy pays nothing for what it doesn't use."""
+        self._call_on_kline = self._callbacks.on_kline
+        self._wants_klines = self.strategy.overrides("on_kline")
+        if self.strategy.overrides("on_bar"):
             self._call_on_kline, self._wants_klines = self._call_on_bars, True
+        self._forward = self._call_on_kline
+        if self._collecting:
+            self._call_on_kline, self._wants_klines = self._collect_bar, True
+
+    def _collect(self, *, collecting: bool) -> None:
+        """Begin or end keeping the run's bars for the next strategy; forget those that were kept."""
+        self._past = {}
+        self._collecting = collecting
+        self.route_bars()
+
+    def _collect_bar(self, kline: Kline, market: Market) -> None:
+        """Keep a closed bar for the next strategy, and pass it on."""
+        row = (kline.start, kline.open, kline.high, kline.low, kline.close, kline.volume)
+        self._past.setdefault(kline.symbol, {}).setdefault(kline.interval, []).append(row)
+        self._forward(kline, market)
+
+    def _on_past_bars(self, past: PastBars) -> None:
+        self._advance(past.available_at)
+        state = self.states.get(past.symbol)
+        if state is None or not self._collecting:
+            self.counts["past bars that no strategy waits for"] += len(past.bars)
+            return
+        rows = self._past.setdefault(past.symbol, {}).setdefault(past.interval, [])
+        rows += [row for row in past.bars if row[0] <= state.last_start]
 
     def _call_on_bars(self, kline: Kline, market: Market) -> None:
         """Pass a closed bar, and the bars of the declared intervals that it closes, to the strategy."""
@@ -235,10 +268,11 @@ class Engine:
         self._targets.clear()
         self._waiting.clear()
         failure = "" if self.guard is None else self.guard.failure
+        self.version, self.version_since = dict(command.args), now
         self._bind(strategy)
+        self._collect(collecting=False)
         if self.guard is not None:
             self.guard.inherit(failure)
-        self.version, self.version_since = dict(command.args), now
         self._decide(change)
         self._cancel_entries("strategy replaced")
         if change.flatten:
@@ -253,6 +287,7 @@ class Engine:
         """
         strategy = self._loader(version)
         self.strategy._on_notice = None
+        self.version = version
         self._bind(strategy)
         warming_up = self.risk.warming_up
         self.risk.set_warming_up(True)  # neither plots nor notices are recorded
@@ -510,6 +545,10 @@ class Engine:
             case "life":
                 self._incarnation = command.args.get("incarnation", "")
                 self.exchange.states_cash = command.states_cash
+                self._collect(collecting=False)
+                return
+            case "strategy-history":
+                self._collect(collecting=True)
                 return
             case "older-record":
                 if self._venue is not None:

@@ -22,7 +22,7 @@ from agent.live.kill_file import KillSwitch
 from agent.live.kill_guard import KillGuard
 from agent.live.pipeline import Pipeline
 from agent.live.scoring import SentimentConsumer
-from agent.live.strategy_switch import SET, USE, StrategySwitch
+from agent.live.strategy_switch import HISTORY, SET, USE, StrategySwitch
 from agent.system.clock import Clock, iso
 
 _AT_ONCE: Final = ("halt", "kill")  # go ahead of everything else in the queue
@@ -223,12 +223,18 @@ class CommandHandler:
     async def _change_strategy(self, action: str, args: dict[str, str], by: str) -> dict[str, Any]:
         async with self._strategy_change:
             try:
-                version = await self._strategies.prepare(action, args)
+                version, strategy = await self._strategies.prepare(action, args)
             except TapewireError as error:
                 what = {"strategy": args.get("strategy", "the same"), "reason": error.message}
                 if not self._pipeline.storage.failing.is_set():
                     await self._wait_until_handled(action, await self.put("strategy-refused", what, by))
                 raise type(error)(f"{error.message}; the old strategy stays", hint=error.hint) from None
+            if self._strategies.lacks_bars(version):
+                # From here on the core keeps the run's bars, so that none is missing after those read
+                await self._wait_until_handled(action, await self.put(HISTORY, {}, by))
+                for past in await self._strategies.read_past(version):
+                    await self._queue.put(past)
+            self._pipeline.versions.prepare(version, strategy)
             await self._wait_until_handled(action, await self.put(USE, version, by))
         engine = self._pipeline.engine
         return {

@@ -28,6 +28,7 @@ from agent.live.interfaces.running_agent import Services
 from agent.live.interfaces.status import Status
 from agent.live.kill_file import KillSwitch
 from agent.live.life import Life, Sources
+from agent.live.market_data.kline_producer import KlineProducer
 from agent.live.model_drift import ModelDrift
 from agent.live.observers import LogObserver, RecentActivity
 from agent.live.order_routing import open_gateway, open_guard, venue_port
@@ -250,8 +251,9 @@ class Daemon:
             gateway = None
             if port is not None:
                 gateway = open_gateway(self.config, port, pipeline, self.clock, self._rng)
+            sources, market = self._sources(pipeline, gateway)
             strategies = StrategySwitch(
-                self.config, self._database, pipeline, reads_headlines=self.model is not None
+                self.config, self._database, pipeline, market, reads_headlines=self.model is not None
             )
             commands = CommandHandler(
                 self.config, pipeline, queue, self.clock, self.kill_switch, self.model, strategies
@@ -268,7 +270,7 @@ class Daemon:
                 self._database,
                 pipeline,
                 queue,
-                self._sources(pipeline, gateway),
+                sources,
                 self.services,
                 commands,
                 self.kill_switch,
@@ -310,7 +312,7 @@ class Daemon:
         self.config = await with_venue_rules(self.config, port, self._database)
         return open_run(self.config, self._database, new=True, predictor=self.predictor)
 
-    def _sources(self, pipeline: Pipeline, gateway: VenueGateway | None) -> Sources:
+    def _sources(self, pipeline: Pipeline, gateway: VenueGateway | None) -> tuple[Sources, KlineProducer]:
         version = pipeline.engine.version
         if version:
             needed = {interval: int(bars) for interval, bars in bars_needed(version).items()}
@@ -320,12 +322,12 @@ class Daemon:
             self.config, self.clock, pipeline.memory, self._rng, self.predictor, warm_up=needed
         )
         if self.model is None:
-            return Sources(market, gateway, None, None, None, warm_up=needed)
+            return Sources(market, gateway, None, None, None, warm_up=needed), market
         scorer = self.services.scorer or self.model
         for news in pipeline.memory.unscored.values():
             scorer.offer(news)
         news_feeds = make_news_producer(self.config, self.clock, self._rng)
-        return Sources(market, gateway, news_feeds, self.model, scorer, self.reviser, needed)
+        return Sources(market, gateway, news_feeds, self.model, scorer, self.reviser, needed), market
 
     def _unscored(self, news_id: str) -> News | None:
         """Return a headline without a sentiment, or None if it can't vote."""

@@ -26,6 +26,7 @@ from agent.core.events import (
     Notice,
     Order,
     OrderUpdate,
+    PastBars,
     Plot,
     Prediction,
     RiskEvent,
@@ -77,6 +78,8 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "symbol": message.symbol,
                 "bars": (message.end - message.start) // message.interval,
             }
+        case PastBars():
+            return _pick("past bars", message, "symbol") | {"bars": len(message.bars)}
         case Funding():
             return _pick("funding rate", message, "symbol", "rate")
         case Command(action="use-strategy"):  # the decision that follows has the rest

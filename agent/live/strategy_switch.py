@@ -17,10 +17,13 @@ import structlog
 
 from agent.config import Config
 from agent.core.engine import Engine
-from agent.core.errors import ConfigError, StoreUnavailable, UsageError
+from agent.core.errors import ConfigError, StoreUnavailable, UsageError, VenueError
+from agent.core.events import PastBars
+from agent.core.intervals import parse_interval
 from agent.core.sinks import NullSink
 from agent.core.strategy import Strategy
-from agent.core.strategy_version import label_of
+from agent.core.strategy_version import bars_needed, label_of
+from agent.live.market_data.kline_producer import KlineProducer
 from agent.live.pipeline import Pipeline
 from agent.replay.needed_bars import bars_needed_by
 from agent.store.database import Database
@@ -41,6 +44,9 @@ from strategies.stored_source import class_of_source, read_strategy_file, sha256
 USE, SET = "use-strategy", "set-strategy"
 """Actions of an operator: another strategy, or other parameters of the same one."""
 
+HISTORY: Final = "strategy-history"
+"""Command after which the core keeps the run's bars for the strategy that is about to be used."""
+
 _LONGEST: Final = 30.0  # seconds for loading and checking
 _HEADLINES: Final = ("on_news", "on_sentiment", "on_signal", "on_signal_expired")
 _log: Final = structlog.get_logger(__name__)
@@ -56,21 +62,30 @@ class _Request(NamedTuple):
 
 
 class StrategySwitch:
-    """Loads strategies for the agent of `pipeline`. `reads_headlines`: whether it has news and a model."""
+    """Loads strategies for the agent of `pipeline`, and history from `market`.
+
+    `reads_headlines` states whether the agent has news and a model.
+    """
 
     def __init__(
-        self, config: Config, database: Database, pipeline: Pipeline, *, reads_headlines: bool
+        self,
+        config: Config,
+        database: Database,
+        pipeline: Pipeline,
+        market: KlineProducer,
+        *,
+        reads_headlines: bool,
     ) -> None:
+        self._market = market
         self._config = config
         self._database = database
         self._pipeline = pipeline
         self._reads_headlines = reads_headlines
 
-    async def prepare(self, action: str, args: Mapping[str, str]) -> dict[str, str]:
-        """Load and check what an operator's command names; return the arguments to journal.
+    async def prepare(self, action: str, args: Mapping[str, str]) -> tuple[dict[str, str], Strategy]:
+        """Load and check what an operator's command names; return the arguments to journal, and the strategy.
 
-        The next strategy that `pipeline.versions` creates for them is the one that was checked. Raises
-        TapewireError; the old strategy then stays.
+        Raises TapewireError; the old strategy then stays.
         """
         storage = self._pipeline.storage
         if args.get("sleeve"):
@@ -91,8 +106,29 @@ class StrategySwitch:
             await asyncio.to_thread(trust_source, self._config.live.folder, source)
         if args.get("flatten") == "true":
             journalled["flatten"] = "true"
-        self._pipeline.versions.prepare(journalled, strategy)
-        return journalled
+        return journalled, strategy
+
+    def lacks_bars(self, version: Mapping[str, str]) -> bool:
+        """Return whether fewer bars are at hand than the strategy of these arguments needs."""
+        needed = {parse_interval(text): int(bars) for text, bars in bars_needed(version).items()}
+        for state in self._pipeline.engine.states.values():
+            series = {} if state.history is None else state.history.series
+            known = {one.interval: one.count for one in series.values()}
+            if state.next_start >= 0 and any(known.get(one, 0) < bars for one, bars in needed.items()):
+                return True
+        return False
+
+    async def read_past(self, version: Mapping[str, str]) -> list[PastBars]:
+        """Read the bars that the strategy needs from the venue; none if that fails, which is logged."""
+        needed = {text: int(bars) for text, bars in bars_needed(version).items()}
+        states = self._pipeline.engine.states
+        try:
+            return await self._market.read_past(
+                needed, {name: one.last_start for name, one in states.items()}
+            )
+        except (VenueError, TimeoutError) as error:
+            _log.warning("no history for the strategy", reason=str(error) or "timeout")
+            return []
 
     def _save(self, source: bytes, *, again: bool) -> None:
         save_source(self._database, source)

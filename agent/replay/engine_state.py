@@ -44,7 +44,7 @@ _MODULES: Final = ("agent.core.", "strategies.")
 _ENGINE_WIRING: Final = (
     *("strategy", "_sink", "_matching", "_venue", "_band", "_run_id", "_equity_block"),
     *("_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers"),
-    *("_loader", "_contain_errors", "_settings"),
+    *("_loader", "_contain_errors", "_settings", "_forward"),
 )
 WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": _ENGINE_WIRING,
@@ -89,7 +89,13 @@ def _attach_columns(series: BarSeries) -> None:
     series.attach()
 
 
+def _route_bars(engine: Engine) -> None:
+    """Choose what a closed bar calls."""
+    engine.route_bars()
+
+
 _REBUILD: Final[dict[str, Callable[[Any], None]]] = {
+    "agent.core.engine:Engine": _route_bars,
     "agent.core.bar_history:BarSeries": _attach_columns,
     "agent.core.fusion_inputs:FusionInputs": _rebuild_reading,
     "agent.core.deduplication:HeadlineDeduplicator": _rebuild_index,

@@ -13,6 +13,7 @@ from agent.core.bar_history import Bar
 from agent.core.engine import Engine
 from agent.core.errors import StrategyError
 from agent.core.events import (
+    HOUR_MS,
     MINUTE_MS,
     Command,
     Event,
@@ -22,6 +23,7 @@ from agent.core.events import (
     Order,
     OrderStatus,
     OrderUpdate,
+    PastBars,
     RiskEvent,
     RiskState,
     StrategyChange,
@@ -276,6 +278,44 @@ def test_the_new_strategy_finds_the_bars_at_hand(first: str, found: list[Any], l
     assert new.hours[-1] == (130.0, 190.0, 129.0, 189.5, 0.0)
 
 
+def past(interval: int, bars: list[Kline], at: int) -> PastBars:
+    """The bars as read from the venue at minute `at`."""
+    rows = tuple((one.start, one.open, one.high, one.low, one.close, one.volume) for one in bars)
+    return PastBars(SYMBOL, interval, T0 + at * MINUTE_MS, T0 + at * MINUTE_MS, rows)
+
+
+HOUR_BEFORE = Kline(SYMBOL, HOUR_MS, T0 - HOUR_MS, T0, T0, 5.0, 15.0, 4.0, 14.0, 600.0)
+
+
+@pytest.mark.parametrize("first", ["Strategy", "Minutes", "Hourly"])
+def test_bars_read_from_the_venue_come_before_those_at_hand(first: str) -> None:
+    one, sink = engine(first)
+    begin = Command("strategy-history", T0, T0 + 87 * MINUTE_MS, {}, "ann")
+    # The run began in the middle of the first hour; two bars come while the venue is asked
+    feed(one, *waves(40, 86), begin, *waves(87, 88))
+    feed(one, past(HOUR_MS, [HOUR_BEFORE], 88), past(MINUTE_MS, waves(0, 87), 88), *waves(89, 89))
+    feed(one, use("Hourly", 90, needs='{"1h": "2", "1m": "70"}'))
+    new = one.strategy
+    assert isinstance(new, Hourly)
+    assert new.found == [(5.0, 15.0, 4.0, 14.0, 0.0), FIRST_HOUR]
+    minutes = one.market.bars(SYMBOL, "1m", 200)
+    assert minutes.start.tolist() == [T0 + number * MINUTE_MS for number in range(90)]
+    feed(one, *waves(90, 179))
+    assert new.hours == [SECOND_HOUR, (130.0, 190.0, 129.0, 189.5, 0.0)]
+    assert [r.rule for r in of(RiskEvent, sink)] == []
+    assert one.counts["bars of 1h with missing bars"] == 0
+
+
+@pytest.mark.parametrize("ends", ["life", "use-strategy"])
+def test_past_bars_are_forgotten_once_no_strategy_waits_for_them(ends: str) -> None:
+    one, _ = engine("Strategy")
+    feed(one, *waves(0, 9), Command("strategy-history", T0, T0 + 10 * MINUTE_MS, {}, "ann"), *waves(10, 11))
+    feed(one, Command("life", T0, T0, {"incarnation": "b"}) if ends == "life" else use("Old", 12))
+    feed(one, past(MINUTE_MS, waves(0, 11), 12), use("Hourly", 12))
+    assert len(one.market.bars(SYMBOL, "1m", 50)) == 0
+    assert one.counts["past bars that no strategy waits for"] == 12
+
+
 def test_a_short_history_is_noted() -> None:
     one, sink = engine("Minutes")
     feed(one, *waves(0, 89), use("Hourly", 90, needs='{"1h": "3", "1m": "90"}'))
@@ -289,10 +329,11 @@ def test_a_short_history_is_noted() -> None:
     changes=st.dictionaries(
         st.integers(1, 150), st.tuples(st.sampled_from(sorted(KINDS)), st.booleans()), max_size=5
     ),
+    asked=st.dictionaries(st.integers(1, 150), st.integers(1, 90), max_size=3),
     saved=st.integers(1, 150),
 )
 def test_a_restart_from_a_snapshot_decides_like_the_fold(
-    changes: dict[int, tuple[str, bool]], saved: int
+    changes: dict[int, tuple[str, bool]], asked: dict[int, int], saved: int
 ) -> None:
     one, sink = engine()
     again, rest = engine()
@@ -307,6 +348,10 @@ def test_a_restart_from_a_snapshot_decides_like_the_fold(
         if number in changes:
             name, flatten = changes[number]
             events.append(use(name, number, **({"flatten": "true"} if flatten else {})))
+        if number in asked:
+            events.append(Command("strategy-history", T0, T0 + number * MINUTE_MS, {}, "ann"))
+        if number - 1 in asked:
+            events.append(past(MINUTE_MS, calm(number - asked[number - 1], number - 1), number))
         events += [bar(number, 100 + number % 7, 108, 91, 100 + (number + 1) % 7)]
         for which in (one, again) if state is not None else (one,):
             feed(which, *events)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from agent.analysis.report.html import write_report
 from agent.analysis.report.report_loader import load_report_data
 from agent.core.errors import ConfigError, SafetyError, StrategyError, TapewireError, UsageError
-from agent.core.events import Command, Order, RiskState, StrategyChange
+from agent.core.events import MINUTE_MS, Command, Notice, Order, RiskState, StrategyChange
 from agent.core.risk import STRATEGY
 from agent.live.app import make_agent
 from agent.live.control_socket import ControlRequest, send_request
@@ -22,7 +23,17 @@ from agent.store.database import Database
 from agent.store.journal import Journal
 from agent.store.queries import find_run, list_runs, read_decisions, read_rows
 from agent.store.strategy_sources import save_source, trust_source
-from tests.support.live import assert_sound, handled, journal, living, load_words, of, settings, until
+from tests.support.live import (
+    SYMBOLS,
+    assert_sound,
+    handled,
+    journal,
+    living,
+    load_words,
+    of,
+    settings,
+    until,
+)
 
 FIRST = '''
 from tapewire import Strategy, StrategyParams
@@ -257,3 +268,55 @@ async def test_an_error_of_the_strategy_is_mended_by_another_source_and_a_resume
 def reasons_of(database: Database) -> set[str]:
     rows = read_decisions(database, find_run(database).id)
     return {one.decision.reason for one in rows if isinstance(one.decision, Order)}
+
+
+HOURS = '''
+from tapewire import Strategy
+
+
+class Hours(Strategy):
+    """Notes the hours that it finds at its start."""
+
+    intervals = ("1m", "1h")
+    warm_up = {"1h": 5, "1m": 90}
+
+    def on_start(self, market):
+        self.found = {
+            symbol: [list(map(float, (bar.start[at], bar.open[at], bar.high[at], bar.low[at], bar.close[at],
+                                      bar.missing[at]))) for at in range(len(bar))]
+            for symbol in market.symbols
+            for bar in [market.bars(symbol, "1h", 5)]
+        }
+        self.minutes = {symbol: market.bars(symbol, "1m", 90).start.tolist() for symbol in market.symbols}
+
+    def on_bar(self, bar, market):
+        if bar.interval == "1h":
+            self.notify(f"{bar.symbol} {bar.start} {bar.open} {bar.close} {bar.missing:g}")
+'''
+
+
+async def test_bars_that_a_strategy_needs_are_read_from_the_venue_before_it_is_used(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "hours.py"
+    file.write_text(HOURS)
+    config = settings(sandbox.rest_url, tmp_path)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 10)
+        reply = await daemon.command("use-strategy", {"strategy": str(file)}, "test")
+        assert reply["short"] == []
+        found, minutes = (getattr(daemon.pipeline.engine.strategy, name) for name in ("found", "minutes"))
+        await until(lambda: len(list(read_rows(database, find_run(database).id, Notice))) >= 4)
+    assert_sound(database, "latest", config)
+    for symbol in SYMBOLS:
+        series = sandbox.market.quotes[symbol].series
+        assert len(minutes[symbol]) == 90
+        assert {after - before for before, after in itertools.pairwise(minutes[symbol])} == {MINUTE_MS}
+        assert len(found[symbol]) == 5
+        for start, *prices, missing in found[symbol]:
+            bars = [series.bar(series.index_at(int(start) + minute * MINUTE_MS)) for minute in range(60)]
+            truth = (bars[0].open, max(b.high for b in bars), min(b.low for b in bars), bars[-1].close)
+            assert (tuple(prices), missing) == (truth, 0.0)
+    notes = [one.text.split() for one in read_rows(database, find_run(database).id, Notice)]
+    assert {missing for *_, missing in notes} == {"0"}
