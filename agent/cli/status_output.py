@@ -28,7 +28,7 @@ def show(status: Status) -> None:
         f"run {status.run} (process {status.pid}), up {status.uptime_s:,.0f} s{warming}: "
         f"{status.strategy} on {status.endpoint}"
     )
-    out.print(_strategy_line(status), markup=False)
+    out.print(_strategy_line(status), markup=False, soft_wrap=True)
     if status.orders != "paper":
         known = "[bold red]not reconciled: no position is opened[/]" if status.unreconciled else "reconciled"
         out.print(f"orders go to {status.orders}, {known}")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from agent.analysis.report.html import write_report
 from agent.analysis.report.report_loader import load_report_data
+from agent.cli.main import build
 from agent.core.errors import ConfigError, SafetyError, StrategyError, TapewireError, UsageError
 from agent.core.events import MINUTE_MS, Command, Notice, Order, RiskState, StrategyChange
 from agent.core.risk import STRATEGY
@@ -320,3 +323,73 @@ async def test_bars_that_a_strategy_needs_are_read_from_the_venue_before_it_is_u
             assert (tuple(prices), missing) == (truth, 0.0)
     notes = [one.text.split() for one in read_rows(database, find_run(database).id, Notice)]
     assert {missing for *_, missing in notes} == {"0"}
+
+
+async def test_the_command_line_changes_lists_and_shows_strategies(
+    sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("agent.toml").write_text(
+        f'[live]\nfolder = "{tmp_path}"\n[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n'
+    )
+    Path("mine.py").write_text(FIRST)
+
+    async def tapewire(*arguments: str) -> tuple[int, str]:
+        given = [*arguments, "-c", "agent.toml"]
+        result = await asyncio.to_thread(CliRunner().invoke, build(), given, env={"COLUMNS": "400"})
+        error = result.exception if isinstance(result.exception, TapewireError) else None
+        return result.exit_code, str(error) if error else result.stdout
+
+    config = settings(sandbox.rest_url, tmp_path)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 5)
+        code, text = await tapewire("strategy", "use", "mine.py", "--set", "weight=0.3", "--flatten")
+        version = daemon.pipeline.engine.version
+        sha256 = version["sha256"]
+        assert (version["strategy"], version["flatten"]) == (str(tmp_path / "mine.py"), "true")
+        assert (code, text) == (0, f"mine.py:Mine {sha256[:12]} decides with weight=0.3\n")
+        code, text = await tapewire("strategy", "set", "weight=0.15", "--json")
+        assert (json.loads(text)["strategy"], json.loads(text)["params"]) == (
+            "mine.py:Mine",
+            {"weight": 0.15},
+        )
+        code, text = await tapewire("status")
+        assert f"strategy mine.py:Mine {sha256[:12]} with weight=0.15 since 20" in text
+        await tapewire("halt")
+        code, text = await tapewire("strategy", "use", "sma_cross")
+        assert "risk is HALTED: it opens nothing until tapewire resume" in text
+        code, text = await tapewire("strategy", "set", "fast")
+        assert "'fast' sets nothing" in text
+        code, text = await tapewire("strategy", "set", "fast=99")
+        assert "the old strategy stays" in text
+    Path("mine.py").unlink()
+    code, text = await tapewire("strategy", "list", "--run", "latest")
+    lines = text.splitlines()
+    assert [line.split("  ")[1:] for line in lines[::2]] == [
+        ["sma_cross", "built in"],
+        [
+            "mine.py:Mine",
+            f"{sha256[:12]}, event {row(database, 0):,} by uid {os.geteuid()}, positions closed",
+        ],
+        ["mine.py:Mine", f"{sha256[:12]}, event {row(database, 1):,} by uid {os.geteuid()}"],
+        ["sma_cross", f"built in, event {row(database, 2):,} by uid {os.geteuid()}"],
+    ]
+    assert lines[1::2][1:3] == ["  weight=0.3", "  weight=0.15"]
+    assert await tapewire("strategy", "show", sha256[:6], "--run", "latest") == (0, FIRST)
+    code, text = await tapewire("strategy", "show", "5e5e", "--run", "latest")
+    assert f"the run has no source 5e5e (its sources: {sha256[:12]})" in text
+    assert (await tapewire("verify"))[1].startswith("identical: ")
+    copy = tmp_path / "strategies" / f"{sha256}.py"
+    copy.unlink()
+    code, text = await tapewire("verify")
+    assert "has never run on this machine" in text
+    code, text = await tapewire("strategy", "show", sha256[:6], "--run", "latest", "--trust")
+    assert copy.read_text() == FIRST
+    assert (await tapewire("verify"))[1].startswith("identical: ")
+
+
+def row(database: Database, number: int) -> int:
+    """Return the event of a change of the strategy."""
+    rows = read_decisions(database, find_run(database).id)
+    return [one.event_seq for one in rows if isinstance(one.decision, StrategyChange)][number]
