@@ -361,7 +361,7 @@ async def test_the_command_line_changes_lists_and_shows_strategies(
         assert "risk is HALTED: it opens nothing until tapewire resume" in text
         code, text = await tapewire("strategy", "set", "fast")
         assert "'fast' sets nothing" in text
-        code, text = await tapewire("strategy", "set", "fast=99")
+        code, text = await tapewire("strategy", "set", "fast=999")
         assert "the old strategy stays" in text
     Path("mine.py").unlink()
     code, text = await tapewire("strategy", "list", "--run", "latest")
