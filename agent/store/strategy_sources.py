@@ -53,7 +53,9 @@ def find_source(database: Database, beginning: str) -> tuple[str, bytes] | None:
     """Return hash and text of the only source whose hash begins so; None if there is none or several."""
     column = strategy_sources.c.sha256
     with database.read() as connection:
-        found = list(connection.scalars(select(column).where(column.startswith(beginning)).limit(2)))
+        found = list(
+            connection.scalars(select(column).where(column.startswith(beginning, autoescape=True)).limit(2))
+        )
     if len(found) != 1:
         return None
     source = read_source(database, found[0])

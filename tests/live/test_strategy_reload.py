@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,33 @@ async def test_a_command_that_was_journalled_before_the_process_died_is_carried_
         assert daemon.status().strategy == "mine.py:Mine"
         await until(lambda: handled(daemon) >= 10)
     assert verify(database, find_run(database), folder=tmp_path).identical
+
+
+async def test_an_edited_file_waits_for_the_command(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "edited.py"
+    file.write_text(FIRST)
+    config = settings(sandbox.rest_url, tmp_path, strategy={"name": str(file), "params": {}})
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: "first" in reasons_of(database))
+    file.write_text(SECOND)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 20)
+        assert "second" not in reasons_of(database)
+        await daemon.command("use-strategy", {"strategy": str(file)}, "test")
+        await until(lambda: "second" in reasons_of(database))
+    assert verify(database, find_run(database), folder=tmp_path).identical
+    assert len(list_runs(database)) == 1
+    for name in [name for name in sys.modules if name.startswith("edited")]:
+        del sys.modules[name]  # as in a process of its own
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock, new=True)
+    async with living(daemon):
+        await until(lambda: "second" in reasons_of(database))
+    assert len(list_runs(database)) == 2
+    assert reasons_of(database) == {"second"}
 
 
 async def test_a_source_that_never_ran_on_this_machine_runs_only_if_it_is_trusted(
