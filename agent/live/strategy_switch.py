@@ -29,6 +29,7 @@ from agent.replay.needed_bars import bars_needed_by
 from agent.store.database import Database
 from agent.store.runs import Run
 from agent.store.strategy_sources import read_source, save_source, trust_source
+from agent.system.daemon_threads import DaemonThreads
 from strategies import (
     BUILT_IN,
     SOURCE_FILE,
@@ -81,6 +82,7 @@ class StrategySwitch:
         self._database = database
         self._pipeline = pipeline
         self._reads_headlines = reads_headlines
+        self._threads = DaemonThreads("strategy")  # a source may hang while it is imported
 
     async def prepare(self, action: str, args: Mapping[str, str]) -> tuple[dict[str, str], Strategy]:
         """Load and check what an operator's command names; return the arguments to journal, and the strategy.
@@ -97,7 +99,9 @@ class StrategySwitch:
         request = self._parse(action, args)
         try:
             async with asyncio.timeout(_LONGEST):
-                journalled, strategy = await asyncio.to_thread(self._load, request)
+                journalled, strategy = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._load, request
+                )
         except TimeoutError:
             raise ConfigError(f"strategy {request.name} was not loaded within {_LONGEST:g} s") from None
         source = request.source

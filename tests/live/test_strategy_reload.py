@@ -19,6 +19,7 @@ from agent.cli.main import build
 from agent.core.errors import ConfigError, SafetyError, StrategyError, TapewireError, UsageError
 from agent.core.events import MINUTE_MS, Command, Notice, Order, RiskState, StrategyChange
 from agent.core.risk import STRATEGY
+from agent.live import strategy_switch
 from agent.live.app import make_agent
 from agent.live.control_socket import ControlRequest, send_request
 from agent.replay.verify import verify
@@ -170,6 +171,25 @@ async def test_a_strategy_that_does_not_load_leaves_the_old_one_in_place(
     assert {one.by for one in refused} == {"test"}
     assert not list(read_rows(database, find_run(database).id, StrategyChange))
     assert_sound(database, "latest", config)
+
+
+async def test_a_source_that_hangs_is_given_up(
+    sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strategy_switch, "_LONGEST", 0.2)
+    file = tmp_path / "hangs.py"
+    file.write_text(f"import threading\nthreading.Event().wait()\n{FIRST}")
+    daemon = make_agent(
+        settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
+    )
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 1)
+        with pytest.raises(
+            ConfigError, match=r"hangs\.py was not loaded within 0\.2 s; the old strategy stays"
+        ):
+            await daemon.command("use-strategy", {"strategy": str(file)}, "test")
+        before = handled(daemon)
+        await until(lambda: handled(daemon) >= before + 5)
 
 
 async def test_a_command_that_was_journalled_before_the_process_died_is_carried_out_by_the_next(
