@@ -165,7 +165,7 @@ async def live(spec: ProcessSpec) -> None:
         daemon.observe(player)
 
         vars(daemon_module).update(
-            make_kline_producer=lambda *_: player, make_news_producer=lambda *_: _NoNews()
+            make_kline_producer=lambda *_, **__: player, make_news_producer=lambda *_: _NoNews()
         )
         await daemon.run(over, complete=True)
 
