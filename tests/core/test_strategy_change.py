@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.core.bar_history import Bar
@@ -325,6 +325,7 @@ def test_a_short_history_is_noted() -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(changes={52: ("Hourly", False)}, asked={50: 40}, saved=51)  # while bars are kept for the next one
 @given(
     changes=st.dictionaries(
         st.integers(1, 150), st.tuples(st.sampled_from(sorted(KINDS)), st.booleans()), max_size=5
