@@ -494,7 +494,7 @@ class StrategyChange(Message, frozen=True):
     params: str  # JSON object, including defaults
     flatten: bool  # whether positions are closed; otherwise they are kept
     by: str
-    sleeve: str = ""  # whose strategy it is, in a run with sleeves
+    sleeve: str | UnsetType = UNSET
 
 
 Event = (

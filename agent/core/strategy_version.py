@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from agent.core.errors import StrategyError
 from agent.core.events import Command, StrategyChange
@@ -61,5 +62,5 @@ def change_of(command: Command, now: int) -> StrategyChange:
         args.get("params", "{}"),
         args.get("flatten") == "true",
         command.by,
-        args.get("sleeve", ""),
+        args.get("sleeve", UNSET),
     )

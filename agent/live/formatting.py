@@ -149,10 +149,9 @@ def describe(message: Event | Decision) -> dict[str, Any]:
         case Notice():
             return {"what": "notice", "level": message.level, "text": message.text}
         case StrategyChange():
-            fields = _pick(
-                "strategy changed", message, "strategy", "class_name", "params", "flatten", "sleeve"
-            )
-            return fields | {"source": message.sha256[:12], "by": message.by}
+            fields = _pick("strategy changed", message, "strategy", "class_name", "params", "flatten")
+            sleeve = {} if message.sleeve is UNSET else {"sleeve": message.sleeve}
+            return fields | {"source": message.sha256[:12], "by": message.by} | sleeve
         case RiskEvent():
             return _pick("risk", message, "state", "rule", "detail", "symbol")
         case _:

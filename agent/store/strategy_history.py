@@ -46,7 +46,7 @@ def recorded_versions(database: Database, run: Run) -> list[RecordedVersion]:
         label = label_of(change.strategy, change.class_name)
         found.append(
             RecordedVersion(
-                label, change.sha256, params, change.ts, seq, change.by, change.flatten, change.sleeve
+                label, change.sha256, params, change.ts, seq, change.by, change.flatten, change.sleeve or ""
             )
         )
     stored = {one.source for one in found if one.source and read_source(database, one.source) is not None}

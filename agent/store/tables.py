@@ -110,6 +110,19 @@ class IntegerOrUnset(TypeDecorator[Any]):
         return UNSET if value is None else value
 
 
+class TextOrUnset(TypeDecorator[Any]):
+    """A text, or UNSET, which is stored as NULL."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _: Dialect) -> str | None:
+        return None if value is UNSET else value
+
+    def process_result_value(self, value: str | None, _: Dialect) -> Any:
+        return UNSET if value is None else value
+
+
 class LevelsOrUnset(TypeDecorator[Any]):
     """Take-profit levels: a JSON list of [trigger, share] as exact texts. UNSET is stored as NULL."""
 
@@ -247,6 +260,7 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
 _UNSET_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     Decimal: DecimalOrUnset(),
     int: IntegerOrUnset(),
+    str: TextOrUnset(),
     tuple[tuple[Decimal, Decimal], ...]: LevelsOrUnset(),
 }
 """Types of the fields that may be UNSET."""

@@ -26,7 +26,7 @@ def upgrade() -> None:
         sa.Column("params", sa.Text(), nullable=False),
         sa.Column("flatten", sa.Boolean(), nullable=False),
         sa.Column("by", sa.Text(), nullable=False),
-        sa.Column("sleeve", sa.Text(), nullable=False),
+        sa.Column("sleeve", sa.Text(), nullable=True),
         sqlite_with_rowid=False,
     )
     op.create_table(
