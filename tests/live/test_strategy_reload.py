@@ -25,7 +25,7 @@ from agent.live.control_socket import ControlRequest, send_request
 from agent.replay.verify import verify
 from agent.sandbox import Sandbox
 from agent.store.database import Database
-from agent.store.journal import Journal
+from agent.store.journal import Journal, find_segments
 from agent.store.queries import find_run, list_runs, read_decisions, read_rows
 from agent.store.strategy_sources import save_source, trust_source
 from tests.support.live import (
@@ -211,6 +211,30 @@ async def test_a_command_that_was_journalled_before_the_process_died_is_carried_
         assert daemon.status().strategy == "mine.py:Mine"
         await until(lambda: handled(daemon) >= 10)
     assert verify(database, find_run(database), folder=tmp_path).identical
+
+
+async def test_segments_before_and_after_a_change_are_archived_by_another_process(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FIRST)
+    sections = {"store": {"segment": "15m"}, "archive": {"folder": str(tmp_path / "archive")}}
+    config = settings(sandbox.rest_url, tmp_path, strategy={"name": str(file), "params": {}}, **sections)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+
+    def archived() -> int:
+        return sum(one.pruned_at is not None for one in find_segments(database, daemon.pipeline.run.id))
+
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 5)
+        file.write_text(SECOND)
+        await daemon.command("use-strategy", {"strategy": str(file)}, "test")
+        file.unlink()  # the other process has the store and the copy alone
+        boundaries = daemon.pipeline.snapshots.boundaries
+        await until(lambda: daemon.pipeline.snapshots.boundaries >= boundaries + 2 and archived() >= 3)
+    proof = verify(database, find_run(database), folder=tmp_path)
+    assert proof.identical
+    assert proof.snapshots >= 3
 
 
 async def test_an_edited_file_waits_for_the_command(
