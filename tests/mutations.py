@@ -34,7 +34,37 @@ RECORD: Final = (
 LATE: Final = ("tests/live/gateway/test_gateway.py::test_an_order_that_reduces_a_position_never_expires",)
 GATEWAY: Final = ("tests/live/gateway/test_gateway.py",)
 
+CHANGE: Final = ("tests/core/test_strategy_change.py",)
+
 MUTATIONS: Final = (
+    Mutation(
+        "entries-survive-a-change-of-strategy",
+        "agent/core/engine.py",
+        '        self._cancel_entries("strategy replaced")\n',
+        "",
+        CHANGE,
+    ),
+    Mutation(
+        "an-error-is-forgotten-at-a-change-of-strategy",
+        "agent/core/engine.py",
+        "            self.guard.inherit(failure)\n",
+        "            self.guard.resume()\n",
+        CHANGE,
+    ),
+    Mutation(
+        "bars-kept-for-a-strategy-are-lost-at-a-restart",
+        "agent/core/engine.py",
+        "        if self._collecting:\n            self._call_on_kline",
+        "        if self._collecting and not self._past:\n            self._call_on_kline",
+        CHANGE,
+    ),
+    Mutation(
+        "the-bar-in-progress-begins-at-the-change",
+        "agent/core/bar_history.py",
+        "                    self._folds[name] = earlier._folds[taken.name]\n",
+        "                    self._folds[name] = _Fold()\n",
+        CHANGE,
+    ),
     Mutation(
         "shorts-pay-funding",
         "agent/core/paper.py",

@@ -109,14 +109,18 @@ def verify(
 ) -> None:
     """Replay a recorded run and compare every decision with the record. Exit code 1 if one differs.
 
-    A strategy that isn't built in is imported only if its file is unchanged since the run.
+    A strategy that isn't built in is imported only if its file is unchanged since the run, or has run on this
+    machine before.
     """
     from agent.replay.verify import verify as verify_run
 
+    settled = load(config)
     with _recorded_run(run, config, inputs, trust_strategy=trust_strategy) as (database, recorded):
         begin, end = recorded.first_event_at or 0, recorded.last_event_at or 0
         with replay_progress("verifying", begin, end) as progress:
-            result = verify_run(database, recorded, progress, trust_strategy=trust_strategy)
+            result = verify_run(
+                database, recorded, progress, trust_strategy=trust_strategy, folder=settled.live.folder
+            )
     if json:
         fields = {field: getattr(result, field) for field in result.__struct_fields__}
         print_json({"identical": result.identical, **fields})

@@ -26,11 +26,13 @@ from agent.core.events import (
     Notice,
     Order,
     OrderUpdate,
+    PastBars,
     Plot,
     Prediction,
     RiskEvent,
     Sentiment,
     Signal,
+    StrategyChange,
 )
 from agent.core.masking import mask
 from agent.data.provenance import MAX_REASON, shown_reason
@@ -76,8 +78,17 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "symbol": message.symbol,
                 "bars": (message.end - message.start) // message.interval,
             }
+        case PastBars():
+            return _pick("past bars", message, "symbol") | {"bars": len(message.bars)}
         case Funding():
             return _pick("funding rate", message, "symbol", "rate")
+        case Command(action="use-strategy"):  # the decision that follows has the rest
+            return {
+                "what": "command",
+                "action": message.action,
+                "strategy": message.args.get("strategy"),
+                "by": message.by,
+            }
         case Command():
             return {"what": "command", "action": message.action, **message.args, "by": message.by}
         case Signal():
@@ -137,6 +148,10 @@ def describe(message: Event | Decision) -> dict[str, Any]:
             return _pick("plot", message, "symbol", "name", "value")
         case Notice():
             return {"what": "notice", "level": message.level, "text": message.text}
+        case StrategyChange():
+            fields = _pick("strategy changed", message, "strategy", "class_name", "params", "flatten")
+            sleeve = {} if message.sleeve is UNSET else {"sleeve": message.sleeve}
+            return fields | {"source": message.sha256[:12], "by": message.by} | sleeve
         case RiskEvent():
             return _pick("risk", message, "state", "rule", "detail", "symbol")
         case _:

@@ -17,8 +17,9 @@ from msgspec.structs import replace
 from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.errors import StoreError
-from agent.core.events import Event, Kline, Sentiment, kind_of
+from agent.core.events import Command, Event, Kline, Sentiment, kind_of
 from agent.core.fusion_inputs import Predictor
+from agent.core.strategy_version import USE_STRATEGY
 from agent.live.event_queue import OPEN_BAR
 from agent.live.funding_stamps import FundingSchedule
 from agent.live.interfaces.observer import Observer
@@ -33,6 +34,7 @@ from agent.live.resume import ResumePoint
 from agent.live.snapshotter import Snapshotter
 from agent.live.store_retry import StoreWriter, Write
 from agent.live.systemd import ServiceManager
+from agent.replay.strategy_versions import StrategyVersions
 from agent.store.commit_mark import CommitMark, CommitMarkFile
 from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
@@ -40,7 +42,7 @@ from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunStatus
 from agent.store.state_snapshots import Snapshot, segment_started_at, write_snapshot
 from agent.system.latency_histogram import LatencyHistogram
-from strategies import blaming, load_strategy
+from strategies import blaming
 
 _T = TypeVar("_T")
 
@@ -123,7 +125,10 @@ class Pipeline:
         self.journal = Journal(database, run.id)
         self.mark = mark
         self._sink = LiveSink(self._recorder, config.market.interval)
-        self._make_engine: Callable[[], Engine] = partial(_engine, config, self._sink, run.id, predictor)
+        self.versions = StrategyVersions(database, run, config.live.folder, own=True)
+        self._make_engine: Callable[[], Engine] = partial(
+            _engine, config, self._sink, run.id, predictor, self.versions
+        )
         self.engine = self._make_engine()
         self._latest = latest
         self.snapshots = Snapshotter(config, database, run.id, self.engine.strategy)
@@ -286,6 +291,8 @@ class Pipeline:
         self._recorder.event_seq = self._sink.event_seq = seq
         self.memory.update(event)
         self.engine.handle(event)
+        if isinstance(event, Command) and event.action == USE_STRATEGY:
+            self.snapshots.strategy_changed()
 
     def end(self, *, complete: bool) -> Run:
         """Record the end: a complete run is closed, any other can be resumed."""
@@ -315,8 +322,10 @@ class Pipeline:
             _log.warning("no last snapshot", reason=error.message)
 
 
-def _engine(config: Config, sink: LiveSink, run_id: str, predictor: Predictor | None) -> Engine:
-    strategy = load_strategy(config.strategy.name, config.strategy.params)
+def _engine(
+    config: Config, sink: LiveSink, run_id: str, predictor: Predictor | None, versions: StrategyVersions
+) -> Engine:
+    strategy = versions.first()
     with blaming(strategy):
         return Engine(
             config,
@@ -327,4 +336,5 @@ def _engine(config: Config, sink: LiveSink, run_id: str, predictor: Predictor | 
             equity_block=1,
             predictor=predictor,
             contain_errors=True,
+            loader=versions,
         )

@@ -23,6 +23,7 @@ from agent.config import Config
 from agent.core.bar_history import BarSeries
 from agent.core.deduplication import HeadlineDeduplicator
 from agent.core.engine import Engine
+from agent.core.errors import TapewireError
 from agent.core.events import Order, OrderType, Side
 from agent.core.flatten import Pursuit
 from agent.core.fusion_inputs import FusionInputs
@@ -30,6 +31,10 @@ from agent.core.orders import WorkingOrder
 from agent.core.strategy import Strategy
 from agent.core.venue import SentOrder
 from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
+from strategies import imported_source
+
+VERSION_PART: Final = "strategy"
+"""Name of a snapshot's part that says which strategy decides."""
 
 _FORMAT: Final = 1
 _SHELL: Final = ("live/resume.py", "data/text.py")  # parts of the shell whose state is in a snapshot
@@ -39,6 +44,7 @@ _MODULES: Final = ("agent.core.", "strategies.")
 _ENGINE_WIRING: Final = (
     *("strategy", "_sink", "_matching", "_venue", "_band", "_run_id", "_equity_block"),
     *("_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers"),
+    *("_loader", "_contain_errors", "_settings", "_forward"),
 )
 WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": _ENGINE_WIRING,
@@ -83,7 +89,13 @@ def _attach_columns(series: BarSeries) -> None:
     series.attach()
 
 
+def _route_bars(engine: Engine) -> None:
+    """Choose what a closed bar calls."""
+    engine.route_bars()
+
+
 _REBUILD: Final[dict[str, Callable[[Any], None]]] = {
+    "agent.core.engine:Engine": _route_bars,
     "agent.core.bar_history:BarSeries": _attach_columns,
     "agent.core.fusion_inputs:FusionInputs": _rebuild_reading,
     "agent.core.deduplication:HeadlineDeduplicator": _rebuild_index,
@@ -118,8 +130,25 @@ def capture(engine: Engine) -> bytes:
     return encode([engine, own, saved], spec_of(strategy))
 
 
-def restore(engine: Engine, data: bytes) -> None:
-    """Load the state in `data` into a fresh `engine`. After a StateError the engine must be discarded."""
+def version_part(engine: Engine) -> bytes:
+    """Return which strategy decides, as `restore` needs it: the state itself contains no code."""
+    return msgspec.msgpack.encode(engine.version)
+
+
+def restore(engine: Engine, data: bytes, version: bytes = b"") -> None:
+    """Load the state in `data` into a fresh `engine`. After a StateError the engine must be discarded.
+
+    `version` is the `version_part` of the engine that was captured; empty for the run's first strategy.
+    Raises StoreError and SafetyError if its strategy can't be loaded.
+    """
+    changed = msgspec.msgpack.decode(version, type=dict[str, str]) if version else {}
+    if changed:
+        try:
+            engine.adopt(changed)
+        except TapewireError:
+            raise
+        except Exception as error:
+            raise StateError(f"on_start() of the strategy raised {type(error).__name__}: {error}") from error
     strategy = engine.strategy
     own = type(strategy).snapshot is not Strategy.snapshot
     parts = decode_into(data, [engine, None, None if own else strategy], spec_of(strategy))
@@ -147,9 +176,9 @@ def fingerprint(config: Config, strategy: Strategy) -> str:
     package = type(strategy).__module__.partition(".")[0]
     if package not in ("agent", "strategies"):
         loaded = [module for name, module in sys.modules.items() if f"{name}.".startswith(f"{package}.")]
-        files = {getattr(module, "__file__", None) for module in loaded}
-        for file in sorted(filter(None, files)):
-            seen.update(_source(Path(file)))
+        files = {file: imported_source(one) for one in loaded if (file := getattr(one, "__file__", None))}
+        for file in sorted(files):
+            seen.update(_source(Path(file), files[file]))
     return seen.hexdigest()
 
 
@@ -161,8 +190,10 @@ def _sources() -> bytes:
     return b"".join(_source(file) for file in sorted(files))
 
 
-def _source(file: Path) -> bytes:
+def _source(file: Path, text: bytes | None = None) -> bytes:
+    """Hash the name and the text of a file; the text that it has now unless `text` is given."""
     try:
-        return blake2b(file.name.encode() + b"\0" + file.read_bytes(), digest_size=16).digest()
+        text = file.read_bytes() if text is None else text
+        return blake2b(file.name.encode() + b"\0" + text, digest_size=16).digest()
     except OSError:
         return b""

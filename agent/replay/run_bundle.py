@@ -21,7 +21,7 @@ import msgspec
 from sqlalchemy import Table, select, update
 
 from agent.core.errors import DataError, SafetyError, UsageError
-from agent.core.events import Command, Sentiment
+from agent.core.events import Command, Sentiment, StrategyChange
 from agent.data.columns import content_hash
 from agent.store import tables
 from agent.store.bundle_file import Bundle, Manifest, safe_name, write_bundle
@@ -31,7 +31,8 @@ from agent.store.journal import encode, read_journal, read_journal_rows
 from agent.store.prompts import read_prompts, save_prompts
 from agent.store.queries import find_run, read_rows
 from agent.store.runs import Run, RunKind, RunStatus
-from strategies import SOURCE_FILE
+from agent.store.strategy_sources import read_source, save_source
+from strategies import SOURCE_FILE, SOURCE_SHA256
 from strategies.source_files import source_files
 
 STORE: Final = "run.db.gz"
@@ -42,7 +43,7 @@ BUNDLED: Final[tuple[Table, ...]] = (
     tables.equity,
     *tables.DECISIONS.values(),
 )
-"""Tables whose rows are copied as they are, besides the run, the journal, its digests, and prompts."""
+"""Tables whose rows are copied as they are, besides the run, the journal, its digests, prompts, and sources."""
 LEFT_OUT: Final[tuple[Table, ...]] = (
     tables.archives,  # the journal is in the bundle, wherever it was
     tables.segments,
@@ -243,6 +244,10 @@ def _copy(source: Database, target: Database, run: Run, notes: list[str]) -> Non
                     tables.insert_rows(connection, table, [tuple(row) for row in part])
     if run.kind is RunKind.LIVE:
         _copy_journal(source, target, run.id, notes)
+    changes = read_rows(source, run.id, StrategyChange)
+    for sha256 in {run.versions.get(SOURCE_SHA256, ""), *(change.sha256 for change in changes)}:
+        if (code := read_source(source, sha256)) is not None:
+            save_source(target, code)
     answers = read_rows(source, run.id, Sentiment)
     hashes = {answer.provenance.prompt for answer in answers if answer.provenance is not None}
     save_prompts(target, read_prompts(source, hashes))

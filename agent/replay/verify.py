@@ -19,6 +19,7 @@ from agent.replay.backtest import Progress
 from agent.replay.engine_state import capture, fingerprint, state_digest
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.history import History, Plan
+from agent.replay.strategy_versions import StrategyVersions
 from agent.store.comparison_sink import ComparisonSink, Divergence
 from agent.store.database import Database
 from agent.store.integrity import find_lost_commits, mark_path
@@ -26,7 +27,7 @@ from agent.store.journal import read_journal
 from agent.store.queries import read_rows
 from agent.store.runs import InputFile, Run, RunKind
 from agent.store.state_snapshots import list_snapshots
-from strategies import blaming, check_source, load_strategy
+from strategies import blaming
 
 _TICK = 16_384
 
@@ -51,20 +52,25 @@ class Verification(msgspec.Struct, frozen=True):
 
 
 def verify(
-    database: Database, run: Run, progress: Progress | None = None, *, trust_strategy: bool = False
+    database: Database,
+    run: Run,
+    progress: Progress | None = None,
+    *,
+    trust_strategy: bool = False,
+    folder: Path | None = None,
 ) -> Verification:
     """Replay `run` and compare its decisions.
 
     Raises UsageError if an input file is missing, DataError if one has changed, StoreError if the record
-    contradicts itself, and SafetyError if the run's strategy is neither built in nor the unchanged file of
-    the run; with `trust_strategy` it is imported anyway.
+    contradicts itself, and SafetyError if a strategy of the run is neither built in nor the unchanged file of
+    the run, nor a stored source of which `folder` (live.folder) has a copy; with `trust_strategy` it is
+    imported anyway.
     """
-    if not trust_strategy:
-        check_source(run.strategy, run.versions)
+    versions = StrategyVersions(database, run, folder, trust=trust_strategy)
+    strategy = versions.first()
     config, events = inputs(database, run)
     predictor = reopen_predictor(config, run)
     sink = ComparisonSink(database, run)
-    strategy = load_strategy(run.strategy, run.params)
     live = run.kind is RunKind.LIVE
     engine = Engine(
         config,
@@ -75,6 +81,7 @@ def verify(
         predictor=predictor,
         equity_block=1 if live else EQUITY_BLOCK,
         contain_errors=live,
+        loader=versions,
     )
     snapshots = _snapshots(database, run, config, engine)
     checked = 0

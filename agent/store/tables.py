@@ -65,6 +65,7 @@ from agent.core.events import (
     RiskEvent,
     Sentiment,
     Signal,
+    StrategyChange,
 )
 from agent.data.provenance import from_object, to_object
 from agent.data.text import storable
@@ -106,6 +107,19 @@ class IntegerOrUnset(TypeDecorator[Any]):
         return None if value is UNSET else value
 
     def process_result_value(self, value: int | None, _: Dialect) -> Any:
+        return UNSET if value is None else value
+
+
+class TextOrUnset(TypeDecorator[Any]):
+    """A text, or UNSET, which is stored as NULL."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _: Dialect) -> str | None:
+        return None if value is UNSET else value
+
+    def process_result_value(self, value: str | None, _: Dialect) -> Any:
         return UNSET if value is None else value
 
 
@@ -246,6 +260,7 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
 _UNSET_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     Decimal: DecimalOrUnset(),
     int: IntegerOrUnset(),
+    str: TextOrUnset(),
     tuple[tuple[Decimal, Decimal], ...]: LevelsOrUnset(),
 }
 """Types of the fields that may be UNSET."""
@@ -391,6 +406,13 @@ prompts = Table(
     Column("text", CleanText, nullable=False),
 )
 """Prompts of language models, to which the provenance of sentiments refers by hash."""
+strategy_sources = Table(
+    "strategy_sources",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("source", LargeBinary, nullable=False),
+)
+"""Source files of strategies, to which runs and their changes of strategy refer by hash."""
 equity = _table(
     "equity",
     Column("ts", BigInteger, nullable=False),
@@ -412,6 +434,7 @@ DECISIONS: Final[dict[type[Decision], Table]] = {
     RiskEvent: _decision_table("risk_events", RiskEvent),
     Plot: _decision_table("plots", Plot),
     Notice: _decision_table("notices", Notice),
+    StrategyChange: _decision_table("strategy_changes", StrategyChange),
 }
 """The table of each kind of decision."""
 

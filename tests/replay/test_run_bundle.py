@@ -245,5 +245,5 @@ def test_a_bundle_replaces_nothing(live_store: str, home: Path, tmp_path: Path) 
 
 
 def test_each_table_of_the_store_is_bundled_or_left_out_on_purpose() -> None:
-    copied = {tables.runs, tables.journal, tables.journal_digests, tables.prompts}
+    copied = {tables.runs, tables.journal, tables.journal_digests, tables.prompts, tables.strategy_sources}
     assert {*BUNDLED, *LEFT_OUT, *copied} == set(tables.metadata.tables.values())

@@ -19,6 +19,7 @@ from agent.analysis.trades import RoundTrip
 from agent.config import Config, parse
 from agent.core.events import DAY_MS, RiskEvent, RiskState
 from agent.store.runs import Run
+from agent.store.strategy_history import RecordedVersion
 from models.sentiment.serve.drift import Drift
 
 
@@ -141,6 +142,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     model_drift: ModelDrift | None = None  # None if the run scored no headline
     members: MemberStudy | None = None  # None if no ensemble scored the headlines
     revisions: RevisionSummary | None = None  # None if no answer was to be revised
+    strategies: list[RecordedVersion] = []  # that decided, the first one first
     notes: list[str] = []  # missing data, for example a kline file that was deleted
 
     @property

@@ -53,6 +53,7 @@ from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_decisions, read_rows
 from agent.store.runs import FUSION_VERSION, Run
+from agent.store.strategy_history import recorded_versions
 from agent.store.tables import equity as equity_table
 from models.cards import read_card
 
@@ -136,6 +137,7 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         model_drift=model_drift_of(database, run.id, config, scored, closes),
         members=members_of(database, run.id, config, news, closes),
         revisions=summarise(read_rows(database, run.id, Sentiment)),
+        strategies=recorded_versions(database, run),
         notes=notes,
     )
 
