@@ -43,7 +43,7 @@ BUNDLED: Final[tuple[Table, ...]] = (
     tables.equity,
     *tables.DECISIONS.values(),
 )
-"""Tables whose rows are copied as they are, besides the run, the journal, its digests, prompts, and sources."""
+"""Tables whose rows are copied as they are; run, journal, its digests, prompts and sources are copied too."""
 LEFT_OUT: Final[tuple[Table, ...]] = (
     tables.archives,  # the journal is in the bundle, wherever it was
     tables.segments,
