@@ -144,6 +144,14 @@ class ReplayOptions:
             params[key.strip()] = value.strip()
         strategy = config.strategy.model_copy(update={"name": name, "params": params})
         changes: dict[str, Any] = {"strategy": strategy}
+        if config.sleeves and self.strategy is not None:
+            err.print(f"note: {self.strategy} takes the place of the {len(config.sleeves)} sleeves")
+            changes["sleeves"] = ()
+        elif config.sleeves and self.settings:
+            raise UsageError(
+                "--set sets a parameter of one strategy, and the configuration has several, in [[sleeves]]",
+                hint="write it there, or name the strategy to replay: --strategy NAME",
+            )
         if self.category is not None:
             if self.category not in get_args(Category):
                 raise UsageError(
@@ -216,6 +224,12 @@ class ReplayOptions:
         """
         from agent.research.replay_inputs import ReplayInputs
 
+        config = self.configured()
+        if config.sleeves:
+            raise UsageError(
+                "this command judges one strategy, and the configuration has several, in [[sleeves]]",
+                hint="name one of them: --strategy NAME",
+            )
         _, history = self.open_history()
         return ReplayInputs(
             history.plan._replace(start=history.start, end=history.end), history.config, self.allow_leakage

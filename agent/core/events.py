@@ -89,6 +89,7 @@ class FillKind(str, Enum):
     LIQUIDATION = "LIQUIDATION"
     FEE = "FEE"  # base coin that a venue kept; the trade's `fee` states its value
     TRANSFER = "TRANSFER"  # a position of the account that the run has adopted
+    INTERNAL = "INTERNAL"  # against another sleeve's order, at the mark and without a fee
 
 
 class RiskState(str, Enum):
@@ -288,7 +289,10 @@ class Command(Message, frozen=True):
     - record-behind: the store lacks events that the run had committed;
     - taken-id: another order has this order's id at the venue;
     - strategy-error: the strategy raised an error (`detail`), which halts;
-    - alarm: records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
+    - alarm: records a risk event (`rule`, `detail`, `symbol`) and changes nothing;
+    - add-sleeve, remove-sleeve: change the strategies that share the account.
+
+    With `sleeve` in its arguments a command concerns that sleeve alone.
 
     The others are for readers of the journal: use-model, model-in-use, model-refused, stop, and
     emergency-kill (what the kill switch did at the venue).
@@ -307,6 +311,10 @@ class Command(Message, frozen=True):
 
 
 # -- decisions ------------------------------------------------------------------------------------------
+#
+# `sleeve` is the name of the sleeve that made a decision, if several strategies share the account; decisions
+# of the account itself, and those that all sleeves make alike, have none. UNSET is not encoded, so that the
+# decisions of runs without sleeves keep their digests.
 
 
 class Signal(Message, frozen=True, omit_defaults=True):
@@ -326,6 +334,7 @@ class Signal(Message, frozen=True, omit_defaults=True):
     actionable: bool
     sources: tuple[str, ...] = ()  # ids of the headlines that voted
     kind: str = ""  # kind of news of the latest source, one of `NEWS_KINDS`; empty if the model has none
+    sleeve: str | UnsetType = UNSET
 
     @property
     def score(self) -> float:
@@ -343,6 +352,7 @@ class Prediction(Message, frozen=True):
     up: float
     model: str = ""  # fingerprint of the model
     move: float = nan  # mean move when the price leaves the band, as a fraction of the price
+    sleeve: str | UnsetType = UNSET
 
 
 class Order(Message, frozen=True):
@@ -370,6 +380,7 @@ class Order(Message, frozen=True):
     # of an entry: take-profits to attach, each a trigger price and a share of the position; nearest first
     take_profits: tuple[tuple[Decimal, Decimal], ...] | UnsetType = UNSET
     expires: int | UnsetType = UNSET  # of an entry: UTC ms from which it is cancelled
+    sleeve: str | UnsetType = UNSET
 
 
 class Cancel(Message, frozen=True):
@@ -379,6 +390,7 @@ class Cancel(Message, frozen=True):
     symbol: str
     ts: int
     reason: str = ""
+    sleeve: str | UnsetType = UNSET
 
 
 class Amend(Message, frozen=True):
@@ -390,6 +402,7 @@ class Amend(Message, frozen=True):
     qty: Decimal | None = None
     price: Decimal | None = None
     reason: str = ""
+    sleeve: str | UnsetType = UNSET
 
 
 class OrderUpdate(Message, frozen=True):
@@ -402,6 +415,7 @@ class OrderUpdate(Message, frozen=True):
     status: OrderStatus
     filled: Decimal = Decimal(0)
     reason: str = ""
+    sleeve: str | UnsetType = UNSET
 
 
 class Fill(Message, frozen=True):
@@ -420,6 +434,7 @@ class Fill(Message, frozen=True):
     slippage: Decimal = Decimal(0)  # quote currency
     kind: FillKind = FillKind.TRADE
     reason: str = ""
+    sleeve: str | UnsetType = UNSET
 
 
 class FundingPayment(Message, frozen=True):
@@ -431,6 +446,7 @@ class FundingPayment(Message, frozen=True):
     qty: Decimal  # signed position
     mark: Decimal
     amount: Decimal
+    sleeve: str | UnsetType = UNSET
 
 
 class CashAdjustment(Message, frozen=True):
@@ -440,6 +456,7 @@ class CashAdjustment(Message, frozen=True):
     currency: str
     amount: Decimal  # added to cash
     reason: str
+    sleeve: str | UnsetType = UNSET
 
 
 class Plot(Message, frozen=True):
@@ -449,6 +466,7 @@ class Plot(Message, frozen=True):
     ts: int
     name: str
     value: float
+    sleeve: str | UnsetType = UNSET
 
 
 class RiskEvent(Message, frozen=True):
@@ -459,6 +477,7 @@ class RiskEvent(Message, frozen=True):
     rule: str
     detail: str = ""
     symbol: str = ""
+    sleeve: str | UnsetType = UNSET
 
 
 class Notice(Message, frozen=True):
@@ -467,6 +486,7 @@ class Notice(Message, frozen=True):
     ts: int
     level: str  # info, warning or error
     text: str  # one line of at most 500 characters
+    sleeve: str | UnsetType = UNSET
 
 
 Event = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import blake2b
@@ -22,12 +22,14 @@ import strategies
 from agent.config import Config
 from agent.core.bar_history import BarSeries
 from agent.core.deduplication import HeadlineDeduplicator
-from agent.core.engine import Engine
+from agent.core.errors import TapewireError
 from agent.core.events import Order, OrderType, Side
 from agent.core.flatten import Pursuit
 from agent.core.fusion_inputs import FusionInputs
 from agent.core.orders import WorkingOrder
+from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
+from agent.core.trading_engine import TradingEngine
 from agent.core.venue import SentOrder
 from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
 
@@ -40,6 +42,9 @@ _ENGINE_WIRING: Final = (
     *("strategy", "_sink", "_matching", "_venue", "_band", "_run_id", "_equity_block"),
     *("_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers"),
 )
+_ACCOUNT_WIRING: Final = (
+    *("flattener", "configured", "_config", "_load", "_sink", "_run_id", "_predictor", "_block"),
+)
 WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": _ENGINE_WIRING,
     "agent.core.exchange:Exchange": ("_instruments", "_emit", "_new_id"),
@@ -48,7 +53,10 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.features:FeatureTracker": ("_make", "_kind"),
     "agent.core.market:InstrumentState": ("instrument", "view"),
     "agent.core.fusion_inputs:FusionInputs": ("predictor", "_reading"),
-    "agent.core.risk:RiskManager": ("_config", "_emit"),
+    "agent.core.risk:RiskManager": ("_config", "_emit", "account"),
+    "agent.core.sleeves:SleevedEngine": _ACCOUNT_WIRING,
+    "agent.core.sleeve:Sleeve": ("settings",),
+    "agent.core.account_parts:AccountState": ("books",),
     "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets", "ta", "_plotter"),
     "agent.core.signals:SignalEngine": ("_mapper",),
     "agent.core.deduplication:HeadlineDeduplicator": ("_by_word",),
@@ -60,6 +68,7 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
 
 _FIRST: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": ("portfolio", "exchange", "_targets"),
+    "agent.core.sleeves:SleevedEngine": ("portfolio", "sleeves"),
     "agent.core.exchange:Exchange": ("_portfolio", "books"),
     "agent.core.portfolio:Portfolio": ("positions",),
 }
@@ -97,36 +106,61 @@ _BLANK: Final = {
 }
 
 
-def _spec(strategy: Strategy) -> Spec:
-    package = type(strategy).__module__.partition(".")[0]
-    return Spec((*_MODULES, f"{package}."), wiring=WIRING, first=_FIRST, rebuild=_REBUILD, blank=_BLANK)
+def _spec(strategies_of_run: Iterable[Strategy]) -> Spec:
+    packages = {type(one).__module__.partition(".")[0] for one in strategies_of_run}
+    modules = (*_MODULES, *(f"{package}." for package in sorted(packages)))
+    return Spec(modules, wiring=WIRING, first=_FIRST, rebuild=_REBUILD, blank=_BLANK)
 
 
-def capture(engine: Engine) -> bytes:
-    """Return the state of `engine` and its strategy between two events.
+def _saves_itself(strategy: Strategy) -> bool:
+    """Return whether the strategy has a `snapshot` method of its own."""
+    return type(strategy).snapshot is not Strategy.snapshot
 
-    Raises Unencodable that names the attribute which can't be saved.
-    """
-    strategy = engine.strategy
-    own = type(strategy).snapshot is not Strategy.snapshot
+
+def _saved(strategy: Strategy) -> Any:
+    """Return what is saved of a strategy: itself, or what its own `snapshot` returns."""
+    if not _saves_itself(strategy):
+        return strategy
     try:
-        saved = strategy.snapshot() if own else strategy
+        return strategy.snapshot()
     except Exception as error:
         cause = f"not saved: snapshot() raised {type(error).__name__}: {error}"
         raise Unencodable(cause, "strategy") from error
-    return encode([engine, own, saved], _spec(strategy))
 
 
-def restore(engine: Engine, data: bytes) -> None:
+def capture(engine: TradingEngine) -> bytes:
+    """Return the state of `engine` and its strategies between two events.
+
+    Raises Unencodable that names the attribute which can't be saved.
+    """
+    running = [one.strategy for one in engines_of(engine).values()]
+    if isinstance(engine, SleevedEngine):
+        owns = [_saves_itself(one) for one in running]
+        state = encode([engine, owns, *(_saved(one) for one in running)], _spec(running))
+        return msgspec.msgpack.encode((engine.roster(), state))
+    (strategy,) = running
+    return encode([engine, _saves_itself(strategy), _saved(strategy)], _spec(running))
+
+
+def restore(engine: TradingEngine, data: bytes) -> None:
     """Load the state in `data` into a fresh `engine`. After a StateError the engine must be discarded."""
-    strategy = engine.strategy
-    own = type(strategy).snapshot is not Strategy.snapshot
-    parts = decode_into(data, [engine, None, None if own else strategy], _spec(strategy))
-    if own:
+    if isinstance(engine, SleevedEngine):
         try:
-            strategy.restore(parts[2])
-        except Exception as error:
-            raise StateError(f"restore() of the strategy raised {type(error).__name__}: {error}") from error
+            roster, data = msgspec.msgpack.decode(data, type=tuple[list[dict[str, Any]], bytes])
+            engine.adopt(roster)
+        except (msgspec.MsgspecError, TapewireError, LookupError, ValueError) as error:
+            raise StateError(f"its sleeves can't be made again: {error}") from error
+    running = [one.strategy for one in engines_of(engine).values()]
+    roots = [None if _saves_itself(one) else one for one in running]
+    parts = decode_into(data, [engine, None, *roots], _spec(running))
+    for strategy, part in zip(running, parts[2:], strict=True):
+        if _saves_itself(strategy):
+            try:
+                strategy.restore(part)
+            except Exception as error:
+                raise StateError(
+                    f"restore() of the strategy raised {type(error).__name__}: {error}"
+                ) from error
 
 
 def state_digest(core: bytes, chain: bytes, decisions: int) -> str:
@@ -134,17 +168,18 @@ def state_digest(core: bytes, chain: bytes, decisions: int) -> str:
     return blake2b(core + chain + decisions.to_bytes(8, "big"), digest_size=16).hexdigest()
 
 
-def fingerprint(config: Config, strategy: Strategy) -> str:
+def fingerprint(config: Config, *strategies_of_run: Strategy) -> str:
     """Return the identity of the program that a state belongs to.
 
-    It covers the version, the sources of core and strategy, and `Config.deterministic_subset`.
+    It covers the version, the sources of core and strategies, and `Config.deterministic_subset`.
     """
     seen = blake2b(digest_size=16)
     seen.update(f"{_FORMAT} {agent.__version__} ".encode())
     seen.update(msgspec.json.encode(config.deterministic_subset(), order="deterministic"))
     seen.update(_sources())
-    package = type(strategy).__module__.partition(".")[0]
-    if package not in ("agent", "strategies"):
+    for package in sorted({type(one).__module__.partition(".")[0] for one in strategies_of_run}):
+        if package in ("agent", "strategies"):
+            continue
         loaded = [module for name, module in sys.modules.items() if f"{name}.".startswith(f"{package}.")]
         files = {getattr(module, "__file__", None) for module in loaded}
         for file in sorted(filter(None, files)):

@@ -15,10 +15,11 @@ from typing import Final
 
 import msgspec
 
-from agent.core.engine import Engine
 from agent.core.errors import SafetyError, StoreError, TapewireError
+from agent.core.sleeves import engines_of
 from agent.replay.engine_state import capture, fingerprint, restore, state_digest
 from agent.replay.fusion_model import reopen_predictor
+from agent.replay.open_engine import check_sources, reopen_engine
 from agent.replay.verify import inputs
 from agent.store.archive_files import RowProgress
 from agent.store.chain import BLOCK
@@ -31,7 +32,6 @@ from agent.store.queries import list_runs
 from agent.store.runs import JournalSegment, Run, RunKind
 from agent.store.state_snapshots import SnapshotInfo, read_snapshot
 from agent.system.clock import WallClock
-from strategies import check_source, load_strategy
 
 LOCK: Final = ".rollover.lock"
 
@@ -59,25 +59,15 @@ def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
 
     Raises StoreError if anything differs.
     """
+    config, _ = inputs(database, run)
     try:
         # the store may come from elsewhere, and no user requested to import this run's strategy
-        check_source(run.strategy, run.versions)
+        check_sources(config, run)
     except SafetyError as error:
         raise StoreError(f"{error.message}: its segment stays in the store", hint=error.hint) from None
-    config, _ = inputs(database, run)
     sink = ComparisonSink(database, run)
-    strategy = load_strategy(run.strategy, run.params)
-    engine = Engine(
-        config,
-        strategy,
-        sink,
-        run_id=run.id,
-        exchange=config.execution.exchange(),
-        predictor=reopen_predictor(config, run),
-        equity_block=1,
-        contain_errors=True,
-    )
-    current = fingerprint(config, strategy)
+    engine = reopen_engine(config, sink, run, predictor=reopen_predictor(config, run))
+    current = fingerprint(config, *(one.strategy for one in engines_of(engine).values()))
     earlier = (info for info in boundaries(database, run.id) if info.seq < end.seq)
     usable = [info for info in earlier if info.fingerprint == current]
     start = 0

@@ -9,16 +9,19 @@ from typing import Any
 import msgspec
 
 from agent.config import Config, parse
-from agent.core.engine import CORE, CORE_REVISION, EQUITY_BLOCK, Engine
+from agent.core.engine import CORE, CORE_REVISION
 from agent.core.errors import DataError, StoreError, UsageError
 from agent.core.events import Event, Sentiment
 from agent.core.instruments import with_first_rules
+from agent.core.sleeves import engines_of
+from agent.core.trading_engine import TradingEngine
 from agent.data.columns import content_hash
 from agent.data.merge import merge
 from agent.replay.backtest import Progress
 from agent.replay.engine_state import capture, fingerprint, state_digest
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.history import History, Plan
+from agent.replay.open_engine import blaming_any, check_sources, reopen_engine
 from agent.store.comparison_sink import ComparisonSink, Divergence
 from agent.store.database import Database
 from agent.store.integrity import find_lost_commits, mark_path
@@ -26,7 +29,6 @@ from agent.store.journal import read_journal
 from agent.store.queries import read_rows
 from agent.store.runs import InputFile, Run, RunKind
 from agent.store.state_snapshots import list_snapshots
-from strategies import blaming, check_source, load_strategy
 
 _TICK = 16_384
 
@@ -59,29 +61,18 @@ def verify(
     contradicts itself, and SafetyError if the run's strategy is neither built in nor the unchanged file of
     the run; with `trust_strategy` it is imported anyway.
     """
-    if not trust_strategy:
-        check_source(run.strategy, run.versions)
     config, events = inputs(database, run)
+    if not trust_strategy:
+        check_sources(config, run)
     predictor = reopen_predictor(config, run)
     sink = ComparisonSink(database, run)
-    strategy = load_strategy(run.strategy, run.params)
-    live = run.kind is RunKind.LIVE
-    engine = Engine(
-        config,
-        strategy,
-        sink,
-        run_id=run.id,
-        exchange=config.execution.exchange(),
-        predictor=predictor,
-        equity_block=1 if live else EQUITY_BLOCK,
-        contain_errors=live,
-    )
+    engine = reopen_engine(config, sink, run, predictor=predictor)
     snapshots = _snapshots(database, run, config, engine)
     checked = 0
     differing: list[int] = []
     event: Event | None = None
     tick = _TICK
-    with blaming(strategy):
+    with blaming_any(engine):
         for number, following in enumerate(events, 1):
             # checked before the next event, since the decisions of `finish` belong to the last event
             if sink.diverged():
@@ -127,11 +118,11 @@ def _explain(run: Run) -> str:
     return f"{versions}: corrections of the core (docs/changelog.md) can be the reason"
 
 
-def _snapshots(database: Database, run: Run, config: Config, engine: Engine) -> dict[int, str]:
+def _snapshots(database: Database, run: Run, config: Config, engine: TradingEngine) -> dict[int, str]:
     """Return event number -> state digest of the snapshots that this version of the program made."""
     if run.kind is not RunKind.LIVE:
         return {}
-    own = fingerprint(config, engine.strategy)
+    own = fingerprint(config, *(one.strategy for one in engines_of(engine).values()))
     return {info.seq: info.state for info in list_snapshots(database, run.id) if info.fingerprint == own}
 
 

@@ -109,6 +109,19 @@ class IntegerOrUnset(TypeDecorator[Any]):
         return UNSET if value is None else value
 
 
+class TextOrUnset(TypeDecorator[Any]):
+    """A text, or UNSET, which is stored as NULL."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _: Dialect) -> str | None:
+        return None if value is UNSET else value
+
+    def process_result_value(self, value: str | None, _: Dialect) -> Any:
+        return UNSET if value is None else value
+
+
 class LevelsOrUnset(TypeDecorator[Any]):
     """Take-profit levels: a JSON list of [trigger, share] as exact texts. UNSET is stored as NULL."""
 
@@ -246,6 +259,7 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
 _UNSET_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     Decimal: DecimalOrUnset(),
     int: IntegerOrUnset(),
+    str: TextOrUnset(),
     tuple[tuple[Decimal, Decimal], ...]: LevelsOrUnset(),
 }
 """Types of the fields that may be UNSET."""
@@ -384,6 +398,15 @@ equity = _table(
     Column("cash", FloatOrNull),
     Column("exposure", FloatOrNull),
 )
+sleeve_equity = _table(
+    "sleeve_equity",
+    Column("sleeve", Text, nullable=False),
+    Column("ts", BigInteger, nullable=False),
+    Column("equity", FloatOrNull),
+    Column("cash", FloatOrNull),
+    Column("exposure", FloatOrNull),
+)
+"""Samples of the sleeves' virtual accounts, in runs with several strategies."""
 
 DECISIONS: Final[dict[type[Decision], Table]] = {
     Signal: _decision_table("signals", Signal),
