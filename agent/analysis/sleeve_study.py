@@ -179,8 +179,9 @@ def _shares_of_variance(parts: Floats) -> Floats | None:
     whole = parts.sum(axis=0)
     if len(whole) < _FEWEST or whole.var() < _STILL:
         return None
-    shares: Floats = ((parts - parts.mean(axis=1, keepdims=True)) * (whole - whole.mean())).mean(axis=1)
-    return shares / whole.var()
+    covariances = ((parts - parts.mean(axis=1, keepdims=True)) * (whole - whole.mean())).mean(axis=1)
+    shares: Floats = covariances / whole.var()
+    return shares
 
 
 def _sharpe(returns: Floats, per_year: float) -> float | None:

@@ -31,9 +31,9 @@ def print_sleeves(study: SleeveStudy, currency: str) -> None:
         "max drawdown": [percent(one.max_drawdown) for one in results],
         "round trips": [f"{one.trades:,}" for one in results],
         "win rate": [percent(one.win_rate).lstrip("+") for one in results],
-        f"fees, {currency}": [number(one.fees) for one in results],
-        f"funding, {currency}": [number(one.funding) for one in results],
-        f"slippage, {currency}": [number(one.slippage) for one in results],
+        f"fees, {currency}": [number(float(one.fees)) for one in results],
+        f"funding, {currency}": [number(float(one.funding)) for one in results],
+        f"slippage, {currency}": [number(float(one.slippage)) for one in results],
     }
     for label, values in rows.items():
         table.add_row(label, *values)
@@ -55,9 +55,10 @@ def lines_of(study: SleeveStudy, currency: str) -> list[str]:
         lines.append(f"idle cash: {number(study.idle)} {currency}")
     internal = study.internal
     if internal.count:
+        value, saved = number(float(internal.value)), number(float(internal.fees_saved))
         lines.append(
-            f"orders of sleeves that met in the account: {internal.count:,}, worth {number(internal.value)} "
-            f"{currency}; fees saved {number(internal.fees_saved)} {currency}"
+            f"internal crosses of the sleeves' orders: {internal.count:,}, worth {value} {currency}; "
+            f"fees saved {saved} {currency}"
         )
     return lines
 

@@ -22,7 +22,7 @@ class AccountTime:
         self.now = 0
 
 
-class AccountState:
+class SharedSymbol:
     """One symbol of the account. `books` are the sleeves' working orders in it, by name."""
 
     def __init__(self, instrument: Instrument, market: MarketConfig, position: Position) -> None:
@@ -90,7 +90,7 @@ class OpenPositions:
 class SharedLimits:
     """The account's limits on a sleeve's orders: `[risk]` applied to the account's net positions."""
 
-    def __init__(self, portfolio: Portfolio, risk: RiskManager, states: Mapping[str, AccountState]) -> None:
+    def __init__(self, portfolio: Portfolio, risk: RiskManager, states: Mapping[str, SharedSymbol]) -> None:
         self._portfolio = portfolio
         self._risk = risk
         self._states = states

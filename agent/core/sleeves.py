@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from agent.core.account_parts import AccountState, AccountTime, OpenPositions, SharedLimits
+from agent.core.account_parts import AccountTime, OpenPositions, SharedLimits, SharedSymbol
 from agent.core.engine import EQUITY_BLOCK, Engine
 from agent.core.errors import ConfigError, StrategyError, TapewireError
 from agent.core.events import (
@@ -89,7 +89,7 @@ class SleevedEngine:
         self.crosses = InternalCrosses()
         self.market = AccountTime()
         self.states = {
-            symbol: AccountState(
+            symbol: SharedSymbol(
                 instrument_for(symbol, config), config.market, self.portfolio.positions[symbol]
             )
             for symbol in symbols

@@ -16,7 +16,7 @@ from agent.core.risk import RiskManager
 from agent.core.signals import SignalEngine
 
 
-class SymbolState(Protocol):
+class TradedSymbol(Protocol):
     """State of one symbol."""
 
     @property
@@ -90,7 +90,7 @@ class TradingEngine(Protocol):
         ...
 
     @property
-    def states(self) -> Mapping[str, SymbolState]:
+    def states(self) -> Mapping[str, TradedSymbol]:
         """The traded symbols."""
         ...
 

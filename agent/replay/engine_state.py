@@ -56,7 +56,7 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.risk:RiskManager": ("_config", "_emit", "account"),
     "agent.core.sleeves:SleevedEngine": _ACCOUNT_WIRING,
     "agent.core.sleeve:Sleeve": ("settings",),
-    "agent.core.account_parts:AccountState": ("books",),
+    "agent.core.account_parts:SharedSymbol": ("books",),
     "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets", "ta", "_plotter"),
     "agent.core.signals:SignalEngine": ("_mapper",),
     "agent.core.deduplication:HeadlineDeduplicator": ("_by_word",),

@@ -125,8 +125,9 @@ def params_of(config: Config, strategy: Strategy | None = None) -> dict[str, Any
     Raises ConfigError for a strategy or parameter that is not valid.
     """
     if strategy is not None:
-        return strategy.params.model_dump(mode="json")
-    loaded = {
+        params: dict[str, Any] = strategy.params.model_dump(mode="json")
+        return params
+    loaded: dict[str, dict[str, Any]] = {
         sleeve: load_strategy(one.name, one.params).params.model_dump(mode="json")
         for sleeve, one in config.strategies().items()
     }
