@@ -409,7 +409,7 @@ def test_the_daily_loss_of_the_account_stops_new_positions_of_every_sleeve() -> 
 
 
 def test_the_limits_of_the_account_apply_to_its_net_position() -> None:
-    # At most 1 x 10,000 in all: x holds 8,000 long with its own leverage of 2, so y may buy for 2,000 at most.
+    # At most 1 x 10,000 in all: x holds 8,000 long with its own leverage of 2, so y may buy for 2,000 more.
     # It may sell for 7,500, because that reduces the account's position
     wide = {"max_leverage": 2, "max_position": 2, "max_order": 2}
     limits = {"max_leverage": 1, "max_position": 1, "max_order": 1}
