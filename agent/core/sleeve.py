@@ -53,8 +53,9 @@ def totals_of(portfolio: Portfolio) -> SleeveTotals:
 class Sleeve:
     """A strategy with its own engine, risk limits, exchange and virtual portfolio."""
 
-    def __init__(self, settings: SleeveConfig, engine: Engine) -> None:
+    def __init__(self, settings: SleeveConfig, engine: Engine, source: dict[str, str] | None = None) -> None:
         self.settings = settings
+        self.source = source  # of the strategy, if the sleeve was added while running
         self.name = settings.name
         self.engine = engine
         self.leaving = False  # it has been removed, and its positions are being closed

@@ -52,8 +52,12 @@ from agent.core.strategy import Strategy
 from agent.core.strategy_guard import describe_error
 from agent.core.symbols import SymbolMapper
 
-LoadStrategy = Callable[[str, Mapping[str, Any]], Strategy]
-"""Creates a strategy by name and parameters; raises TapewireError."""
+LoadStrategy = Callable[[str, Mapping[str, Any], Mapping[str, str] | None], Strategy]
+"""Creates a strategy by name and parameters; raises TapewireError. The third argument is the recorded source
+of a strategy that was added while running; None for one of the configuration."""
+
+SOURCE: Final = ("strategy_file", "strategy_sha256")
+"""Arguments of add-sleeve that identify the strategy's source; a built-in strategy has none."""
 
 _FAILED: Final = "its strategy raised an error"
 _TO_ALL: Final = ("flatten", "heartbeat", "life", "warm-up", "warm-up-done", "reconciling")
@@ -148,7 +152,11 @@ class SleevedEngine:
     def roster(self) -> list[dict[str, Any]]:
         """Return the definitions and the capital of the present sleeves, as plain data."""
         return [
-            sleeve.settings.model_dump(mode="json") | {"capital": str(sleeve.engine.portfolio.initial)}
+            {
+                "settings": sleeve.settings.model_dump(mode="json"),
+                "capital": str(sleeve.engine.portfolio.initial),
+                "source": sleeve.source,
+            }
             for sleeve in self.sleeves.values()
         ]
 
@@ -158,13 +166,12 @@ class SleevedEngine:
         for state in self.states.values():
             state.books.clear()
         for item in roster:
-            values = dict(item)
-            capital = Decimal(values.pop("capital"))
-            self._add(SleeveConfig.model_validate(values), capital)
+            settings = SleeveConfig.model_validate(item["settings"])
+            self._add(settings, Decimal(item["capital"]), item["source"])
 
     # -- sleeves ------------------------------------------------------------------------------------------
 
-    def _add(self, settings: SleeveConfig, capital: Decimal) -> None:
+    def _add(self, settings: SleeveConfig, capital: Decimal, source: dict[str, str] | None = None) -> None:
         """Create a sleeve with `capital` of the idle cash. Raises ConfigError or StrategyError."""
         name = settings.name
         for symbol in settings.symbols:
@@ -173,7 +180,7 @@ class SleevedEngine:
                     f"sleeve {name}: {symbol} is not traded",
                     hint=f"market.symbols are {', '.join(self.states)}",
                 )
-        strategy = self._load(settings.strategy.name, settings.strategy.params)
+        strategy = self._load(settings.strategy.name, settings.strategy.params, source)
         output = SleeveOutput(name, self._on_decision, self._sink)
         try:
             engine = Engine(
@@ -195,7 +202,7 @@ class SleevedEngine:
             if isinstance(exchange, PaperExchange) and isinstance(other, PaperExchange):
                 exchange.share_volume(other)
         engine.risk.account = SharedLimits(self.portfolio, self.risk, self.states)
-        self.sleeves[name] = Sleeve(settings, engine)
+        self.sleeves[name] = Sleeve(settings, engine, source)
         for symbol, state in engine.states.items():
             self.states[symbol].books[name] = state.book
         self.idle -= capital
@@ -211,7 +218,7 @@ class SleevedEngine:
                 raise ConfigError(f"the name {name} is in use, or was before in this run")
             if capital > self.idle:
                 raise ConfigError(f"its share is {capital}, and {self.idle} are idle")
-            self._add(settings, capital)
+            self._add(settings, capital, {key: args[key] for key in SOURCE if key in args})
         except (TapewireError, ValueError) as error:
             what = error.message if isinstance(error, TapewireError) else type(error).__name__
             self.risk.note(now, SLEEVE, f"{name} was not added: {what}")

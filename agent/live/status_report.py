@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from agent.config import Config
-from agent.core.engine import Engine
+from agent.core.trading_engine import TradingEngine
 from agent.live.interfaces.producer import Health
 from agent.live.interfaces.status import PositionStatus, Status
 from agent.live.life import Life
@@ -88,7 +88,7 @@ def report_status(
     )
 
 
-def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
+def positions_of(engine: TradingEngine, now: int) -> list[PositionStatus]:
     """Report every symbol, including those without a position."""
     rows = []
     for symbol, state in engine.states.items():
@@ -109,7 +109,7 @@ def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
     return rows
 
 
-def drawdown_of(engine: Engine) -> float:
+def drawdown_of(engine: TradingEngine) -> float:
     """Compute how far the equity is below its peak, as a fraction of the peak; 0 before the first bar."""
     peak = engine.risk.ceiling
     return max(0.0, 1 - engine.portfolio.equity() / peak) if 0 < peak < inf else 0.0

@@ -15,7 +15,6 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from agent.core.engine import Engine
 from agent.core.events import (
     HOUR_MS,
     AssetSentiment,
@@ -31,6 +30,7 @@ from agent.core.events import (
     Side,
     Signal,
 )
+from agent.core.trading_engine import TradingEngine
 from agent.data.provenance import shown_reason
 from agent.data.text import MAX_TITLE, one_line, printable
 
@@ -68,7 +68,7 @@ class TerminalView:
     `engine` returns the engine whose account is shown; `title` is shown above the prices.
     """
 
-    def __init__(self, title: str, engine: Callable[[], Engine | None], *, rows: int = 8) -> None:
+    def __init__(self, title: str, engine: Callable[[], TradingEngine | None], *, rows: int = 8) -> None:
         self._title = title
         self._engine = engine
         self._now = 0
@@ -193,7 +193,7 @@ class LineView:
     every hour.
     """
 
-    def __init__(self, console: Console, engine: Callable[[], Engine | None]) -> None:
+    def __init__(self, console: Console, engine: Callable[[], TradingEngine | None]) -> None:
         self._console = console
         self._engine = engine
         self._titles: OrderedDict[str, str] = OrderedDict()

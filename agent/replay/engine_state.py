@@ -55,7 +55,7 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.fusion_inputs:FusionInputs": ("predictor", "_reading"),
     "agent.core.risk:RiskManager": ("_config", "_emit", "account"),
     "agent.core.sleeves:SleevedEngine": _ACCOUNT_WIRING,
-    "agent.core.sleeve:Sleeve": ("settings",),
+    "agent.core.sleeve:Sleeve": ("settings", "source"),
     "agent.core.account_parts:SharedSymbol": ("books",),
     "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets", "ta", "_plotter"),
     "agent.core.signals:SignalEngine": ("_mapper",),

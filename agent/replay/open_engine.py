@@ -27,6 +27,7 @@ def open_engine(
     params: Mapping[str, Any] | None = None,
     predictor: Predictor | None = None,
     live: bool = False,
+    trusted: bool = False,
 ) -> TradingEngine:
     """Return a fresh engine.
 
@@ -39,6 +40,7 @@ def open_engine(
         predictor: the fusion model.
         live: the decisions are a live run's: errors of strategies are contained, and the equity is sampled
             after each bar.
+        trusted: the strategies that the journal adds are imported even if their files have changed.
 
     Raises ConfigError, StrategyError, and what the strategy's `on_start` raises.
     """
@@ -47,7 +49,7 @@ def open_engine(
         check_sleeved(config)
         return SleevedEngine(
             _with_params(config, params_of(config) if params is None else params),
-            load_strategy,
+            _load_trusted if trusted else load_checked,
             sink,
             run_id=run_id,
             predictor=predictor,
@@ -82,8 +84,25 @@ def _with_params(config: Config, params: Mapping[str, Any]) -> Config:
     return config.model_copy(update={"sleeves": tuple(sleeves)})
 
 
+def _load_trusted(name: str, params: Mapping[str, Any], _: Mapping[str, str] | None) -> Strategy:
+    """Load a strategy without a check of its source."""
+    return load_strategy(name, params)
+
+
+def load_checked(name: str, params: Mapping[str, Any], source: Mapping[str, str] | None) -> Strategy:
+    """Load a strategy; see `LoadStrategy`. Raises SafetyError if it is not the recorded `source`."""
+    if source is not None:
+        check_source(name, source)
+    return load_strategy(name, params)
+
+
 def reopen_engine(
-    config: Config, sink: SleevedSink, run: Run, *, predictor: Predictor | None = None
+    config: Config,
+    sink: SleevedSink,
+    run: Run,
+    *,
+    predictor: Predictor | None = None,
+    trusted: bool = False,
 ) -> TradingEngine:
     """Return a fresh engine with the strategies of a recorded run; see `open_engine`."""
     return open_engine(
@@ -94,6 +113,7 @@ def reopen_engine(
         params=run.params,
         predictor=predictor,
         live=run.kind is RunKind.LIVE,
+        trusted=trusted,
     )
 
 

@@ -66,7 +66,7 @@ def verify(
         check_sources(config, run)
     predictor = reopen_predictor(config, run)
     sink = ComparisonSink(database, run)
-    engine = reopen_engine(config, sink, run, predictor=predictor)
+    engine = reopen_engine(config, sink, run, predictor=predictor, trusted=trust_strategy)
     snapshots = _snapshots(database, run, config, engine)
     checked = 0
     differing: list[int] = []

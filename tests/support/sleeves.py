@@ -55,7 +55,7 @@ def account(
 ) -> tuple[SleevedEngine, ListSink]:
     """Return an engine whose sleeves have these strategies, by name, and its sink."""
 
-    def load(name: str, _: Mapping[str, Any]) -> Strategy:
+    def load(name: str, _: Mapping[str, Any], __: Mapping[str, str] | None) -> Strategy:
         one = strategies[name]
         return one if isinstance(one, Strategy) else Steps(one)
 
