@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from agent.config import Config
+from agent.core.sleeves import SleevedEngine
 from agent.core.trading_engine import TradingEngine
 from agent.live.interfaces.producer import Health
 from agent.live.interfaces.status import PositionStatus, Status
@@ -19,6 +20,7 @@ from agent.live.log import status as log_status
 from agent.live.model_drift import ModelDrift
 from agent.live.observers import RecentActivity
 from agent.live.run_record import RunRecord
+from agent.live.sleeve_commands import sleeve_statuses
 from agent.live.supervisor import Supervision
 from agent.system.clock_discipline import ClockStatus
 from agent.system.listening_sockets import Listener
@@ -67,6 +69,8 @@ def report_status(
         risk_detail=engine.risk.detail,
         risk_since=engine.risk.since,
         flattening=engine.flattener.open,
+        sleeves=sleeve_statuses(engine),
+        idle=engine.idle if isinstance(engine, SleevedEngine) else None,
         drawdown=drawdown_of(engine),
         abstain_rate=engine.signals.abstain_rate,
         events=pipeline.journal.last_seq,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from msgspec import UNSET
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -22,6 +23,7 @@ from agent.core.events import (
     Direction,
     Event,
     Fill,
+    FillKind,
     Kline,
     News,
     Notice,
@@ -115,11 +117,13 @@ class TerminalView:
             case Fill():
                 self.fills += 1
                 fill = f"{decision.side.value:<4} {decision.symbol} {decision.qty} @ {decision.price}"
+                fill += _of_sleeve(decision)
                 text = Text(f"fill   {fill}", f"bold {_STYLES[decision.side]}")
             case RiskEvent(rule="warm-up"):
                 return
             case RiskEvent():
-                text = Text(f"risk   {decision.state.value} {decision.rule} {decision.symbol}", "yellow")
+                risk = f"{decision.state.value} {decision.rule} {decision.symbol}".rstrip()
+                text = Text(f"risk   {risk}{_of_sleeve(decision)}", "yellow")
             case Notice():
                 text = Text(
                     f"notice {printable(one_line(decision.text, MAX_TITLE))}", _NOTICES[decision.level]
@@ -242,11 +246,10 @@ class LineView:
             case Fill():
                 self.fills += 1
                 fill = f"{decision.side.value} {decision.symbol} {decision.qty} @ {decision.price}"
-                self._print(decision.ts, f"fill {fill}")
+                self._print(decision.ts, f"fill {fill}{_of_sleeve(decision)}")
             case RiskEvent() if decision.rule != "warm-up":
-                self._print(
-                    decision.ts, f"risk {decision.state.value} {decision.rule} {decision.symbol}".rstrip()
-                )
+                risk = f"risk {decision.state.value} {decision.rule} {decision.symbol}".rstrip()
+                self._print(decision.ts, f"{risk}{_of_sleeve(decision)}")
 
             case Notice():
                 self._print(decision.ts, f"notice {decision.level}: {one_line(decision.text, MAX_TITLE)}")
@@ -255,6 +258,12 @@ class LineView:
         self._console.print(
             printable(f"{hour_minute(ms)}  {line}"), highlight=False, markup=False, soft_wrap=True
         )
+
+
+def _of_sleeve(decision: Fill | RiskEvent) -> str:
+    """Name the sleeve of a decision, and that a fill was internal; empty without sleeves."""
+    inside = " internally" if isinstance(decision, Fill) and decision.kind is FillKind.INTERNAL else ""
+    return "" if decision.sleeve is UNSET else f"{inside} ({decision.sleeve})"
 
 
 def _sentiment_text(sentiment: Sentiment | None) -> Text:
