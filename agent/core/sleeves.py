@@ -228,6 +228,8 @@ class SleevedEngine:
             engine.handle(self._life)
         engine.market.now = now
         engine.risk.set_warming_up(self.risk.warming_up)
+        if self.risk.halted:
+            self._tell(self.sleeves[name], "halt", {})
         self.risk.note(now, SLEEVE, f"{name} was added by {command.by} with {capital:.2f}")
 
     def _on_remove(self, sleeve: Sleeve, command: Command) -> None:
