@@ -224,8 +224,7 @@ class ReplayOptions:
         """
         from agent.research.replay_inputs import ReplayInputs
 
-        config = self.configured()
-        if config.sleeves:
+        if self.strategy is None and load(self.config).sleeves:
             raise UsageError(
                 "this command judges one strategy, and the configuration has several, in [[sleeves]]",
                 hint="name one of them: --strategy NAME",

@@ -110,6 +110,7 @@ class SleevedEngine:
         self._block = equity_block
         self._counts: Counter[str] = Counter()
         self._failures: dict[str, str] = {}
+        self._leaving: set[str] = set()  # names of sleeves whose positions are being closed
         self._life: Command | None = None  # began the current life of a live run
         self._period = 0  # available_at of the bars being handled; the account is checked when it ends
         self._samples: list[tuple[int, float, float, float]] = []
@@ -235,10 +236,20 @@ class SleevedEngine:
     def _on_remove(self, sleeve: Sleeve, command: Command) -> None:
         """Halt a sleeve and close its positions; it leaves once it is flat."""
         sleeve.leaving = True
+        self._leaving.add(sleeve.name)
         now = self.market.now
         self.risk.note(now, SLEEVE, f"{sleeve.name} is being removed by {command.by}")
         sleeve.engine.handle(Command("halt", now, now, {}, "removal"))
         sleeve.engine.close_positions("sleeve removed")
+
+    def _let_leave(self) -> None:
+        """Let removed sleeves go that are flat and have no working order."""
+        for name in sorted(self._leaving):
+            sleeve = self.sleeves[name]
+            states = sleeve.engine.states.values()
+            if not sleeve.engine.portfolio.open and not any(state.book for state in states):
+                self._leaving.remove(name)
+                self._depart(sleeve)
 
     def _depart(self, sleeve: Sleeve) -> None:
         """Return the cash of a flat sleeve that has been removed."""
@@ -262,16 +273,15 @@ class SleevedEngine:
             self._on_command(event)
         else:
             self._on_other(event)
-        for sleeve in list(self.sleeves.values()):
-            for failure in sleeve.engine.failures.values():
-                self._failures[sleeve.name] = failure
+        for sleeve in self.sleeves.values():
+            guard = sleeve.engine.guard
+            if guard is not None and guard.failure:
+                self._failures[sleeve.name] = guard.failure
                 self._tell(sleeve, "strategy-error", {"detail": _FAILED})
         if self.crosses.symbols:
             self._cross()
-        for sleeve in [one for one in self.sleeves.values() if one.leaving]:
-            portfolio, states = sleeve.engine.portfolio, sleeve.engine.states.values()
-            if not portfolio.open and not any(state.book for state in states):
-                self._depart(sleeve)
+        if self._leaving:
+            self._let_leave()
         if self._shared:
             self._shared.clear()
 
