@@ -12,13 +12,11 @@ liquidated before a sleeve is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
-from agent.core.account_parts import AccountTime, OpenPositions, SharedLimits, SharedSymbol
+from agent.core.account_parts import AccountTime, OpenPositions, SharedSymbol
 from agent.core.engine import EQUITY_BLOCK, Engine
-from agent.core.errors import ConfigError, StrategyError, TapewireError
 from agent.core.events import (
     Command,
     Decision,
@@ -43,21 +41,13 @@ from agent.core.internal_crosses import InternalCrosses
 from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
 from agent.core.risk import SLEEVE, RiskManager
-from agent.core.settings import CoreConfig, SleeveConfig
+from agent.core.settings import CoreConfig
 from agent.core.signals import SignalEngine
 from agent.core.sinks import SleevedSink
-from agent.core.sleeve import Sleeve, SleeveOutput, SleeveTotals, named, sleeve_config
+from agent.core.sleeve import Sleeve, SleeveTotals, named
 from agent.core.sleeve_ledger import check_attribution
-from agent.core.strategy import Strategy
-from agent.core.strategy_guard import describe_error
+from agent.core.sleeve_roster import LoadStrategy, SleeveRoster
 from agent.core.symbols import SymbolMapper
-
-LoadStrategy = Callable[[str, Mapping[str, Any], Mapping[str, str] | None], Strategy]
-"""Creates a strategy by name and parameters; raises TapewireError. The third argument is the recorded source
-of a strategy that was added while running; None for one of the configuration."""
-
-SOURCE: Final = ("strategy_file", "strategy_sha256")
-"""Arguments of add-sleeve that identify the strategy's source; a built-in strategy has none."""
 
 _FAILED: Final = "its strategy raised an error"
 _TO_ALL: Final = ("flatten", "heartbeat", "life", "warm-up", "warm-up-done", "reconciling")
@@ -84,12 +74,7 @@ class SleevedEngine:
     ) -> None:
         symbols = tuple(sorted(config.market.symbols))
         self.portfolio = Portfolio(config.account.initial_capital, symbols)
-        self.idle = config.account.initial_capital
-        """Cash that no sleeve has."""
         self.risk = RiskManager(config.risk, self._emit)
-        self.sleeves: dict[str, Sleeve] = {}
-        self.departed: dict[str, SleeveTotals] = {}
-        """Results of removed sleeves, by name."""
         self.crosses = InternalCrosses()
         self.market = AccountTime()
         self.states = {
@@ -100,25 +85,34 @@ class SleevedEngine:
         }
         mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
         self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
+        self.roster = SleeveRoster(
+            config,
+            load,
+            sink,
+            self._on_decision,
+            self.portfolio,
+            self.risk,
+            self.states,
+            run_id=run_id,
+            predictor=predictor,
+            equity_block=equity_block,
+        )
+        self.sleeves = self.roster.sleeves
+        """The present sleeves, by name."""
         self.flattener = OpenPositions(self.sleeves)
         self.configured = config.sleeves
         self._config = config
-        self._load = load
         self._sink = sink
-        self._run_id = run_id
-        self._predictor = predictor
         self._block = equity_block
         self._counts: Counter[str] = Counter()
         self._failures: dict[str, str] = {}
-        self._leaving: set[str] = set()  # names of sleeves whose positions are being closed
-        self._life: Command | None = None  # began the current life of a live run
         self._period = 0  # available_at of the bars being handled; the account is checked when it ends
         self._samples: list[tuple[int, float, float, float]] = []
         # by kind and symbol: the first sleeve with a signal or prediction on this event, and what it had
         self._shared: dict[tuple[type, str], tuple[str, list[Decision]]] = {}
         for settings in config.sleeves:
             if settings.enabled:
-                self._add(settings, config.account.initial_capital * settings.share)
+                self.roster.add(settings, config.account.initial_capital * settings.share)
 
     # -- what the shells read -----------------------------------------------------------------------------
 
@@ -136,6 +130,16 @@ class SleevedEngine:
         return dict(self._failures)
 
     @property
+    def idle(self) -> Decimal:
+        """Cash that no sleeve has."""
+        return self.roster.idle
+
+    @property
+    def departed(self) -> dict[str, SleeveTotals]:
+        """Results of removed sleeves, by name."""
+        return self.roster.departed
+
+    @property
     def results(self) -> dict[str, SleeveTotals]:
         """The results of all sleeves so far, those of removed ones last."""
         return {name: sleeve.totals for name, sleeve in self.sleeves.items()} | self.departed
@@ -149,118 +153,6 @@ class SleevedEngine:
     def is_heartbeat_due(self, now: int) -> bool:
         """Return whether a heartbeat at `now` (UTC ms) would advance the closing of a position."""
         return any(sleeve.engine.is_heartbeat_due(now) for sleeve in self.sleeves.values())
-
-    def roster(self) -> list[dict[str, Any]]:
-        """Return the definitions and the capital of the present sleeves, as plain data."""
-        return [
-            {
-                "settings": sleeve.settings.model_dump(mode="json"),
-                "capital": str(sleeve.engine.portfolio.initial),
-                "source": sleeve.source,
-            }
-            for sleeve in self.sleeves.values()
-        ]
-
-    def adopt(self, roster: list[dict[str, Any]]) -> None:
-        """Replace the sleeves of a fresh engine by those of `roster`, whose state is restored next."""
-        self.sleeves.clear()
-        for state in self.states.values():
-            state.books.clear()
-        for item in roster:
-            settings = SleeveConfig.model_validate(item["settings"])
-            self._add(settings, Decimal(item["capital"]), item["source"])
-
-    # -- sleeves ------------------------------------------------------------------------------------------
-
-    def _add(self, settings: SleeveConfig, capital: Decimal, source: dict[str, str] | None = None) -> None:
-        """Create a sleeve with `capital` of the idle cash. Raises ConfigError or StrategyError."""
-        name = settings.name
-        for symbol in settings.symbols:
-            if symbol not in self.states:
-                raise ConfigError(
-                    f"sleeve {name}: {symbol} is not traded",
-                    hint=f"market.symbols are {', '.join(self.states)}",
-                )
-        strategy = self._load(settings.strategy.name, settings.strategy.params, source)
-        output = SleeveOutput(name, self._on_decision, self._sink)
-        try:
-            engine = Engine(
-                sleeve_config(self._config, settings, capital),
-                strategy,
-                output,
-                run_id=f"{self._run_id}/{name}",
-                predictor=self._predictor,
-                equity_block=self._block,
-                contain_errors=True,
-            )
-        except TapewireError:
-            raise
-        except Exception as error:
-            raise StrategyError(f"sleeve {name}: {describe_error(strategy, error)}") from error
-        exchange = engine.exchange
-        for sleeve in self.sleeves.values():
-            other = sleeve.engine.exchange
-            if isinstance(exchange, PaperExchange) and isinstance(other, PaperExchange):
-                exchange.share_volume(other)
-        engine.risk.account = SharedLimits(self.portfolio, self.risk, self.states)
-        self.sleeves[name] = Sleeve(settings, engine, source)
-        for symbol, state in engine.states.items():
-            self.states[symbol].books[name] = state.book
-        self.idle -= capital
-
-    def _on_add(self, command: Command) -> None:
-        """Add a sleeve while running, as the command defines it, if it is valid."""
-        now, args = self.market.now, command.args
-        name = args.get("sleeve", "")
-        try:
-            settings = SleeveConfig.model_validate_json(args.get("definition", ""))
-            capital = self._config.account.initial_capital * settings.share
-            if name != settings.name or name in self.sleeves or name in self.departed:
-                raise ConfigError(f"the name {name} is in use, or was before in this run")
-            if capital > self.idle:
-                raise ConfigError(f"its share is {capital}, and {self.idle} are idle")
-            self._add(settings, capital, {key: args[key] for key in SOURCE if key in args})
-        except (TapewireError, ValueError) as error:
-            what = error.message if isinstance(error, TapewireError) else type(error).__name__
-            self.risk.note(now, SLEEVE, f"{name} was not added: {what}")
-            return
-        engine = self.sleeves[name].engine
-        if self._life is not None:
-            engine.handle(self._life)
-        engine.market.now = now
-        engine.risk.set_warming_up(self.risk.warming_up)
-        if self.risk.halted:
-            self._tell(self.sleeves[name], "halt", {})
-        self.risk.note(now, SLEEVE, f"{name} was added by {command.by} with {capital:.2f}")
-
-    def _on_remove(self, sleeve: Sleeve, command: Command) -> None:
-        """Halt a sleeve and close its positions; it leaves once it is flat."""
-        sleeve.leaving = True
-        self._leaving.add(sleeve.name)
-        now = self.market.now
-        self.risk.note(now, SLEEVE, f"{sleeve.name} is being removed by {command.by}")
-        sleeve.engine.handle(Command("halt", now, now, {}, "removal"))
-        sleeve.engine.close_positions("sleeve removed")
-
-    def _let_leave(self) -> None:
-        """Let removed sleeves go that are flat and have no working order."""
-        for name in sorted(self._leaving):
-            sleeve = self.sleeves[name]
-            states = sleeve.engine.states.values()
-            if not sleeve.engine.portfolio.open and not any(state.book for state in states):
-                self._leaving.remove(name)
-                self._depart(sleeve)
-
-    def _depart(self, sleeve: Sleeve) -> None:
-        """Return the cash of a flat sleeve that has been removed."""
-        sleeve.engine.finish()
-        del self.sleeves[sleeve.name]
-        for state in self.states.values():
-            state.books.pop(sleeve.name, None)
-        self.departed[sleeve.name] = sleeve.totals
-        self.idle += sleeve.engine.portfolio.cash
-        detail = f"{sleeve.name} was removed; {sleeve.totals.equity:.2f} are idle cash again"
-        self.risk.note(self.market.now, SLEEVE, detail)
 
     # -- events -------------------------------------------------------------------------------------------
 
@@ -280,8 +172,8 @@ class SleevedEngine:
                 self._tell(sleeve, "strategy-error", {"detail": _FAILED})
         if self.crosses.symbols:
             self._cross()
-        if self._leaving:
-            self._let_leave()
+        if self.roster.leaving:
+            self.roster.let_leave(self.market.now)
         if self._shared:
             self._shared.clear()
 
@@ -342,7 +234,7 @@ class SleevedEngine:
     def _on_command(self, command: Command) -> None:
         now, risk, action, by = self.market.now, self.risk, command.action, command.by
         if action == "add-sleeve":
-            self._on_add(command)
+            self.roster.on_add(command, now)
         elif "sleeve" in command.args:
             self._on_command_to(command, command.args["sleeve"])
         elif action == "alarm":
@@ -365,7 +257,7 @@ class SleevedEngine:
             if action == "heartbeat":
                 self._check_stale_data(now)
             elif action == "life":
-                self._life = command
+                self.roster.life = command
             elif action.startswith("warm-up"):
                 risk.set_warming_up(action == "warm-up")
             self._tell_all(command)
@@ -385,7 +277,7 @@ class SleevedEngine:
         if sleeve is None or problem:
             self.risk.note(now, SLEEVE, f"{action} of {name} by {command.by} is ignored: {problem}")
         elif action == "remove-sleeve":
-            self._on_remove(sleeve, command)
+            self.roster.on_remove(sleeve, command, now)
         elif action in _OF_ONE:
             if action == "strategy-error":
                 self._failures.pop(name, None)

@@ -42,8 +42,9 @@ _ENGINE_WIRING: Final = (
     *("strategy", "_sink", "_matching", "_venue", "_band", "_run_id", "_equity_block"),
     *("_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers"),
 )
-_ACCOUNT_WIRING: Final = (
-    *("flattener", "configured", "_config", "_load", "_sink", "_run_id", "_predictor", "_block"),
+_ROSTER_WIRING: Final = (
+    *("_config", "_load", "_sink", "_emit", "_portfolio", "_risk", "_states"),
+    *("_run_id", "_predictor", "_block"),
 )
 WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": _ENGINE_WIRING,
@@ -54,7 +55,8 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.market:InstrumentState": ("instrument", "view"),
     "agent.core.fusion_inputs:FusionInputs": ("predictor", "_reading"),
     "agent.core.risk:RiskManager": ("_config", "_emit", "account"),
-    "agent.core.sleeves:SleevedEngine": _ACCOUNT_WIRING,
+    "agent.core.sleeves:SleevedEngine": ("sleeves", "flattener", "configured", "_config", "_sink", "_block"),
+    "agent.core.sleeve_roster:SleeveRoster": _ROSTER_WIRING,
     "agent.core.sleeve:Sleeve": ("settings", "source"),
     "agent.core.account_parts:SharedSymbol": ("books",),
     "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets", "ta", "_plotter"),
@@ -68,7 +70,7 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
 
 _FIRST: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": ("portfolio", "exchange", "_targets"),
-    "agent.core.sleeves:SleevedEngine": ("portfolio", "sleeves"),
+    "agent.core.sleeves:SleevedEngine": ("portfolio", "roster"),
     "agent.core.exchange:Exchange": ("_portfolio", "books"),
     "agent.core.portfolio:Portfolio": ("positions",),
 }
@@ -137,7 +139,7 @@ def capture(engine: TradingEngine) -> bytes:
     if isinstance(engine, SleevedEngine):
         owns = [_saves_itself(one) for one in running]
         state = encode([engine, owns, *(_saved(one) for one in running)], _spec(running))
-        return msgspec.msgpack.encode((engine.roster(), state))
+        return msgspec.msgpack.encode((engine.roster.definitions(), state))
     (strategy,) = running
     return encode([engine, _saves_itself(strategy), _saved(strategy)], _spec(running))
 
@@ -146,8 +148,8 @@ def restore(engine: TradingEngine, data: bytes) -> None:
     """Load the state in `data` into a fresh `engine`. After a StateError the engine must be discarded."""
     if isinstance(engine, SleevedEngine):
         try:
-            roster, data = msgspec.msgpack.decode(data, type=tuple[list[dict[str, Any]], bytes])
-            engine.adopt(roster)
+            definitions, data = msgspec.msgpack.decode(data, type=tuple[list[dict[str, Any]], bytes])
+            engine.roster.adopt(definitions)
         except (msgspec.MsgspecError, TapewireError, LookupError, ValueError) as error:
             raise StateError(f"its sleeves can't be made again: {error}") from error
     running = [one.strategy for one in engines_of(engine).values()]
