@@ -115,11 +115,10 @@ def study_sleeves(
     capital = float(config.account.initial_capital)
     shares = {one.name: float(one.share) * capital for one in config.sleeves}
     strategies = {one.name: one.strategy.name for one in config.sleeves}
-    configured = [one.name for one in config.sleeves if one.name in histories]
-    histories = {
-        name: histories[name]
-        for name in [*configured, *(name for name in histories if name not in configured)]
-    }
+    # a configured sleeve without a sample had no bar: it has kept its capital
+    names = [one.name for one in config.sleeves if one.enabled or one.name in histories]
+    names += [name for name in histories if name not in names]
+    histories = {name: histories.get(name) or SleeveHistory() for name in names}
     # a sleeve that was added while running had not traded at its first sample
     own = {name: shares.get(name, one.equity[0] if one.equity else 0.0) for name, one in histories.items()}
     profits = _daily_profits(histories, own)

@@ -16,16 +16,12 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
-from msgspec import UNSET
 
 from agent import __version__
 from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.equity import EquityCurve
 from agent.analysis.run_metrics import Metrics, compute
 from agent.analysis.sleeve_study import (
-    InternalTally,
-    InternalTrades,
-    SleeveHistory,
     SleeveStudy,
     study_sleeves,
 )
@@ -38,7 +34,6 @@ from agent.core.events import (
     Decision,
     Event,
     Fill,
-    FillKind,
     FundingPayment,
     Kline,
     RiskEvent,
@@ -55,6 +50,7 @@ from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
 from agent.replay.history import History
 from agent.replay.open_engine import blaming_any, name_of, open_engine, params_of, sources_of
+from agent.replay.sleeve_sampler import SleeveSampler
 from agent.store.database import Database
 from agent.store.recorder import Recorder
 from agent.store.runs import FUSION_VERSION, UNKNOWN_CUTOFF, Run, RunKind
@@ -126,7 +122,9 @@ def backtest(
             metrics=msgspec.to_builtins(metrics),
         )
     counts = {**engine.counts, **engine.signals.counts}
-    sleeves = study_sleeves(config, done.sleeves, done.internal) if config.sleeves else None
+    sleeves = None
+    if config.sleeves and done.sleeves is not None:
+        sleeves = study_sleeves(config, done.sleeves.histories, done.sleeves.internal.totals)
     notes = [*history.notes, *history.notes_on_scores(), *_notes_on_models(scorer)]
     notes += [_note(name, n) for name, n in sorted(counts.items()) if n]
     for name, part in engines_of(engine).items():
@@ -235,8 +233,7 @@ class ReplayResult(NamedTuple):
     first: int | None
     last: int | None
     short_histories: list[str] = []  # which symbols had less history than the strategy needs
-    sleeves: dict[str, SleeveHistory] = {}
-    internal: InternalTrades = InternalTrades()
+    sleeves: SleeveSampler | None = None
 
 
 def replay(
@@ -272,7 +269,7 @@ def replay(
             last = event.available_at
             first = last if first is None else first
         engine.finish()
-        sink.close()
+        sink.sleeves.close()
         metrics = compute(
             sink.curve,
             sink.trades,
@@ -280,9 +277,7 @@ def replay(
             interval=config.market.interval,
             benchmark=sink.benchmark,
         )
-    return ReplayResult(
-        engine, metrics, first, last, sink.short_histories, sink.sleeves, sink.internal.totals
-    )
+    return ReplayResult(engine, metrics, first, last, sink.short_histories, sink.sleeves)
 
 
 class BacktestSink:
@@ -300,10 +295,8 @@ class BacktestSink:
         self.news = inner.news
         self.sentiment = inner.sentiment
         self.short_histories: list[str] = []
-        self.sleeves: dict[str, SleeveHistory] = {}
-        """By name; empty without sleeves."""
-        self.internal = InternalTally(config)
-        self._last: dict[str, tuple[int, float, float, float]] = {}  # sample not yet forwarded, by sleeve
+        self.sleeves = SleeveSampler(inner, config, after=after)
+        self.sleeve_equity = self.sleeves.sample
         self._inner = inner
         self._decision = inner.decision
         self._every = HOUR_MS
@@ -313,15 +306,10 @@ class BacktestSink:
     def decision(self, decision: Decision) -> None:
         self._decision(decision)
         if decision.__class__ is Fill:
-            if decision.sleeve is not UNSET:
-                self._sleeve(decision.sleeve).add(decision)
-            if decision.kind is FillKind.INTERNAL:
-                self.internal.add(decision)
-            else:
+            if self.sleeves.add(decision):
                 self.trades.add(decision)
         elif decision.__class__ is FundingPayment:
-            if decision.sleeve is not UNSET:
-                self._sleeve(decision.sleeve).add(decision)
+            self.sleeves.add(decision)
             self.trades.add_funding(decision)
         elif decision.__class__ is RiskEvent and decision.rule == SHORT_HISTORY:
             self.short_histories.append(f"{decision.symbol}: {decision.detail}")
@@ -343,41 +331,6 @@ class BacktestSink:
         if rows:
             pick = itemgetter(*rows, rows[-1])  # the last index twice, so that the result is always a tuple
             self._inner.equity(pick(ts)[:-1], pick(equity)[:-1], pick(cash)[:-1], pick(exposure)[:-1])
-
-    def sleeve_equity(
-        self,
-        sleeve: str,
-        ts: Sequence[int],
-        equity: Sequence[float],
-        cash: Sequence[float],
-        exposure: Sequence[float],
-    ) -> None:
-        history = self._sleeve(sleeve)
-        hour = history.ts[-1] // self._every if history.ts else -1
-        for sample in zip(ts, equity, cash, exposure, strict=True):
-            at = sample[0]
-            if at <= self.after:
-                continue
-            if at // self._every == hour:
-                self._last[sleeve] = sample
-                continue
-            hour = at // self._every
-            self._last.pop(sleeve, None)
-            self._add_sample(sleeve, sample)
-
-    def close(self) -> None:
-        """Forward the last sample of each sleeve, after the engine's end."""
-        for sleeve, sample in self._last.items():
-            self._add_sample(sleeve, sample)
-        self._last.clear()
-
-    def _add_sample(self, sleeve: str, sample: tuple[int, float, float, float]) -> None:
-        at, equity, cash, exposure = sample
-        self._sleeve(sleeve).extend([at], [equity])
-        self._inner.sleeve_equity(sleeve, [at], [equity], [cash], [exposure])
-
-    def _sleeve(self, name: str) -> SleeveHistory:
-        return self.sleeves.setdefault(name, SleeveHistory())
 
 
 @contextmanager

@@ -103,3 +103,10 @@ def test_internal_crosses_are_counted_once_with_the_fees_of_both_sides() -> None
         tally.add(one)
     # 2 at 100 is 200, and 0.1 % of that on each side
     assert (tally.totals.count, tally.totals.value, tally.totals.fees_saved) == (1, 200, Decimal("0.4"))
+
+
+def test_a_sleeve_whose_symbols_had_no_bar_has_kept_its_capital() -> None:
+    config = sleeved_config(sleeve("x", 0.5), sleeve("y", 0.3), sleeve("off", 0.1, enabled=False))
+    study = study_sleeves(config, {"x": history(5_100, 5_000)}, InternalTally(config).totals)
+    assert [(one.name, one.final_equity) for one in study.sleeves] == [("x", 5_000), ("y", 3_000)]
+    assert study.idle == 2_000
