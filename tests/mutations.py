@@ -165,8 +165,8 @@ MUTATIONS: Final = (
     Mutation(
         "latency-is-forgotten",
         "agent/core/paper.py",
-        "WorkingOrder(order, now + self._latency)",
-        "WorkingOrder(order, now)",
+        "WorkingOrder(order, now + self._latency, best=mark)",
+        "WorkingOrder(order, now, best=mark)",
         CORE,
     ),
     Mutation(
@@ -182,8 +182,8 @@ MUTATIONS: Final = (
     Mutation(
         "both-sides-of-an-oco-fill",
         "agent/core/paper.py",
-        "        if order.oco:\n            group",
-        "        if order.oco and False:\n            group",
+        "        if order.oco and working.share is None:\n            group",
+        "        if order.oco and working.share is None and False:\n            group",
         MONEY,
     ),
     Mutation(
@@ -254,7 +254,7 @@ MUTATIONS: Final = (
     Mutation(
         "a-refused-stop-leaves-the-position",
         "agent/core/venue.py",
-        "not (reached or order.type is OrderType.STOP)",
+        "not (reached or refused.is_stop)",
         "not reached",
         VENUE,
     ),
