@@ -24,14 +24,17 @@ from agent.core.events import (
     FundingPayment,
     Kline,
     Order,
+    OrderType,
     OrderUpdate,
     RiskEvent,
     RiskState,
     Side,
 )
+from agent.core.orders import WorkingOrder
+from agent.core.paper import PaperExchange
 from agent.core.sinks import ListSink
 from agent.core.strategy import Market, Strategy
-from tests.support.market import T0, bar, config, flat_bars
+from tests.support.market import T0, bar, config, flat_bars, order
 from tests.support.sleeves import (
     BTC,
     ETH,
@@ -106,6 +109,7 @@ def test_two_sleeves_with_a_cross_and_funding_add_up_to_the_cent() -> None:
     assert (whole.fees, whole.funding) == (Decimal("2.555"), Decimal("-1.785"))
     # the account was never short: it bought 17.5 at 101 and 7.5 at 105
     assert (whole.realised, whole.positions[BTC].cost) == (0, Decimal("2555"))
+    assert whole.turnover == 2555  # the cross is none of it
     crosses = engine.crosses.totals
     assert (crosses.count, crosses.value, crosses.fees_saved) == (1, 750, Decimal("1.5"))
     assert sink.samples[-1].equity == pytest.approx(10_090.66)
@@ -135,9 +139,9 @@ def test_new_market_orders_of_opposite_sides_cross_for_the_smaller_quantity(
     internal = [one for one in fills(sink) if one.kind is FillKind.INTERNAL]
     assert [(one.sleeve, str(one.qty)) for one in internal] == crossed
     filled = {one.order_id: one.filled for one in sink.decisions if isinstance(one, OrderUpdate)}
-    for order in orders(sink):
-        if order.price is None:
-            assert filled[order.id] == order.qty
+    for one in orders(sink):
+        if one.price is None:
+            assert filled[one.id] == one.qty
 
 
 def test_an_order_on_its_way_crosses_one_of_the_same_moment_and_the_bar_of_another_symbol() -> None:
@@ -162,6 +166,28 @@ def test_a_reduce_only_order_crosses_for_no_more_than_the_position() -> None:
     assert [str(one.qty) for one in fills(sink, "y")] == ["5.000", "25.000"]
     assert engine.sleeves["x"].engine.portfolio.positions[BTC].qty == 0
     assert engine.portfolio.positions[BTC].qty == 30
+
+
+@pytest.mark.parametrize(
+    ("held", "side", "reduce_only", "most"),
+    [
+        (5, Side.SELL, True, 5),
+        (5, Side.BUY, True, 0),
+        (0, Side.SELL, True, 0),
+        (5, Side.SELL, False, 8),
+        (0, Side.BUY, False, 8),
+        (45, Side.BUY, False, 5),  # 5,000 without leverage buys 50 at 100
+    ],
+)
+def test_an_order_crosses_for_what_position_and_margin_allow(
+    held: int, side: Side, reduce_only: bool, most: int
+) -> None:
+    engine, _ = account(sleeved_config(sleeve("x", 0.5)), {"x": {0: {"weight": held / 50}}})
+    play(engine, flat_bars([100] * 3))
+    exchange = engine.sleeves["x"].engine.exchange
+    assert isinstance(exchange, PaperExchange)
+    wanted = order(1, side, OrderType.MARKET, "8", reduce_only=reduce_only)
+    assert exchange.most_at(WorkingOrder(wanted, T0), Decimal(100)) == most
 
 
 def test_the_protection_of_a_crossed_entry_works_from_the_next_bar_on() -> None:
