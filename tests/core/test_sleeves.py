@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
 from typing import Any
 
@@ -23,13 +24,19 @@ from agent.core.events import (
     Funding,
     FundingPayment,
     Kline,
+    News,
     Order,
     OrderType,
     OrderUpdate,
+    Prediction,
     RiskEvent,
     RiskState,
+    Sentiment,
     Side,
+    Signal,
 )
+from agent.core.features import WARM_UP_BARS, Features
+from agent.core.fusion_inputs import Forecast
 from agent.core.orders import WorkingOrder
 from agent.core.paper import PaperExchange
 from agent.core.sinks import ListSink
@@ -450,6 +457,77 @@ def test_the_limits_of_the_account_apply_to_its_net_position() -> None:
         play(engine, flat_bars([100] * 5))
         assert len(orders(sink, "y")) == expected, weight
         assert engine.risk.refusals.total() == 1 - expected
+
+
+# -- signals and predictions ---------------------------------------------------------------------------------
+
+
+STORIES = ("Bitcoin rallies after a quiet weekend", "Regulator approves another fund of coins")
+
+
+class Steady:
+    """A fusion model that expects the same after every bar."""
+
+    fingerprint, interval, half_life = "steady", MINUTE_MS, MINUTE_MS
+
+    def vector(self, sentiment: Sentiment, asset: str) -> None:
+        return None
+
+    def read(self, mean: Any) -> Any:
+        return mean
+
+    def predict(self, features: Features, reading: Any, mass: float) -> Forecast:
+        return Forecast(0.1, 0.1, 0.8, 0.01)
+
+
+class Hearing(Strategy):
+    """Counts what it is called with, by kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: Counter[str] = Counter()
+
+    def on_signal(self, signal: Signal, market: Market) -> None:
+        self.heard["signal"] += 1
+
+    def on_prediction(self, prediction: Prediction, market: Market) -> None:
+        self.heard["prediction"] += 1
+
+
+def test_what_all_sleeves_decide_alike_is_recorded_once_and_each_receives_it() -> None:
+    hearing = {"x": Hearing(), "y": Hearing()}
+    settings_ = sleeved_config(sleeve("x", 0.5), sleeve("y", 0.3))
+    oracle: Any = Steady()
+    engine, sink = account(settings_, hearing, predictor=oracle)
+    play(engine, flat_bars([100.0] * (WARM_UP_BARS + 2)))
+    now = T0 + (WARM_UP_BARS + 2) * MINUTE_MS
+    for number, chances in enumerate(((0.05, 0.05, 0.9), (0.9, 0.05, 0.05))):
+        news = News(f"n{number}", now, now, STORIES[number], currencies=("BTC",))
+        play(engine, [news, Sentiment(news.id, now, now, *chances)])
+    assert hearing["x"].heard == hearing["y"].heard
+    assert min(hearing["x"].heard.values()) > 1
+    for kind, name in ((Signal, "signal"), (Prediction, "prediction")):
+        recorded = [one for one in sink.decisions if isinstance(one, kind)]
+        assert len(recorded) == hearing["x"].heard[name]
+        assert {one.sleeve for one in recorded} == {UNSET}
+    assert [news.id for news, _, _ in sink.headlines] == ["n0", "n1"]
+    assert len(sink.sentiments) == 2
+
+
+def test_a_signal_of_one_sleeve_that_differs_from_the_others_is_recorded_with_its_name() -> None:
+    engine, sink = account(sleeved_config(sleeve("x", 0.5)), {"x": {}, "late": Hearing()})
+
+    def score(number: int) -> None:
+        now = T0 + (number + 1) * MINUTE_MS
+        news = News(f"n{number}", now, now, STORIES[number], currencies=("BTC",))
+        play(engine, [news, Sentiment(news.id, now, now, 0.05, 0.05, 0.9)])
+
+    score(0)
+    definition = '{"name": "late", "strategy": "late", "share": "0.3"}'
+    play(engine, [command("add-sleeve", 1, sleeve="late", definition=definition)])
+    score(1)  # the added sleeve has not heard the first headline
+    signals = [one for one in sink.decisions if isinstance(one, Signal)]
+    assert [(one.sleeve, len(one.sources)) for one in signals] == [(UNSET, 1), (UNSET, 2), ("late", 1)]
 
 
 # -- commands ------------------------------------------------------------------------------------------------
