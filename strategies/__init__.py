@@ -48,11 +48,15 @@ def load_strategy(name: str, params: Mapping[str, Any] | None = None) -> Strateg
     Values in `params` may be texts from the command line. Raises ConfigError if a name or a value is not
     valid.
     """
-    strategy = strategy_class(name)
+    return create_strategy(strategy_class(name), params or {}, name)
+
+
+def create_strategy(kind: type[Strategy], params: Mapping[str, Any], name: str) -> Strategy:
+    """Create a strategy of a class that is called `name`. Raises ConfigError if a value is not valid."""
     try:
-        return strategy(strategy.Params.model_validate(dict(params or {})))
+        return kind(kind.Params.model_validate(dict(params)))
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item, name, strategy) for item in error.errors())) from None
+        raise ConfigError("; ".join(_explain(item, name, kind) for item in error.errors())) from None
 
 
 def strategy_class(name: str) -> type[Strategy]:
@@ -73,12 +77,20 @@ def strategy_class(name: str) -> type[Strategy]:
             ),
         )
     module = _import(module_name) if file is None else _import_file(file)
+    return class_in(module, class_name, name, guess=file is not None)
+
+
+def class_in(module: ModuleType, class_name: str, name: str, *, guess: bool) -> type[Strategy]:
+    """Return a strategy of a module. With `guess` and without `class_name` it is the only one.
+
+    Raises ConfigError that names the strategy `name` if there is none.
+    """
     classes = [
         key
         for key, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, Strategy) and value is not Strategy
     ]
-    if file is not None and not class_name:
+    if guess and not class_name:
         own = [key for key in classes if vars(module)[key].__module__ == module.__name__]
         if len(own) != 1:
             found = f"{len(own)} strategies: {', '.join(own)}" if own else "no strategies"
@@ -225,22 +237,22 @@ def _file_of(module: str) -> Path | None:
 
 def _import_file(file: Path) -> ModuleType:
     """Import a file under its own name, with its folder last in the search path."""
+    name = module_name_of(file)
+    if _loaded_from(name) == file:
+        return sys.modules[name]
     if not file.is_file():
         raise ConfigError(
             f"no such file: {file}", hint="a strategy is a file, mine.py, or package.module:Class"
         )
-    name = re.sub(r"\W", "_", file.stem)
-    if (name in sys.modules and _loaded_from(name) != file) or name in sys.stdlib_module_names:
-        name += "_" + hashlib.sha256(bytes(file)).hexdigest()[:8]  # the name is taken
-    if _loaded_from(name) == file:
-        return sys.modules[name]
     spec = spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise AssertionError(f"{file} ends in .py")
     module = sys.modules[name] = module_from_spec(spec)
-    _CONTENT[file] = hashlib.sha256(file.read_bytes()).hexdigest()
+    source = file.read_bytes()
+    _CONTENT[file] = hashlib.sha256(source).hexdigest()
+    note_source(module, source)
     try:
-        with _importing(file.name, file.parent):
+        with importing(file.name, file.parent):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -250,6 +262,32 @@ def _import_file(file: Path) -> ModuleType:
 
 _CONTENT: Final[dict[Path, str]] = {}
 """SHA-256 of each strategy file when it was imported."""
+
+_SOURCE: Final = "__tapewire_source__"
+
+
+def module_name_of(file: Path) -> str:
+    """Return the name under which a strategy's file is imported."""
+    name = re.sub(r"\W", "_", file.stem)
+    if (name in sys.modules and _loaded_from(name) != file) or name in sys.stdlib_module_names:
+        name += "_" + hashlib.sha256(bytes(file)).hexdigest()[:8]  # the name is taken
+    return name
+
+
+def note_source(module: ModuleType, source: bytes) -> None:
+    """Keep the source that a strategy's module was made from, since its file may change."""
+    vars(module)[_SOURCE] = source
+
+
+def imported_source(module: ModuleType) -> bytes | None:
+    """Return the source that the module of a strategy's file was made from; None for other modules."""
+    source = vars(module).get(_SOURCE)
+    return source if isinstance(source, bytes) else None
+
+
+def imported_sha256(file: Path) -> str:
+    """Return the SHA-256 that a strategy's file had when it was imported; empty if it was not."""
+    return _CONTENT.get(file, "")
 
 
 def forget_if_changed(name: str) -> None:
@@ -270,13 +308,16 @@ def _loaded_from(name: str) -> Path | None:
 
 
 def _import(name: str) -> ModuleType:
-    with _importing(name, None if _is_built_in(name) else Path.cwd()):
+    with importing(name, None if _is_built_in(name) else Path.cwd()):
         importlib.invalidate_caches()
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+    if not _is_built_in(name) and (file := _loaded_from(name)) is not None and file.is_file():
+        _CONTENT.setdefault(file, hashlib.sha256(file.read_bytes()).hexdigest())
+    return module
 
 
 @contextmanager
-def _importing(name: str, folder: Path | None) -> Iterator[None]:
+def importing(name: str, folder: Path | None) -> Iterator[None]:
     """Search `folder` last, and convert import errors to ConfigError."""
     before = list(sys.path)
     if folder is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from agent.core.events import RiskState
+from agent.core.events import RiskState, Side
 from agent.core.strategy import Fill, Kline, Market, Strategy, StrategyParams
 
 
@@ -27,4 +27,5 @@ class BuyAndHold(Strategy[BuyAndHoldParams]):
             self.target(kline.symbol, weight=self.params.weight / len(market.symbols), reason="buy and hold")
 
     def on_fill(self, fill: Fill, market: Market) -> None:
-        self._bought.add(fill.symbol)
+        if fill.side is Side.BUY:  # not one that closes what another strategy held
+            self._bought.add(fill.symbol)

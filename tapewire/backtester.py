@@ -311,8 +311,11 @@ def verify(run: str = "latest", *, store: str | None = None, trust_strategy: boo
     from agent.replay.verify import verify as decide_again
     from agent.store.queries import find_run
 
-    with closing(open_database(store or load().store.url, create=False)) as database:
-        return decide_again(database, find_run(database, run), trust_strategy=trust_strategy)
+    settled = load()
+    with closing(open_database(store or settled.store.url, create=False)) as database:
+        return decide_again(
+            database, find_run(database, run), trust_strategy=trust_strategy, folder=settled.live.folder
+        )
 
 
 def sample_data(name: str) -> Path:

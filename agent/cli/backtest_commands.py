@@ -95,18 +95,22 @@ def verify(
 ) -> None:
     """Replay a recorded run and compare every decision with the record. Exit code 1 if one differs.
 
-    A strategy that isn't built in is imported only if its file is unchanged since the run.
+    A strategy that isn't built in is imported only if its file is unchanged since the run, or has run on this
+    machine before.
     """
     from agent.replay.verify import verify as verify_run
     from agent.store.database import open_database
     from agent.store.queries import find_run
 
-    with closing(open_database(load(config).store.url, create=False)) as database:
+    settled = load(config)
+    with closing(open_database(settled.store.url, create=False)) as database:
         recorded = find_run(database, run)
         with replay_progress(
             "verifying", recorded.first_event_at or 0, recorded.last_event_at or 0
         ) as progress:
-            result = verify_run(database, recorded, progress, trust_strategy=trust_strategy)
+            result = verify_run(
+                database, recorded, progress, trust_strategy=trust_strategy, folder=settled.live.folder
+            )
     if json:
         fields = {field: getattr(result, field) for field in result.__struct_fields__}
         print_json({"identical": result.identical, **fields})

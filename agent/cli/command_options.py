@@ -135,13 +135,7 @@ class ReplayOptions:
         config = load(self.config)
         name = self.strategy or config.strategy.name
         params = dict(config.strategy.params) if name == config.strategy.name else {}
-        for pair in self.settings or []:
-            key, equals, value = pair.partition("=")
-            if not equals or not key:
-                raise UsageError(
-                    f"--set {pair!r} sets nothing", hint="write NAME=VALUE, such as --set fast=20"
-                )
-            params[key.strip()] = value.strip()
+        params |= parse_settings(self.settings or [], "--set ")
         strategy = config.strategy.model_copy(update={"name": name, "params": params})
         changes: dict[str, Any] = {"strategy": strategy}
         if config.sleeves and self.strategy is not None:
@@ -281,6 +275,19 @@ def parse_window(start: str | None, end: str | None) -> tuple[int | None, int | 
     if first is not None and last is not None and first >= last:
         raise UsageError(f"--start {start} is not before --end {end}")
     return first, last
+
+
+def parse_settings(pairs: list[str], prefix: str = "") -> dict[str, str]:
+    """Return the texts of `NAME=VALUE` pairs by name. Raises UsageError, naming the option `prefix`."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(
+                f"{prefix}{pair!r} sets nothing", hint=f"write NAME=VALUE, such as {prefix}fast=20"
+            )
+        found[key.strip()] = value.strip()
+    return found
 
 
 def parse_span(text: str, option: str) -> int:

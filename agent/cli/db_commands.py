@@ -185,7 +185,7 @@ def archive(
         closing(open_database(settled.store.url, create=False)) as database,
     ):
         with suppress(SafetyError):  # then the running agent moves them
-            for run_id, segments in roll_over_all(database, folder).items():
+            for run_id, segments in roll_over_all(database, folder, copies=settled.live.folder).items():
                 for part in segments:
                     events = part.last - part.first + 1
                     done.append(

@@ -28,6 +28,7 @@ def show(status: Status) -> None:
         f"run {status.run} (process {status.pid}), up {status.uptime_s:,.0f} s{warming}: "
         f"{status.strategy} on {status.endpoint}"
     )
+    out.print(_strategy_line(status), markup=False, soft_wrap=True)
     if status.orders != "paper":
         known = "[bold red]not reconciled: no position is opened[/]" if status.unreconciled else "reconciled"
         out.print(f"orders go to {status.orders}, {known}")
@@ -124,6 +125,16 @@ def show_sleeves(status: Status) -> None:
     if status.idle:
         table.add_row("idle cash", "", "", f"{status.idle:,.2f}", "", "", "", "")
     out.print(table)
+
+
+def _strategy_line(status: Status) -> str:
+    """Describe the strategy that decides: name, beginning of its hash, parameters, and since when."""
+    from agent.system.clock import iso
+
+    source = f" {status.strategy_source[:12]}" if status.strategy_source else ""
+    params = ", ".join(f"{name}={value}" for name, value in status.strategy_params.items())
+    values = f" with {params}" if params else ""
+    return f"strategy {status.strategy}{source}{values} since {iso(status.strategy_since)}"
 
 
 def show_revision(source: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`tapewire strategy` and `tapewire init`: list, describe and begin strategies."""
+"""`tapewire strategy` and `tapewire init`: list, describe, begin and change strategies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from agent.cli.command_options import ConfigFile
 from agent.cli.console import err, out, print_json, print_text
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
@@ -18,12 +19,19 @@ if TYPE_CHECKING:
 _JsonText = Annotated[bool, option("--json", "Print JSON on standard output.")]
 
 
+_OfRun = Annotated[str, option("--run", "A recorded run, or latest.", "RUN")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the group and the command."""
-    group = typer.Typer(help="List, describe and begin strategies.", no_args_is_help=True)
+    from agent.cli.strategy_change_commands import set_strategy, use_strategy
+
+    group = typer.Typer(help="List, describe, begin and change strategies.", no_args_is_help=True)
     group.command("list")(list_strategies)
     group.command("show")(show_strategy)
     group.command("new")(new_strategy)
+    group.command("use")(use_strategy)
+    group.command("set")(set_strategy)
     app.add_typer(group, name="strategy")
     app.command("init")(init_project)
 
@@ -32,12 +40,20 @@ def list_strategies(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Folder to look through.", show_default="working folder")
     ] = Path(),
+    run: _OfRun = "",
+    config: ConfigFile = None,
     json: _JsonText = False,
 ) -> None:
     """List the built-in strategies, and those in the folder and the folders directly inside it.
 
-    Files of the folder are read, not run: their parameters are shown as the source writes them.
+    Files of the folder are read, not run: their parameters are shown as the source writes them. With --run:
+    the strategies that decided in a run, with times, hashes and parameters.
     """
+    if run:
+        from agent.cli.strategy_change_commands import list_versions
+
+        list_versions(run, config, json)
+        return
     from strategies import BUILT_IN, strategy_class
     from strategies.description import describe_strategy
     from strategies.source_scan import scan_folder
@@ -79,12 +95,26 @@ def show_strategy(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="Built-in strategy, mine.py, mine.py:Class or package.module:Class."
+            metavar="NAME",
+            help="Built-in strategy, mine.py, mine.py:Class or package.module:Class; with --run a hash.",
         ),
     ],
+    run: _OfRun = "",
+    config: ConfigFile = None,
+    trust: Annotated[
+        bool, option("--trust", "With --run: let this machine run the source, for verify and resumption.")
+    ] = False,
     json: _JsonText = False,
 ) -> None:
-    """Describe a strategy: its docstring, what it reads, and its parameters with their bounds."""
+    """Describe a strategy: its docstring, what it reads, and its parameters with their bounds.
+
+    With --run: print a source that the run used, named by the beginning of its SHA-256.
+    """
+    if run:
+        from agent.cli.strategy_change_commands import show_version
+
+        show_version(run, name, config, json, trust=trust)
+        return
     from strategies import strategy_class
     from strategies.description import describe_strategy
 

@@ -7,7 +7,7 @@ higher intervals from it. A history only has what was available when the last ba
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import nan
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +18,8 @@ from agent.core.errors import StrategyError
 from agent.core.intervals import parse_interval, period_end, period_start
 
 Column = NDArray[np.float64]
+Row = tuple[int, float, float, float, float, float]
+"""A bar: start (UTC ms), open, high, low, close and volume."""
 
 KEPT: Final = 1_000
 """Bars of each symbol and interval that are kept at least."""
@@ -137,6 +139,20 @@ class BarSeries:
         begin, end = max(0, self._end - n), self._end
         return [self._views[_COLUMNS.index(name)][begin:end] for name in names]
 
+    def replaces(self, other: BarSeries) -> bool:
+        """Return whether this series has more bars than `other`, and ends where it does."""
+        return self.count > other.count and self.last_start >= other.last_start
+
+    def rows(self) -> list[Row]:
+        """Return the kept bars, oldest first: start, open, high, low, close and volume."""
+        opens, highs, lows, closes, volumes, starts = (
+            column[: self._end].tolist() for column in self._data[:6]
+        )
+        return [
+            (int(start), *prices)
+            for start, *prices in zip(starts, opens, highs, lows, closes, volumes, strict=True)
+        ]
+
     def keep(self, n: int) -> bool:
         """Keep at least `n` bars from now on; return whether some of the last `n` have been dropped already.
 
@@ -209,6 +225,55 @@ class SymbolHistory:
         self._gapless = always_open
         self._collect = collect
         self._folds = {name: _Fold() for name, interval in intervals.items() if interval != base}
+
+    def continue_from(
+        self, earlier: SymbolHistory | None, past: Mapping[int, Sequence[Row]], needed: Mapping[str, int]
+    ) -> None:
+        """Begin with the bars of another strategy's history, which must not be used any more, and with `past`
+        bars by interval (ms), which end with the last bar of the run's interval.
+
+        An interval that `earlier` lacks, or has fewer bars of, is folded from bars of the run's interval.
+        `needed` are the bars by interval that must be kept.
+        """
+        known = {} if earlier is None else {series.interval: series for series in earlier.series.values()}
+        base = known.get(self._base)
+        rows = {row[0]: row for row in past.get(self._base, ())}
+        rows |= {row[0]: row for row in base.rows()} if base is not None else {}
+        for name, series in list(self.series.items()):
+            taken = known.get(series.interval)
+            made = None
+            if rows and (taken is None or past):
+                made = self._fold_anew(name, series.interval, rows, past, needed.get(name, 0))
+            if taken is not None and (made is None or not made.series[name].replaces(taken)):
+                if earlier is not None and taken.name in earlier._folds:
+                    self._folds[name] = earlier._folds[taken.name]
+                taken.name, taken.requested = name, 0
+                self.series[name] = taken
+            elif made is not None:
+                self.series[name] = made.series[name]
+                if name in made._folds:
+                    self._folds[name] = made._folds[name]
+
+    def _fold_anew(
+        self,
+        name: str,
+        interval: int,
+        rows: Mapping[int, Row],
+        past: Mapping[int, Sequence[Row]],
+        keep: int,
+    ) -> SymbolHistory:
+        """Return a history of one interval: its past bars, then `rows`, the run's bars by start."""
+        # Gaps of bars that came live have been counted
+        made = SymbolHistory(self._symbol, self._base, {name: interval}, Counter(), always_open=self._gapless)
+        if keep:
+            made.series[name].keep(min(keep, MOST))
+            made.series[name].requested = 0
+        for start, *prices in past.get(interval, ()) if interval != self._base else ():
+            if made.takes(interval, start):
+                made.add_higher(interval, start, *prices)
+        for start in sorted(rows):
+            made.add(start, start + self._base, *rows[start][1:])
+        return made
 
     def add(
         self, start: int, end: int, opened: float, high: float, low: float, close: float, volume: float

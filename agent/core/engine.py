@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from agent.core.bar_history import SymbolHistory
+from agent.core.bar_history import Row, SymbolHistory
 from agent.core.errors import ConfigError
 from agent.core.events import (
     MINUTE_MS,
@@ -37,6 +37,7 @@ from agent.core.events import (
     Order,
     OrderType,
     OrderUpdate,
+    PastBars,
     RiskEvent,
     RiskState,
     Sentiment,
@@ -58,6 +59,7 @@ from agent.core.sinks import DecisionSink
 from agent.core.sizing import entry_trigger, limit_of, protection_of, size
 from agent.core.strategy import MAX_NOTICE, Market, Strategy
 from agent.core.strategy_guard import StrategyGuard
+from agent.core.strategy_version import StrategyLoader, bars_needed, change_of, no_loader
 from agent.core.symbols import SymbolMapper
 from agent.core.target import Target
 from agent.core.warm_up import declared_intervals
@@ -81,8 +83,8 @@ class Engine:
     """Handles events in their total order and emits decisions.
 
     `sink` receives every decision in order. `counts` counts ignored inputs by reason. With `contain_errors`
-    an error of the strategy stops the strategy instead of leaving `handle`. Raises what `strategy.on_start`
-    raises.
+    an error of the strategy stops the strategy instead of leaving `handle`. `loader` creates the strategies
+    of commands `use-strategy`; what it raises leaves `handle`. Raises what `strategy.on_start` raises.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Engine:
         predictor: Predictor | None = None,
         equity_block: int = EQUITY_BLOCK,
         contain_errors: bool = False,
+        loader: StrategyLoader = no_loader,
     ) -> None:
         symbols = tuple(sorted(config.market.symbols))
         instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
@@ -132,9 +135,14 @@ class Engine:
             for symbol, state in self.states.items():
                 state.fusion_inputs = FusionInputs(symbol, predictor, config.market.interval)
         self.market = MarketView(self.states, self.portfolio, self.signals, self.risk)
-        self.strategy = strategy
-        self.guard: StrategyGuard | None = StrategyGuard(strategy) if contain_errors else None
-        self._callbacks: Strategy = strategy if self.guard is None else self.guard  # receives the callbacks
+        self._collecting = False  # keeping the run's bars until the next strategy is used
+        # by symbol and interval (ms): bars of the past, and those that came since `strategy-history`
+        self._past: dict[str, dict[int, list[Row]]] = {}
+        self.version: dict[str, str] = {}  # arguments of the last `use-strategy`; empty before the first
+        self.version_since = 0  # UTC ms
+        self._loader = loader
+        self._contain_errors = contain_errors
+        self._settings = config.market
         self._sink = sink
         self._band = config.paper.rebalance_band
         self._run_id = run_id
@@ -153,11 +161,6 @@ class Engine:
         self._fills_at_close = config.paper.fill == "close"
         # by symbol: targets that wait until the orders they replace are cancelled
         self._waiting: dict[str, Target] = {}
-        self._targets = strategy.targets  # the strategy's own list; the engine empties it
-        self._call_on_kline = self._callbacks.on_kline
-        self._wants_klines = strategy.overrides("on_kline")
-        self._keep_bars(config, strategy)
-        self._wants_sentiment = strategy.overrides("on_sentiment")
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
         self._kline = Kline  # an attribute is faster in compiled code than a module's global
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -170,26 +173,71 @@ class Engine:
             Fill: self._on_fill,
             FundingSettlement: self._on_settlement,
             AccountSnapshot: self._on_account,
+            PastBars: self._on_past_bars,
         }
         self._plots = PlotRecorder(self.market, self.risk, self.counts, self._decide)
-        strategy.attach(self.market, self._plots)
-        strategy._on_notice = self._on_notice
+        self._bind(strategy)
         strategy.on_start(self.market)
         self._act()
 
-    def _keep_bars(self, config: CoreConfig, strategy: Strategy) -> None:
-        """Keep the histories of bars that the strategy declares."""
-        market = config.market
+    def _bind(self, strategy: Strategy) -> None:
+        """Make `strategy` receive the callbacks and set the targets."""
+        self.strategy = strategy
+        self.guard: StrategyGuard | None = StrategyGuard(strategy) if self._contain_errors else None
+        self._callbacks: Strategy = strategy if self.guard is None else self.guard  # receives the callbacks
+        self._targets = strategy.targets  # the strategy's own list; the engine empties it
+        self._keep_bars(strategy)
+        self.route_bars()
+        self._wants_sentiment = strategy.overrides("on_sentiment")
+        strategy.attach(self.market, self._plots)
+        strategy._on_notice = self._on_notice
+
+    def _keep_bars(self, strategy: Strategy) -> None:
+        """Keep the histories of bars that the strategy declares, beginning with the bars at hand."""
+        market = self._settings
+        needed = {name: int(bars) for name, bars in bars_needed(self.version).items() if bars.isdecimal()}
         intervals = declared_intervals(strategy, market.interval, calendar=market.calendar_bars)
         wanted = strategy.overrides("on_bar")
-        for symbol, state in self.states.items() if intervals else ():
-            always_open = state.instrument.trades_around_the_clock
-            state.history = SymbolHistory(
-                symbol, market.interval, intervals, self.counts, always_open=always_open, collect=wanted
-            )
-        if wanted:
-            # Called in place of `on_kline`, so that a strategy without `on_bar` pays nothing for it
+        for symbol, state in self.states.items():
+            earlier, state.history = state.history, None
+            if intervals:
+                always_open = state.instrument.trades_around_the_clock
+                state.history = SymbolHistory(
+                    symbol, market.interval, intervals, self.counts, always_open=always_open, collect=wanted
+                )
+                if earlier is not None or self._past:
+                    state.history.continue_from(earlier, self._past.get(symbol, {}), needed)
+
+    def route_bars(self) -> None:
+        """Choose what a closed bar calls, so that a strategy pays nothing for what it doesn't use."""
+        self._call_on_kline = self._callbacks.on_kline
+        self._wants_klines = self.strategy.overrides("on_kline")
+        if self.strategy.overrides("on_bar"):
             self._call_on_kline, self._wants_klines = self._call_on_bars, True
+        self._forward = self._call_on_kline
+        if self._collecting:
+            self._call_on_kline, self._wants_klines = self._collect_bar, True
+
+    def _collect(self, *, collecting: bool) -> None:
+        """Begin or end keeping the run's bars for the next strategy; forget those that were kept."""
+        self._past = {}
+        self._collecting = collecting
+        self.route_bars()
+
+    def _collect_bar(self, kline: Kline, market: Market) -> None:
+        """Keep a closed bar for the next strategy, and pass it on."""
+        row = (kline.start, kline.open, kline.high, kline.low, kline.close, kline.volume)
+        self._past.setdefault(kline.symbol, {}).setdefault(kline.interval, []).append(row)
+        self._forward(kline, market)
+
+    def _on_past_bars(self, past: PastBars) -> None:
+        self._advance(past.available_at)
+        state = self.states.get(past.symbol)
+        if state is None or not self._collecting:
+            self.counts["past bars that no strategy waits for"] += len(past.bars)
+            return
+        rows = self._past.setdefault(past.symbol, {}).setdefault(past.interval, [])
+        rows += [row for row in past.bars if row[0] <= state.last_start]
 
     def _call_on_bars(self, kline: Kline, market: Market) -> None:
         """Pass a closed bar, and the bars of the declared intervals that it closes, to the strategy."""
@@ -205,6 +253,47 @@ class Engine:
             self._on_kline(event)
         else:
             self._handlers[type(event)](event)
+
+    def use_strategy(self, command: Command) -> None:
+        """Replace the strategy as the command `use-strategy` says, and record the change.
+
+        Working entries are cancelled. Positions are kept, or closed with `flatten`; protection and orders
+        that only reduce stay. The new strategy has no state, but the bars at hand. The risk state stays:
+        after a halt an operator resumes. Raises what the loader raises; then nothing has changed.
+        """
+        now = self.market.now
+        strategy = self._loader(command.args)
+        change = change_of(command, now)
+        self.strategy._on_notice = None
+        self._targets.clear()
+        self._waiting.clear()
+        failure = "" if self.guard is None else self.guard.failure
+        self.version, self.version_since = dict(command.args), now
+        self._bind(strategy)
+        self._collect(collecting=False)
+        if self.guard is not None:
+            self.guard.inherit(failure)
+        self._decide(change)
+        self._cancel_entries("strategy replaced")
+        if change.flatten:
+            self._flatten(self.states, "strategy replaced")
+        self.market.subject = ""
+        self._callbacks.on_start(self.market)
+
+    def adopt(self, version: dict[str, str]) -> None:
+        """Use the strategy of an earlier `use-strategy`, whose state will be restored, and decide nothing.
+
+        Raises what the loader and `on_start` raise.
+        """
+        strategy = self._loader(version)
+        self.strategy._on_notice = None
+        self.version = version
+        self._bind(strategy)
+        warming_up = self.risk.warming_up
+        self.risk.set_warming_up(True)  # neither plots nor notices are recorded
+        self._callbacks.on_start(self.market)
+        self.risk.set_warming_up(warming_up)
+        strategy.targets.clear()
 
     def is_stale(self, symbol: str, now: int) -> bool:
         """Return whether a heartbeat at `now` (UTC ms) would find the symbol's data stale."""
@@ -481,6 +570,10 @@ class Engine:
             case "life":
                 self._incarnation = command.args.get("incarnation", "")
                 self.exchange.states_cash = command.states_cash
+                self._collect(collecting=False)
+                return
+            case "strategy-history":
+                self._collect(collecting=True)
                 return
             case "older-record":
                 if self._venue is not None:
@@ -502,6 +595,11 @@ class Engine:
                 self._targets.clear()
                 self._waiting.clear()
                 self.risk.on_strategy_error(now, command.args.get("detail", ""))
+            case "use-strategy":
+                self.use_strategy(command)
+                self._note_short_histories(bars_needed(command.args), now)
+                self._act()
+                return
             case "alarm":
                 alarm = command.args
                 self.risk.note(now, alarm.get("rule", ""), alarm.get("detail", ""), alarm.get("symbol", ""))
@@ -511,7 +609,14 @@ class Engine:
                     self._venue.unaccepted = True
                     self.risk.on_older_record(now, command.args.get("detail", ""))
                     self._cancel_entries("older record")  # their cancels may be among what the store lost
-            case "use-model" | "model-in-use" | "model-refused" | "stop" | "emergency-kill":
+            case (
+                "use-model"
+                | "model-in-use"
+                | "model-refused"
+                | "strategy-refused"
+                | "stop"
+                | "emergency-kill"
+            ):
                 return  # for the shell; journalled so that a reader sees when
             case _:
                 self.counts["unknown commands"] += 1
@@ -523,12 +628,21 @@ class Engine:
 
     def _note_short_histories(self, needed: dict[str, str], now: int) -> None:
         """Record which symbols have fewer bars than `needed`, the numbers of bars by interval."""
+        for symbol, detail in self.short_histories(needed):
+            self.risk.note(now, SHORT_HISTORY, detail, symbol)
+
+    def short_histories(self, needed: dict[str, str]) -> list[tuple[str, str]]:
+        """Return the symbols that have fewer bars than `needed`, the numbers of bars by interval, and how
+        many are at hand.
+        """
+        short = []
         for symbol, state in self.states.items() if needed else ():
             for interval, bars in needed.items():
                 series = None if state.history is None else state.history.series.get(interval)
                 if series is not None and bars.isdecimal() and series.count < int(bars):
                     detail = f"{series.count} of {bars} bars of {interval} are at hand for the warm-up"
-                    self.risk.note(now, SHORT_HISTORY, detail, symbol)
+                    short.append((symbol, detail))
+        return short
 
     def _flatten(self, symbols: Iterable[str], reason: str) -> None:
         """Close positions until they are flat.

@@ -235,6 +235,19 @@ class Gap(Message, frozen=True, gc=False):
     ts: int = 0
 
 
+class PastBars(Message, frozen=True):
+    """Closed bars of the past, read from the venue for a strategy that is about to be used.
+
+    Each of `bars` is start, open, high, low, close and volume; they are in order.
+    """
+
+    symbol: str
+    interval: int
+    ts: int
+    available_at: int
+    bars: tuple[tuple[int, float, float, float, float, float], ...]
+
+
 class FundingSettlement(Message, frozen=True, tag="Settlement"):
     """Funding that a venue has settled: `amount` is added to cash. Each of the venue's `id` counts once."""
 
@@ -289,13 +302,15 @@ class Command(Message, frozen=True):
     - record-behind: the store lacks events that the run had committed;
     - taken-id: another order has this order's id at the venue;
     - strategy-error: the strategy raised an error (`detail`), which halts;
+    - strategy-history: begins to keep the run's bars for a strategy whose `PastBars` are being read;
+    - use-strategy: another strategy, or other parameters, decide from now on (`agent.core.strategy_version`);
     - alarm: records a risk event (`rule`, `detail`, `symbol`) and changes nothing;
     - add-sleeve, remove-sleeve: change the strategies that share the account.
 
     With `sleeve` in its arguments a command concerns that sleeve alone.
 
-    The others are for readers of the journal: use-model, model-in-use, model-refused, stop, and
-    emergency-kill (what the kill switch did at the venue).
+    The others are for readers of the journal: use-model, model-in-use, model-refused, strategy-refused, stop,
+    and emergency-kill (what the kill switch did at the venue).
     """
 
     action: str
@@ -489,6 +504,19 @@ class Notice(Message, frozen=True):
     sleeve: str | UnsetType = UNSET
 
 
+class StrategyChange(Message, frozen=True):
+    """The strategy that decides from now on, after an operator's command."""
+
+    ts: int
+    strategy: str  # built-in name, mine.py or package.module:Class
+    class_name: str
+    sha256: str  # of its source; empty for a built-in strategy
+    params: str  # JSON object, including defaults
+    flatten: bool  # whether positions are closed; otherwise they are kept
+    by: str
+    sleeve: str = ""  # whose strategy it is, in a run with sleeves
+
+
 Event = (
     Kline
     | News
@@ -500,6 +528,7 @@ Event = (
     | Fill
     | FundingSettlement
     | AccountSnapshot
+    | PastBars
 )
 Decision = (
     Signal
@@ -514,6 +543,7 @@ Decision = (
     | RiskEvent
     | Plot
     | Notice
+    | StrategyChange
 )
 
 PRIORITY: Final[dict[type, int]] = {
@@ -527,6 +557,7 @@ PRIORITY: Final[dict[type, int]] = {
     Funding: 7,  # after the bar that closes at the stamp: it is paid on the freshest mark
     News: 8,
     Sentiment: 9,
+    PastBars: 10,
 }
 """Order of kinds at equal `available_at`."""
 

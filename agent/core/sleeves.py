@@ -104,6 +104,8 @@ class SleevedEngine:
         self._config = config
         self._sink = sink
         self._block = equity_block
+        self.version: dict[str, str] = {}  # the strategies of sleeves are not replaced; see `TradingEngine`
+        self.version_since = 0
         self._counts: Counter[str] = Counter()
         self._failures: dict[str, str] = {}
         self._period = 0  # available_at of the bars being handled; the account is checked when it ends

@@ -41,19 +41,31 @@ class StrategyGuard(Strategy):
         self.targets = inner.targets
         self.stopped = False
         self.failure = ""  # error that has yet to be reported
+        self._inherited = False  # True if it is the error of the strategy before this one
 
     def fail(self, detail: str) -> None:
         """Stop the strategy because of an error, which has yet to be reported."""
         if not self.stopped:
-            self.stopped, self.failure = True, detail
+            self.stopped, self.failure, self._inherited = True, detail, False
+
+    def inherit(self, failure: str) -> None:
+        """Take over an error of the strategy before this one, which has yet to be reported."""
+        self.failure, self._inherited = failure, bool(failure)
 
     def stop(self) -> None:
-        """Keep the strategy stopped: its error has been reported."""
-        self.stopped, self.failure = True, ""
+        """Keep the strategy stopped, unless it was another that failed: the error has been reported."""
+        self.stopped, self.failure, self._inherited = not self._inherited, "", False
 
     def resume(self) -> None:
         """Let the strategy continue: the operator has checked the error."""
-        self.stopped, self.failure = False, ""
+        self.stopped, self.failure, self._inherited = False, "", False
+
+    def on_start(self, market: Market) -> None:
+        if not self.stopped:
+            try:
+                self._inner.on_start(market)
+            except Exception as error:  # noqa: BLE001 - a strategy may raise anything
+                self.fail(describe_error(self._inner, error))
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         self._call(self._inner.on_kline, kline, market)

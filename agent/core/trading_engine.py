@@ -105,6 +105,16 @@ class TradingEngine(Protocol):
         ...
 
     @property
+    def version(self) -> dict[str, str]:
+        """Arguments of the last `use-strategy`; empty before the first, and with sleeves."""
+        ...
+
+    @property
+    def version_since(self) -> int:
+        """UTC ms of that command."""
+        ...
+
+    @property
     def counts(self) -> Counter[str]:
         """Number of ignored inputs by reason."""
         ...

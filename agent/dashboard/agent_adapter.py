@@ -12,7 +12,7 @@ from agent.live.interfaces.running_agent import RunningAgent
 if TYPE_CHECKING:
     from agent.store.runs import Run
 
-COMMANDS: Final = ("pause", "resume", "flatten", "kill")
+COMMANDS: Final = ("pause", "resume", "flatten", "kill", "use-strategy", "set-strategy")
 """Commands that have a button on the page."""
 
 

@@ -42,6 +42,7 @@ from agent.core.events import (
     RiskState,
     Sentiment,
     Signal,
+    StrategyChange,
 )
 from agent.core.portfolio import Portfolio
 from agent.core.risk import KILL, NOTES
@@ -56,6 +57,7 @@ from agent.dashboard.page_rows import (
     PredictionRow,
     RunHeader,
     SignalRow,
+    StrategyRow,
     SymbolRow,
     VersionedRows,
     activity_row,
@@ -64,6 +66,7 @@ from agent.dashboard.page_rows import (
     order_row,
     scored_row,
     signal_row,
+    strategy_row,
 )
 from agent.dashboard.plotted_rows import PlottedRows
 from agent.dashboard.sleeve_rows import SleeveLedgers, copy_portfolio
@@ -120,6 +123,8 @@ class DashboardState:
         self._margined = config.market.category == "linear"
         self._cash_recorded = False  # True if the current process records each change of cash
         self._accept_next_account = config.execution.mode == "testnet"
+        self._strategy = StrategyRow(header.strategy, header.source, header.params, header.started_at, 0)
+        self._strategy_version = 0
 
     # -- events and decisions --------------------------------------------------------------------------------
 
@@ -190,6 +195,10 @@ class DashboardState:
             case Plot():
                 self._plots.add(decision, self.version)
             case Notice():
+                self._add_activity(decision.ts, decision)
+            case StrategyChange():
+                if not decision.sleeve:
+                    self._strategy, self._strategy_version = strategy_row(decision, seq), self.version
                 self._add_activity(decision.ts, decision)
 
     def _on_bar(self, bar: Kline) -> None:
@@ -331,6 +340,8 @@ class DashboardState:
         changed |= {name: rows for name, rows in lists.items() if rows or since == NO_VERSION}
         if self._orders_version > since:
             changed["orders"] = list(self._orders.values())
+        if self._strategy_version > since:
+            changed["strategy"] = self._strategy
         if self._curve_version > since:
             changed["curve"] = self._curve.points()
         if symbol in self._bars:

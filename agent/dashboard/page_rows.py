@@ -27,11 +27,14 @@ from agent.core.events import (
     RiskState,
     Sentiment,
     Signal,
+    StrategyChange,
 )
+from agent.core.strategy_version import label_of
 from agent.data.provenance import MAX_REASON, shown_reason
 from agent.data.text import one_line
 from agent.live.formatting import describe
 from agent.store.runs import Run
+from strategies import SOURCE_SHA256
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -97,6 +100,8 @@ class RunHeader(msgspec.Struct, frozen=True):
     run: str
     kind: str
     strategy: str
+    source: str  # of the run's first strategy, as in `StrategyRow`
+    params: str
     symbols: tuple[str, ...]
     interval: int  # ms
     currency: str
@@ -218,6 +223,16 @@ class ActivityRow(msgspec.Struct, frozen=True):
     text: str
 
 
+class StrategyRow(msgspec.Struct, frozen=True):
+    """The strategy that decides. `source` begins the SHA-256 of its file; empty if it is built in."""
+
+    name: str
+    source: str
+    params: str  # JSON
+    since: int
+    event: int  # number of the event that brought it; 0 for the run's first
+
+
 class SignalRow(msgspec.Struct, frozen=True):
     """The latest signal of a symbol. `kind` is that of the last headline that voted, if the model tells."""
 
@@ -283,6 +298,8 @@ def run_header(run: Run, config: Config) -> RunHeader:
         run=run.id,
         kind=run.kind.value,
         strategy=run.strategy,
+        source=run.versions.get(SOURCE_SHA256, "")[:12],
+        params=msgspec.json.encode(run.params).decode(),
         symbols=tuple(config.market.symbols),
         interval=config.market.interval,
         currency=config.account.currency,
@@ -348,6 +365,12 @@ def signal_row(signal: Signal) -> SignalRow:
     )
 
 
+def strategy_row(change: StrategyChange, seq: int) -> StrategyRow:
+    """Return the row of the strategy that event `seq` brought."""
+    name = one_line(label_of(change.strategy, change.class_name), _SOURCE_LENGTH)
+    return StrategyRow(name, change.sha256[:12], one_line(change.params, _REASON_LENGTH), change.ts, seq)
+
+
 def fill_row(fill: Fill, seq: int, profit: Decimal | None) -> FillRow:
     """Return the row of a fill that event `seq` caused; its reason begins with its sleeve, if it has one."""
     reason = fill.reason
@@ -401,6 +424,8 @@ def activity_row(key: str, at: int, message: Event | Decision) -> ActivityRow:
         case OrderUpdate():
             symbol = message.symbol
             text = f"{message.status.value.replace('_', ' ').lower()}: {message.reason}"
+        case Command(action="use-strategy"):
+            text = f"{message.action}: {fields['strategy']} by {message.by}"
         case Command():
             args = ", ".join(f"{name} {value}" for name, value in message.args.items())
             text = (

@@ -21,6 +21,7 @@ from agent.dashboard.access_control import AccessControl
 from agent.dashboard.agent_adapter import COMMANDS, AgentAdapter
 from agent.dashboard.run_archive import ArchiveBusy, RunArchive, failure
 from agent.dashboard.websocket import BrowserSession, encode
+from agent.live.strategy_switch import SET, USE
 from agent.store.database import Database
 from agent.system.clock import Clock, WallClock
 from agent.system.listening_sockets import Listener
@@ -55,6 +56,7 @@ _REPORT_POLICY: Final = (
 )
 """The report contains its scripts and loads nothing. The sandbox denies it access to this server."""
 _COMMAND_TIMEOUT: Final = 15.0
+_CHANGE_TIMEOUT: Final = 45.0  # a strategy is loaded and checked first
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -66,6 +68,8 @@ class _CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: str
     flatten: bool = False
     confirm: str = ""
+    strategy: str = ""
+    params: dict[str, str] = {}
 
 
 class Dashboard:
@@ -309,11 +313,15 @@ class Dashboard:
             raise UsageError(
                 "the page shows another run than the one that is running", hint="reload the page"
             )
-        args = {"flatten": "true"} if command.flatten and command.action == "kill" else {}
+        changes = command.action in (USE, SET)
+        args = {"flatten": "true"} if command.flatten and (changes or command.action == "kill") else {}
+        if changes:
+            args |= {"strategy": command.strategy} if command.action == USE else {}
+            args["params"] = msgspec.json.encode(command.params).decode()
         if command.action == "resume" and command.confirm:
             args["confirm"] = command.confirm
         by = f"dashboard {self._access.address.client(request)}"
-        async with asyncio.timeout(_COMMAND_TIMEOUT):
+        async with asyncio.timeout(_CHANGE_TIMEOUT if changes else _COMMAND_TIMEOUT):
             return await self._agent.command(command.action, args, by)
 
 

@@ -53,7 +53,13 @@ def _pending(database: Database, run_id: str) -> bool:
 
 async def _move(config: Config, snapshots: Snapshotter) -> bool:
     """Archive in a child process; return whether all finished segments are in files now."""
-    request = msgspec.json.encode({"url": config.store.url, "folder": str(config.archive.folder)})
+    request = msgspec.json.encode(
+        {
+            "url": config.store.url,
+            "folder": str(config.archive.folder),
+            "copies": str(config.live.folder),
+        }
+    )
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

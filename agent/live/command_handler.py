@@ -6,13 +6,16 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Final
 
+import msgspec
 import structlog
 from msgspec import to_builtins
 
 from agent.config import Config
+from agent.core.engine import Engine
 from agent.core.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.core.events import Command, Event, RiskState
 from agent.core.risk import KILL, RESUME_FROM_KILL
+from agent.core.strategy_version import bars_needed, label_of
 from agent.live.control_socket import COMMANDS
 from agent.live.emergency_close import EmergencyReport
 from agent.live.event_queue import EventQueue
@@ -21,6 +24,7 @@ from agent.live.kill_guard import KillGuard
 from agent.live.pipeline import Pipeline
 from agent.live.scoring import SentimentConsumer
 from agent.live.sleeve_commands import checked_args, result_of
+from agent.live.strategy_switch import HISTORY, SET, USE, StrategySwitch
 from agent.system.clock import Clock, iso
 
 _AT_ONCE: Final = ("halt", "kill")  # go ahead of everything else in the queue
@@ -44,6 +48,7 @@ class CommandHandler:
         clock: Clock,
         kill_switch: KillSwitch,
         model: SentimentConsumer | None,
+        strategies: StrategySwitch,
     ) -> None:
         self.guard: KillGuard | None = None
         self._config = config
@@ -52,12 +57,14 @@ class CommandHandler:
         self._clock = clock
         self._kill_switch = kill_switch
         self._model = model
+        self._strategies = strategies
         self._loop = asyncio.get_running_loop()
         # by identity: events that a coroutine waits for
         self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}
         # reports of the guard that are not in the journal yet
         self._emergencies: dict[int, tuple[EmergencyReport, asyncio.Task[None]]] = {}
         self._swap = asyncio.Lock()  # one model is loaded at a time
+        self._strategy_change = asyncio.Lock()  # each change begins with what the one before it left
 
     async def put(
         self, action: str, args: dict[str, str] | None = None, by: str = "daemon"
@@ -102,7 +109,8 @@ class CommandHandler:
         command.
 
         `use-model` takes the folder in `args` and returns once the model scores; it raises ModelError if the
-        old model stays.
+        old model stays. `use-strategy` takes `strategy`, `params` (JSON) and `flatten`, `set-strategy` takes
+        `params`; they raise ConfigError if the old strategy stays.
         """
         if action not in COMMANDS:
             raise UsageError(f"unknown command {action!r}", hint=f"one of {', '.join(COMMANDS)}")
@@ -111,6 +119,8 @@ class CommandHandler:
             raise UsageError(f"strategy {self._pipeline.run.strategy} uses no model")
         if action == "use-model" and not args.get("folder"):
             raise UsageError("use-model needs a folder")
+        if action in (USE, SET):
+            return await self._change_strategy(action, args, by)
         if action == "resume":
             self._kill_switch.refuse("no resumption")
         engine = self._pipeline.engine
@@ -213,6 +223,35 @@ class CommandHandler:
             await self._put_emergency(report)
             task.cancel()
         await self.put("stop")
+
+    # -- the strategy ---------------------------------------------------------------------------------
+
+    async def _change_strategy(self, action: str, args: dict[str, str], by: str) -> dict[str, Any]:
+        async with self._strategy_change:
+            try:
+                version, strategy = await self._strategies.prepare(action, args)
+            except TapewireError as error:
+                what = {"strategy": args.get("strategy", "the same"), "reason": error.message}
+                if not self._pipeline.storage.failing.is_set():
+                    await self._wait_until_handled(action, await self.put("strategy-refused", what, by))
+                raise type(error)(f"{error.message}; the old strategy stays", hint=error.hint) from None
+            if self._strategies.lacks_bars(version):
+                # From here on the core keeps the run's bars, so that none is missing after those read
+                await self._wait_until_handled(action, await self.put(HISTORY, {}, by))
+                for past in await self._strategies.read_past(version):
+                    await self._queue.put(past)
+            self._pipeline.versions.prepare(version, strategy)
+            await self._wait_until_handled(action, await self.put(USE, version, by))
+        engine = self._pipeline.engine
+        return {
+            "action": action,
+            "event": self._pipeline.journal.last_seq,
+            "risk": engine.risk.state.value,
+            "strategy": label_of(version["strategy"], version["class"]),
+            "source": version["sha256"],
+            "params": msgspec.json.decode(version["params"]),
+            "short": engine.short_histories(bars_needed(version)) if isinstance(engine, Engine) else [],
+        }
 
     # -- the model ------------------------------------------------------------------------------------
 

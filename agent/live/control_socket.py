@@ -36,7 +36,7 @@ SOCKET: Final = "tapewire.sock"
 """Name of the socket in `live.folder`."""
 
 COMMANDS: Final = (
-    *("pause", "resume", "halt", "kill", "flatten", "use-model"),
+    *("pause", "resume", "halt", "kill", "flatten", "use-model", "use-strategy", "set-strategy"),
     *("add-sleeve", "remove-sleeve"),
 )
 """Commands that an operator can send to the agent."""

@@ -12,8 +12,9 @@ import structlog
 
 from agent.config import Config
 from agent.config.control import split_address
-from agent.core.errors import NotRunning, UsageError, first_error
+from agent.core.errors import ConfigError, NotRunning, UsageError, first_error
 from agent.core.events import News
+from agent.core.strategy_version import bars_needed
 from agent.core.trading_engine import TradingEngine
 from agent.data.sentiment import NamedScorer
 from agent.live.access_token import make_token
@@ -27,6 +28,7 @@ from agent.live.interfaces.running_agent import Services
 from agent.live.interfaces.status import Status
 from agent.live.kill_file import KillSwitch
 from agent.live.life import Life, Sources
+from agent.live.market_data.kline_producer import KlineProducer
 from agent.live.model_drift import ModelDrift
 from agent.live.observers import LogObserver, RecentActivity
 from agent.live.order_routing import open_gateway, open_guard, venue_port
@@ -34,9 +36,10 @@ from agent.live.pipeline import Pipeline
 from agent.live.revision import RevisingConsumer
 from agent.live.run_record import RunRecord, open_record
 from agent.live.scoring import SentimentConsumer
-from agent.live.session import find_resumable, open_run
+from agent.live.session import find_resumable, load_first_strategy, open_run
 from agent.live.sources import check_live_config, make_kline_producer, make_news_producer
 from agent.live.status_report import report_status
+from agent.live.strategy_switch import StrategySwitch, keep_first_source
 from agent.live.timekeeping import Timekeeper
 from agent.live.venue_rules import with_venue_rules
 from agent.replay.fusion_model import open_predictor, wants_headlines
@@ -82,6 +85,8 @@ class Daemon:
         self.login_link: Callable[[], str] | None = None
         self.kill_switch = KillSwitch(config.live.folder)
         self.control_port = 0  # on loopback; 0 if no control port is configured
+        # before anything asks for the strategy
+        self._first_loaded = not new and load_first_strategy(config, database)
         self.predictor = open_predictor(config)
         self.model: SentimentConsumer | None = None
         self.reviser: RevisingConsumer | None = None
@@ -216,7 +221,13 @@ class Daemon:
                 open_record(self.config, self._database, new=self._new, orders=port is not None)
             )
             run, resume = await self._open_run(port)
+            if self._first_loaded and not resume:
+                raise ConfigError(
+                    f"{run.strategy} has changed since the last run, which can't be resumed",
+                    hint="begin a new run: tapewire run --new",
+                )
             run = self.record.stamped(run)
+            keep_first_source(self.config, self._database, run)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             if self.model is not None:
                 stack.callback(self.model.close)
@@ -240,7 +251,13 @@ class Daemon:
             gateway = None
             if port is not None:
                 gateway = open_gateway(self.config, port, pipeline, self.clock, self._rng)
-            commands = CommandHandler(self.config, pipeline, queue, self.clock, self.kill_switch, self.model)
+            sources, market = self._sources(pipeline, gateway)
+            strategies = StrategySwitch(
+                self.config, self._database, pipeline, market, reads_headlines=self.model is not None
+            )
+            commands = CommandHandler(
+                self.config, pipeline, queue, self.clock, self.kill_switch, self.model, strategies
+            )
             if self._port is None:
                 commands.guard = open_guard(
                     self.config, self.kill_switch, pipeline, self.clock, commands.note_emergency
@@ -253,7 +270,7 @@ class Daemon:
                 self._database,
                 pipeline,
                 queue,
-                self._sources(pipeline, gateway),
+                sources,
                 self.services,
                 commands,
                 self.kill_switch,
@@ -295,18 +312,22 @@ class Daemon:
         self.config = await with_venue_rules(self.config, port, self._database)
         return open_run(self.config, self._database, new=True, predictor=self.predictor)
 
-    def _sources(self, pipeline: Pipeline, gateway: VenueGateway | None) -> Sources:
-        needed = needed_bars(self.config)
+    def _sources(self, pipeline: Pipeline, gateway: VenueGateway | None) -> tuple[Sources, KlineProducer]:
+        version = pipeline.engine.version
+        if version:
+            needed = {interval: int(bars) for interval, bars in bars_needed(version).items()}
+        else:
+            needed = needed_bars(self.config)
         market = make_kline_producer(
             self.config, self.clock, pipeline.memory, self._rng, self.predictor, warm_up=needed
         )
         if self.model is None:
-            return Sources(market, gateway, None, None, None, warm_up=needed)
+            return Sources(market, gateway, None, None, None, warm_up=needed), market
         scorer = self.services.scorer or self.model
         for news in pipeline.memory.unscored.values():
             scorer.offer(news)
         news_feeds = make_news_producer(self.config, self.clock, self._rng)
-        return Sources(market, gateway, news_feeds, self.model, scorer, self.reviser, needed)
+        return Sources(market, gateway, news_feeds, self.model, scorer, self.reviser, needed), market
 
     def _unscored(self, news_id: str) -> News | None:
         """Return a headline without a sentiment, or None if it can't vote."""

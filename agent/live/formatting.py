@@ -27,11 +27,13 @@ from agent.core.events import (
     Notice,
     Order,
     OrderUpdate,
+    PastBars,
     Plot,
     Prediction,
     RiskEvent,
     Sentiment,
     Signal,
+    StrategyChange,
 )
 from agent.core.masking import mask
 from agent.data.provenance import MAX_REASON, shown_reason
@@ -47,7 +49,7 @@ def describe(message: Event | Decision) -> dict[str, Any]:
     """
     fields = _describe(message)
     sleeve = getattr(message, "sleeve", UNSET)
-    return fields if sleeve is UNSET else fields | {"sleeve": sleeve}
+    return fields | {"sleeve": sleeve} if sleeve is not UNSET and sleeve else fields
 
 
 def _describe(message: Event | Decision) -> dict[str, Any]:
@@ -83,8 +85,17 @@ def _describe(message: Event | Decision) -> dict[str, Any]:
                 "symbol": message.symbol,
                 "bars": (message.end - message.start) // message.interval,
             }
+        case PastBars():
+            return _pick("past bars", message, "symbol") | {"bars": len(message.bars)}
         case Funding():
             return _pick("funding rate", message, "symbol", "rate")
+        case Command(action="use-strategy"):  # the decision that follows has the rest
+            return {
+                "what": "command",
+                "action": message.action,
+                "strategy": message.args.get("strategy"),
+                "by": message.by,
+            }
         case Command():
             return {"what": "command", "action": message.action, **message.args, "by": message.by}
         case Signal():
@@ -145,6 +156,11 @@ def _describe(message: Event | Decision) -> dict[str, Any]:
             return _pick("plot", message, "symbol", "name", "value")
         case Notice():
             return {"what": "notice", "level": message.level, "text": message.text}
+        case StrategyChange():
+            fields = _pick(
+                "strategy changed", message, "strategy", "class_name", "params", "flatten", "sleeve"
+            )
+            return fields | {"source": message.sha256[:12], "by": message.by}
         case RiskEvent():
             return _pick("risk", message, "state", "rule", "detail", "symbol")
         case _:

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 
 from agent.config import Config
 from agent.core.errors import StoreError
-from agent.core.events import Event, Kline, Sentiment, kind_of
+from agent.core.events import Command, Event, Kline, Sentiment, kind_of
 from agent.core.fusion_inputs import Predictor
+from agent.core.strategy_version import USE_STRATEGY
 from agent.core.trading_engine import TradingEngine
 from agent.live.event_queue import OPEN_BAR
 from agent.live.funding_stamps import FundingSchedule
@@ -34,6 +35,7 @@ from agent.live.snapshotter import Snapshotter
 from agent.live.store_retry import StoreWriter, Write
 from agent.live.systemd import ServiceManager
 from agent.replay.open_engine import open_engine
+from agent.replay.strategy_versions import StrategyVersions
 from agent.store.commit_mark import CommitMark, CommitMarkFile
 from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
@@ -123,8 +125,15 @@ class Pipeline:
         self.journal = Journal(database, run.id)
         self.mark = mark
         self._sink = LiveSink(self._recorder, config.market.interval)
+        self.versions = StrategyVersions(database, run, config.live.folder, own=True)
         self._make_engine: Callable[[], TradingEngine] = partial(
-            open_engine, config, self._sink, run_id=run.id, predictor=predictor, live=True
+            open_engine,
+            config,
+            self._sink,
+            run_id=run.id,
+            versions=self.versions,
+            predictor=predictor,
+            live=True,
         )
         self.engine = self._make_engine()
         self._latest = latest
@@ -288,6 +297,8 @@ class Pipeline:
         self._recorder.event_seq = self._sink.event_seq = seq
         self.memory.update(event)
         self.engine.handle(event)
+        if isinstance(event, Command) and event.action == USE_STRATEGY:
+            self.snapshots.strategy_changed()
 
     def end(self, *, complete: bool) -> Run:
         """Record the end: a complete run is closed, any other can be resumed."""

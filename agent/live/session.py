@@ -18,6 +18,7 @@ from agent.core.fusion_inputs import Predictor
 from agent.core.instruments import with_first_rules, with_rules_of
 from agent.replay.backtest import new_run_id
 from agent.replay.open_engine import name_of, params_of, sources_of
+from agent.replay.strategy_versions import StrategyVersions
 from agent.store.database import Database
 from agent.store.journal import find_archive
 from agent.store.queries import list_runs
@@ -42,25 +43,56 @@ def find_resumable(
     lead to the same decisions as the current ones. The venue's rules are not fetched again: other rules would
     change decisions in the middle of a run.
     """
-    live = (run for run in list_runs(database) if run.kind is RunKind.LIVE)
-    unfinished = (run for run in live if run.status is not RunStatus.COMPLETE)
-    last = next((run for run in unfinished if find_archive(database, run.id) is None), None)
+    last = _last_unfinished(database)
     if last is None:
         return None
-    try:
-        before = parse(last.config, where=f"run {last.id}")
-    except ConfigError as error:
-        changed = [error.message]
-    else:
-        before = before if CORE in last.versions else with_first_rules(before)
-        config = with_rules_of(before, config)
-        changed = _changes(before, config)
+    changed, config = _compare(last, config)
     if last.versions.get(FUSION_VERSION) != _fusion(predictor).get(FUSION_VERSION):
         changed.append("the fusion model")
     if changed:
         _log.warning("a new run begins", unfinished=last.id, changed=", ".join(changed))
         return None
     return last, config
+
+
+def load_first_strategy(config: Config, database: Database) -> bool:
+    """If the strategy's file has changed since the run to resume began, or is gone, load the run's source.
+
+    Until this process ends, that source stands for the file. Returns whether it was loaded.
+    """
+    if not config.strategy.name.partition(":")[0].endswith(".py"):
+        return False
+    last = _last_unfinished(database)
+    if last is None or _compare(last, config)[0]:
+        return False
+    versions = StrategyVersions(database, last, config.live.folder, own=True)
+    if not versions.first_has_changed:
+        return False
+    versions.first()
+    _log.warning(
+        "the strategy's file has changed: the run goes on with the source that it began with",
+        strategy=config.strategy.name,
+        to_change="tapewire strategy use",
+    )
+    return True
+
+
+def _last_unfinished(database: Database) -> Run | None:
+    """Return the last live run that is neither complete nor archived."""
+    live = (run for run in list_runs(database) if run.kind is RunKind.LIVE)
+    unfinished = (run for run in live if run.status is not RunStatus.COMPLETE)
+    return next((run for run in unfinished if find_archive(database, run.id) is None), None)
+
+
+def _compare(last: Run, config: Config) -> tuple[list[str], Config]:
+    """Return what has changed since `last`, and the configuration with the trading rules of that run."""
+    try:
+        before = parse(last.config, where=f"run {last.id}")
+    except ConfigError as error:
+        return [error.message], config
+    before = before if CORE in last.versions else with_first_rules(before)
+    config = with_rules_of(before, config)
+    return _changes(before, config), config
 
 
 def open_run(

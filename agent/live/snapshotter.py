@@ -25,7 +25,14 @@ from agent.live.interfaces.observer import Observer
 from agent.live.interfaces.status import SnapshotStatus
 from agent.live.observers import LiveSink
 from agent.live.resume import ResumePoint
-from agent.replay.engine_state import capture, fingerprint, restore, state_digest
+from agent.replay.engine_state import (
+    VERSION_PART,
+    capture,
+    fingerprint,
+    restore,
+    state_digest,
+    version_part,
+)
 from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
 from agent.store.chain import DIGEST_SIZE
 from agent.store.database import Database
@@ -73,6 +80,11 @@ class Snapshotter:
     def enabled(self) -> bool:
         """True if snapshots are configured and the state can be saved."""
         return bool(self._every) and not self._unencodable
+
+    def strategy_changed(self) -> None:
+        """Try again to save the state, if that of the strategy before could not be saved."""
+        if self._unencodable:
+            self._unencodable, self.status.problem = False, ""
 
     def is_due(self, now: float, seq: int) -> bool:
         """Whether to take a snapshot after event `seq`; `now` is the event loop's time."""
@@ -129,6 +141,7 @@ class Snapshotter:
         parts = {
             _CORE: core,
             _SHELL: shell,
+            VERSION_PART: version_part(engine),
             "chain": msgspec.msgpack.encode((position.digest, position.decisions)),
         }
         for name, observer in _named(run_observers):
@@ -215,7 +228,7 @@ class Snapshotter:
         blank = [encode([one], _OBSERVER_SPEC) for _, one in run_observers]
         initial, position_before = ResumePoint(), sink.position
         try:
-            restore(engine, parts[_CORE])
+            restore(engine, parts[_CORE], parts.get(VERSION_PART, b""))
             _, sink_position, position = decode_into(parts[_SHELL], [memory, None, None], _SHELL_SPEC)
             digest, decisions, rows = position
             if state_digest(parts[_CORE], digest, decisions) != info.state:

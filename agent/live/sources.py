@@ -9,7 +9,6 @@ from agent.config import Config
 from agent.core.errors import ConfigError
 from agent.core.features import WARM_UP_BARS
 from agent.core.fusion_inputs import Predictor
-from agent.live.interfaces.producer import Producer
 from agent.live.market_data.kline_producer import KlineProducer
 from agent.live.news.news_producer import NewsProducer
 from agent.live.order_routing import check_venue
@@ -49,7 +48,7 @@ def make_kline_producer(
     predictor: Predictor | None = None,
     *,
     warm_up: Mapping[str, int] | None = None,
-) -> Producer:
+) -> KlineProducer:
     """Make the producer of bars; with a fusion model, of enough history to warm its features up.
 
     `warm_up` are the bars by interval that the strategy needs.

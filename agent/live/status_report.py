@@ -21,9 +21,11 @@ from agent.live.model_drift import ModelDrift
 from agent.live.observers import RecentActivity
 from agent.live.run_record import RunRecord
 from agent.live.sleeve_commands import sleeve_statuses
+from agent.live.strategy_switch import current_label, current_params
 from agent.live.supervisor import Supervision
 from agent.system.clock_discipline import ClockStatus
 from agent.system.listening_sockets import Listener
+from strategies import SOURCE_SHA256
 
 
 def report_status(
@@ -54,7 +56,10 @@ def report_status(
         uptime_s=round(uptime, 3),
         now=now,
         clock=clock,
-        strategy=run.strategy,
+        strategy=current_label(engine, run),
+        strategy_source=engine.version.get("sha256", run.versions.get(SOURCE_SHA256, "")),
+        strategy_params=current_params(engine, run),
+        strategy_since=engine.version_since or run.started_at,
         endpoint=config.bybit.endpoint,
         orders="paper" if life.sources.gateway is None else config.execution.testnet.venue,
         unreconciled=not engine.risk.reconciled,

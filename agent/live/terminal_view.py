@@ -31,7 +31,9 @@ from agent.core.events import (
     Sentiment,
     Side,
     Signal,
+    StrategyChange,
 )
+from agent.core.strategy_version import label_of
 from agent.core.trading_engine import TradingEngine
 from agent.data.provenance import shown_reason
 from agent.data.text import MAX_TITLE, one_line, printable
@@ -108,7 +110,7 @@ class TerminalView:
                 self._sentiments[event.news_id] = event
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Keep signals, fills, notices and changes of the risk state."""
+        """Keep signals, fills, notices, and changes of the strategy and of the risk state."""
         match decision:
             case Signal(actionable=True) | Signal(direction=Direction.HOLD):
                 signal = f"{decision.direction.value:<4} {decision.symbol} {decision.confidence:.2f}"
@@ -128,6 +130,8 @@ class TerminalView:
                 text = Text(
                     f"notice {printable(one_line(decision.text, MAX_TITLE))}", _NOTICES[decision.level]
                 )
+            case StrategyChange():
+                text = Text(f"strategy {change_text(decision)}", "bold")
             case _:
                 return
         self._activity.append((decision.ts, text))
@@ -189,6 +193,11 @@ class TerminalView:
                 Text.assemble("equity ", (f"{equity:,.2f}", f"bold {style}"), f"  {held}  fills {self.fills}")
             )
             lines.append(Text(sparkline(list(self._equity)), style))
+            if engine.version:
+                name = label_of(engine.version["strategy"], engine.version["class"])
+                source = engine.version["sha256"][:12]
+                line = f"strategy {name} {source}".rstrip() + f" since {hour_minute(engine.version_since)}"
+                lines.append(Text(printable(one_line(line, MAX_TITLE)), "dim"))
         return Panel(Group(*lines), title="signals, fills, equity", title_align="left")
 
 
@@ -238,7 +247,7 @@ class LineView:
         )
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Print signals that may be traded on, fills, notices and changes of the risk state."""
+        """Print actionable signals, fills, notices, and changes of the strategy and of the risk state."""
         match decision:
             case Signal(actionable=True):
                 signal = f"{decision.direction.value} {decision.symbol} {decision.confidence:.2f}"
@@ -253,6 +262,8 @@ class LineView:
 
             case Notice():
                 self._print(decision.ts, f"notice {decision.level}: {one_line(decision.text, MAX_TITLE)}")
+            case StrategyChange():
+                self._print(decision.ts, f"strategy {change_text(decision)}")
 
     def _print(self, ms: int, line: str) -> None:
         self._console.print(
@@ -264,6 +275,12 @@ def _of_sleeve(decision: Fill | RiskEvent) -> str:
     """Name the sleeve of a decision, and that a fill was internal; empty without sleeves."""
     inside = " internally" if isinstance(decision, Fill) and decision.kind is FillKind.INTERNAL else ""
     return "" if decision.sleeve is UNSET else f"{inside} ({decision.sleeve})"
+
+
+def change_text(change: StrategyChange) -> str:
+    """Show a strategy that decides from now on: its name, the beginning of its hash, and its parameters."""
+    parts = [label_of(change.strategy, change.class_name), change.sha256[:12], change.params]
+    return printable(one_line(" ".join(part for part in parts if part), MAX_TITLE))
 
 
 def _sentiment_text(sentiment: Sentiment | None) -> Text:

@@ -22,6 +22,7 @@ import strategies
 from agent.config import Config
 from agent.core.bar_history import BarSeries
 from agent.core.deduplication import HeadlineDeduplicator
+from agent.core.engine import Engine
 from agent.core.errors import TapewireError
 from agent.core.events import Order, OrderType, Side
 from agent.core.flatten import Pursuit
@@ -32,6 +33,10 @@ from agent.core.strategy import Strategy
 from agent.core.trading_engine import TradingEngine
 from agent.core.venue import SentOrder
 from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
+from strategies import imported_source
+
+VERSION_PART: Final = "strategy"
+"""Name of a snapshot's part that says which strategy decides."""
 
 _FORMAT: Final = 1
 _SHELL: Final = ("live/resume.py", "data/text.py")  # parts of the shell whose state is in a snapshot
@@ -41,6 +46,7 @@ _MODULES: Final = ("agent.core.", "strategies.")
 _ENGINE_WIRING: Final = (
     *("strategy", "_sink", "_matching", "_venue", "_band", "_run_id", "_equity_block"),
     *("_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers"),
+    *("_loader", "_contain_errors", "_settings", "_forward"),
 )
 _ROSTER_WIRING: Final = (
     *("_config", "_load", "_sink", "_emit", "_portfolio", "_risk", "_states"),
@@ -94,7 +100,13 @@ def _attach_columns(series: BarSeries) -> None:
     series.attach()
 
 
+def _route_bars(engine: Engine) -> None:
+    """Choose what a closed bar calls."""
+    engine.route_bars()
+
+
 _REBUILD: Final[dict[str, Callable[[Any], None]]] = {
+    "agent.core.engine:Engine": _route_bars,
     "agent.core.bar_history:BarSeries": _attach_columns,
     "agent.core.fusion_inputs:FusionInputs": _rebuild_reading,
     "agent.core.deduplication:HeadlineDeduplicator": _rebuild_index,
@@ -144,8 +156,25 @@ def capture(engine: TradingEngine) -> bytes:
     return encode([engine, _saves_itself(strategy), _saved(strategy)], _spec(running))
 
 
-def restore(engine: TradingEngine, data: bytes) -> None:
-    """Load the state in `data` into a fresh `engine`. After a StateError the engine must be discarded."""
+def version_part(engine: TradingEngine) -> bytes:
+    """Return which strategy decides, as `restore` needs it: the state itself contains no code."""
+    return msgspec.msgpack.encode(engine.version)
+
+
+def restore(engine: TradingEngine, data: bytes, version: bytes = b"") -> None:
+    """Load the state in `data` into a fresh `engine`. After a StateError the engine must be discarded.
+
+    `version` is the `version_part` of the engine that was captured; empty for the run's first strategy.
+    Raises StoreError and SafetyError if its strategy can't be loaded.
+    """
+    changed = msgspec.msgpack.decode(version, type=dict[str, str]) if version else {}
+    if changed and isinstance(engine, Engine):
+        try:
+            engine.adopt(changed)
+        except TapewireError:
+            raise
+        except Exception as error:
+            raise StateError(f"on_start() of the strategy raised {type(error).__name__}: {error}") from error
     if isinstance(engine, SleevedEngine):
         try:
             definitions, data = msgspec.msgpack.decode(data, type=tuple[list[dict[str, Any]], bytes])
@@ -183,9 +212,9 @@ def fingerprint(config: Config, *strategies_of_run: Strategy) -> str:
         if package in ("agent", "strategies"):
             continue
         loaded = [module for name, module in sys.modules.items() if f"{name}.".startswith(f"{package}.")]
-        files = {getattr(module, "__file__", None) for module in loaded}
-        for file in sorted(filter(None, files)):
-            seen.update(_source(Path(file)))
+        files = {file: imported_source(one) for one in loaded if (file := getattr(one, "__file__", None))}
+        for file in sorted(files):
+            seen.update(_source(Path(file), files[file]))
     return seen.hexdigest()
 
 
@@ -197,8 +226,10 @@ def _sources() -> bytes:
     return b"".join(_source(file) for file in sorted(files))
 
 
-def _source(file: Path) -> bytes:
+def _source(file: Path, text: bytes | None = None) -> bytes:
+    """Hash the name and the text of a file; the text that it has now unless `text` is given."""
     try:
-        return blake2b(file.name.encode() + b"\0" + file.read_bytes(), digest_size=16).digest()
+        text = file.read_bytes() if text is None else text
+        return blake2b(file.name.encode() + b"\0" + text, digest_size=16).digest()
     except OSError:
         return b""

@@ -12,6 +12,7 @@ from agent.core.errors import ConfigError
 from agent.core.events import DAY_MS, Direction, Kline, Prediction, Signal
 from agent.core.intervals import period_end, period_start
 from agent.core.sinks import NullSink
+from agent.core.strategy import Strategy
 from agent.core.warm_up import declared_intervals, declared_warm_up
 from strategies import load_strategy, strategy_class
 
@@ -46,6 +47,11 @@ def _needed_by(config: Config) -> dict[str, int]:
         if kind.intervals or kind.warm_up or kind.overrides("on_bar"):
             raise
         return {}  # the run itself reports the wrong parameter
+    return bars_needed_by(strategy, config)
+
+
+def bars_needed_by(strategy: Strategy, config: Config) -> dict[str, int]:
+    """Return how many bars by interval `strategy` needs, as `needed_bars`. It must not be used afterwards."""
     market = config.market
     intervals = declared_intervals(strategy, market.interval, calendar=market.calendar_bars)
     declared = declared_warm_up(strategy)

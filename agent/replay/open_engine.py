@@ -13,7 +13,9 @@ from agent.core.fusion_inputs import Predictor
 from agent.core.sinks import SleevedSink
 from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
+from agent.core.strategy_version import no_loader
 from agent.core.trading_engine import TradingEngine
+from agent.replay.strategy_versions import StrategyVersions
 from agent.store.runs import Run, RunKind
 from strategies import SOURCE_FILE, SOURCE_SHA256, blaming, check_source, load_strategy, source_of
 
@@ -24,6 +26,7 @@ def open_engine(
     *,
     run_id: str,
     strategy: Strategy | None = None,
+    versions: StrategyVersions | None = None,
     params: Mapping[str, Any] | None = None,
     predictor: Predictor | None = None,
     live: bool = False,
@@ -36,6 +39,7 @@ def open_engine(
         sink: receives the decisions.
         run_id: part of the client order ids.
         strategy: in place of the configured one, if there are no sleeves.
+        versions: strategies of a recorded run without sleeves: the first one, and those that commands use.
         params: of the strategies by sleeve, in place of the configured ones.
         predictor: the fusion model.
         live: the decisions are a live run's: errors of strategies are contained, and the equity is sampled
@@ -56,7 +60,10 @@ def open_engine(
             equity_block=block,
         )
     if strategy is None:
-        strategy = load_strategy(config.strategy.name, config.strategy.params)
+        if versions is None:
+            strategy = load_strategy(config.strategy.name, config.strategy.params)
+        else:
+            strategy = versions.first()
     with blaming(strategy):
         return Engine(
             config,
@@ -67,6 +74,7 @@ def open_engine(
             predictor=predictor,
             equity_block=block,
             contain_errors=live,
+            loader=no_loader if versions is None else versions,
         )
 
 
@@ -100,16 +108,22 @@ def reopen_engine(
     config: Config,
     sink: SleevedSink,
     run: Run,
+    versions: StrategyVersions,
     *,
     predictor: Predictor | None = None,
     trusted: bool = False,
 ) -> TradingEngine:
-    """Return a fresh engine with the strategies of a recorded run; see `open_engine`."""
+    """Return a fresh engine with the strategies of a recorded run; see `open_engine`.
+
+    Raises SafetyError if one is not imported, because it is not the one of the run.
+    """
+    if config.sleeves and not trusted:
+        check_sources(config, run)
     return open_engine(
         config,
         sink,
         run_id=run.id,
-        strategy=None if config.sleeves else load_strategy(run.strategy, run.params),
+        versions=versions,
         params=run.params,
         predictor=predictor,
         live=run.kind is RunKind.LIVE,

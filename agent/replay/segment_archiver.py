@@ -17,9 +17,10 @@ import msgspec
 
 from agent.core.errors import SafetyError, StoreError, TapewireError
 from agent.core.sleeves import engines_of
-from agent.replay.engine_state import capture, fingerprint, restore, state_digest
+from agent.replay.engine_state import VERSION_PART, capture, fingerprint, restore, state_digest
 from agent.replay.fusion_model import reopen_predictor
-from agent.replay.open_engine import check_sources, reopen_engine
+from agent.replay.open_engine import reopen_engine
+from agent.replay.strategy_versions import StrategyVersions
 from agent.replay.verify import inputs
 from agent.store.archive_files import RowProgress
 from agent.store.chain import BLOCK
@@ -37,43 +38,48 @@ LOCK: Final = ".rollover.lock"
 
 
 def roll_over_all(
-    database: Database, folder: Path, progress: RowProgress | None = None
+    database: Database, folder: Path, progress: RowProgress | None = None, copies: Path | None = None
 ) -> dict[str, list[JournalSegment]]:
     """Move the finished segments of all live runs to files in `folder`; return them by run.
 
-    Raises StoreError, and SafetyError if another process is archiving.
+    `copies` (live.folder) has the sources of strategies that may run. Raises StoreError, and SafetyError if
+    another process is archiving.
     """
     folder.mkdir(parents=True, exist_ok=True)
     moved = {}
     with instance_lock(folder / LOCK):
         for run in list_runs(database):
             if run.kind is RunKind.LIVE and boundaries(database, run.id):
-                check = partial(check_segment, database)
+                check = partial(check_segment, database, copies=copies)
                 if done := roll_over(database, run, folder, WallClock(), check, progress):
                     moved[run.id] = done
     return moved
 
 
-def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
+def check_segment(database: Database, run: Run, end: SnapshotInfo, *, copies: Path | None = None) -> None:
     """Replay the segment that ends at `end`, from the boundary before it.
 
     Raises StoreError if anything differs.
     """
-    config, _ = inputs(database, run)
     try:
-        # the store may come from elsewhere, and no user requested to import this run's strategy
-        check_sources(config, run)
+        _replay_segment(database, run, end, copies)
     except SafetyError as error:
         raise StoreError(f"{error.message}: its segment stays in the store", hint=error.hint) from None
+
+
+def _replay_segment(database: Database, run: Run, end: SnapshotInfo, copies: Path | None) -> None:
+    # the store may come from elsewhere, and no user requested to import this run's strategy
+    versions = StrategyVersions(database, run, copies)
+    config, _ = inputs(database, run)
     sink = ComparisonSink(database, run)
-    engine = reopen_engine(config, sink, run, predictor=reopen_predictor(config, run))
+    engine = reopen_engine(config, sink, run, versions, predictor=reopen_predictor(config, run))
     current = fingerprint(config, *(one.strategy for one in engines_of(engine).values()))
     earlier = (info for info in boundaries(database, run.id) if info.seq < end.seq)
     usable = [info for info in earlier if info.fingerprint == current]
     start = 0
     if usable:  # else start from the first event: another version's state can't be restored
         parts = read_snapshot(database, run.id, usable[-1])
-        restore(engine, parts["core"])
+        restore(engine, parts["core"], parts.get(VERSION_PART, b""))
         sink.seek(*msgspec.msgpack.decode(parts["chain"], type=tuple[bytes, int]))
         start = usable[-1].seq
     for seq, event in read_journal(database, run.id, start + 1):
@@ -95,10 +101,11 @@ def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
 
 
 class ArchiveRequest(msgspec.Struct):
-    """Input of the program: the store's URL and the archive's folder."""
+    """Input of the program: the store's URL, the archive's folder, and live.folder."""
 
     url: str
     folder: str
+    copies: str = ""
 
 
 def main() -> int:
@@ -107,7 +114,8 @@ def main() -> int:
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=ArchiveRequest)
     try:
         with closing(open_database(request.url, create=False)) as database:
-            moved = roll_over_all(database, Path(request.folder))
+            copies = Path(request.copies) if request.copies else None
+            moved = roll_over_all(database, Path(request.folder), copies=copies)
     except SafetyError:
         return 0  # another process is archiving
     except TapewireError as error:

@@ -21,7 +21,8 @@ from agent.replay.backtest import Progress
 from agent.replay.engine_state import capture, fingerprint, state_digest
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.history import History, Plan
-from agent.replay.open_engine import blaming_any, check_sources, reopen_engine
+from agent.replay.open_engine import blaming_any, reopen_engine
+from agent.replay.strategy_versions import StrategyVersions
 from agent.store.comparison_sink import ComparisonSink, Divergence
 from agent.store.database import Database
 from agent.store.integrity import find_lost_commits, mark_path
@@ -53,20 +54,25 @@ class Verification(msgspec.Struct, frozen=True):
 
 
 def verify(
-    database: Database, run: Run, progress: Progress | None = None, *, trust_strategy: bool = False
+    database: Database,
+    run: Run,
+    progress: Progress | None = None,
+    *,
+    trust_strategy: bool = False,
+    folder: Path | None = None,
 ) -> Verification:
     """Replay `run` and compare its decisions.
 
     Raises UsageError if an input file is missing, DataError if one has changed, StoreError if the record
-    contradicts itself, and SafetyError if the run's strategy is neither built in nor the unchanged file of
-    the run; with `trust_strategy` it is imported anyway.
+    contradicts itself, and SafetyError if a strategy of the run is neither built in nor the unchanged file of
+    the run, nor a stored source of which `folder` (live.folder) has a copy; with `trust_strategy` it is
+    imported anyway.
     """
+    versions = StrategyVersions(database, run, folder, trust=trust_strategy)
     config, events = inputs(database, run)
-    if not trust_strategy:
-        check_sources(config, run)
     predictor = reopen_predictor(config, run)
     sink = ComparisonSink(database, run)
-    engine = reopen_engine(config, sink, run, predictor=predictor, trusted=trust_strategy)
+    engine = reopen_engine(config, sink, run, versions, predictor=predictor, trusted=trust_strategy)
     snapshots = _snapshots(database, run, config, engine)
     checked = 0
     differing: list[int] = []

@@ -65,6 +65,7 @@ from agent.core.events import (
     RiskEvent,
     Sentiment,
     Signal,
+    StrategyChange,
 )
 from agent.data.provenance import from_object, to_object
 from agent.data.text import storable
@@ -391,6 +392,13 @@ prompts = Table(
     Column("text", CleanText, nullable=False),
 )
 """Prompts of language models, to which the provenance of sentiments refers by hash."""
+strategy_sources = Table(
+    "strategy_sources",
+    metadata,
+    Column("sha256", Text, primary_key=True),
+    Column("source", LargeBinary, nullable=False),
+)
+"""Source files of strategies, to which runs and their changes of strategy refer by hash."""
 equity = _table(
     "equity",
     Column("ts", BigInteger, nullable=False),
@@ -421,6 +429,7 @@ DECISIONS: Final[dict[type[Decision], Table]] = {
     RiskEvent: _decision_table("risk_events", RiskEvent),
     Plot: _decision_table("plots", Plot),
     Notice: _decision_table("notices", Notice),
+    StrategyChange: _decision_table("strategy_changes", StrategyChange),
 }
 """The table of each kind of decision."""
 

@@ -38,6 +38,7 @@ ON_THE_WIRE = {
     "Settlement",
     "Account",
     "Command",
+    "PastBars",
 }
 """Names in journals of all versions, which stay when classes are renamed."""
 

@@ -88,6 +88,18 @@ async def test_fills_appear_within_a_second_and_a_kill_lasts_until_a_confirmed_r
         )
         assert fetched == []  # the page does not poll
 
+        await page.click("#use-strategy")
+        assert "Now sma_cross decides" in await page.text("#confirm-text")
+        await page.type("#confirm-params", "fast=9 slow=5")
+        await page.click("#confirm-yes")
+        await page.until("!document.querySelector('#confirm-error').hidden")
+        assert "the old strategy stays" in await page.text("#confirm-error")
+        await page.type("#confirm-name", "buy_and_hold")
+        await page.run("document.querySelector('#confirm-params').value = 'weight=0.5'")
+        await page.click("#confirm-yes")
+        await page.until("document.querySelector('#run').textContent.startsWith('buy_and_hold since ')")
+        assert '"weight":0.5' in await page.run("return document.querySelector('#run').title")
+
         risk = daemon.pipeline.engine.risk
         await page.click("#kill")
         assert "Trading is halted at once" in await page.text("#confirm-text")
@@ -110,8 +122,8 @@ async def test_fills_appear_within_a_second_and_a_kill_lasts_until_a_confirmed_r
         await page.until("document.querySelector('#risk').textContent === 'ACTIVE'")
         assert risk.state is RiskState.ACTIVE
         assert [
-            line for line in await page.console_errors() if "403" not in line
-        ] == []  # the resume without confirmation
+            line for line in await page.console_errors() if "403" not in line and "404" not in line
+        ] == []  # the resume without confirmation, and the wrong parameters
     await page.until("document.body.classList.contains('stale')")
     assert "Connection lost" in await page.text("#banner")
     assert await page.run(

@@ -119,6 +119,9 @@ async def test_a_browser_that_stops_reading_is_disconnected_without_effect_on_ot
         stalled.close()
 
 
+DETAILS = ("sha256", "params", "needs")
+
+
 async def test_a_command_is_journalled_with_the_dashboard_as_its_source(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -142,6 +145,14 @@ async def test_a_command_is_journalled_with_the_dashboard_as_its_source(
         assert (status, "has to be confirmed" in body["error"]) == (403, True)
         assert risk.state is RiskState.HALTED
         assert (await send("resume", confirm=RESUME_FROM_KILL))[1]["risk"] == "ACTIVE"
+        changed = (await send("set-strategy", params={"position_size": "0.2"}))[1]
+        assert (changed["strategy"], changed["params"]["position_size"]) == ("sentiment", 0.2)
+        assert (await send("use-strategy", strategy="sma_cross", flatten=True))[1]["strategy"] == "sma_cross"
+        status, body = await send("use-strategy", strategy="sma_kross")
+        assert (status, "unknown strategy 'sma_kross'; the old strategy stays" in body["error"]) == (
+            404,
+            True,
+        )
         assert (
             (await send("use-model"))[0]
             == (await send("pause", run="another"))[0]
@@ -151,7 +162,7 @@ async def test_a_command_is_journalled_with_the_dashboard_as_its_source(
         async with http.get("/api/runs") as response:
             assert (await response.json())["run"] == daemon.pipeline.run.id
     journalled = [
-        (one.action, one.args, one.by)
+        (one.action, {key: one.args[key] for key in one.args if key not in DETAILS}, one.by)
         for one in of(Command, journal(database))
         if one.by.startswith("dashboard")
     ]
@@ -162,6 +173,17 @@ async def test_a_command_is_journalled_with_the_dashboard_as_its_source(
         ("kill", {"flatten": "true"}, "dashboard 127.0.0.1"),
         ("resume", {}, "dashboard 127.0.0.1"),
         ("resume", {"confirm": RESUME_FROM_KILL}, "dashboard 127.0.0.1"),
+        ("use-strategy", {"strategy": "sentiment", "class": "SentimentStrategy"}, "dashboard 127.0.0.1"),
+        (
+            "use-strategy",
+            {"strategy": "sma_cross", "class": "SmaCross", "flatten": "true"},
+            "dashboard 127.0.0.1",
+        ),
+        (
+            "strategy-refused",
+            {"strategy": "sma_kross", "reason": "unknown strategy 'sma_kross'"},
+            "dashboard 127.0.0.1",
+        ),
     ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, Final, NamedTuple
 
 from agent.core.errors import SafetyError, StoreError, VenueError
@@ -19,8 +21,10 @@ from agent.live.daemon import Daemon
 from agent.replay.verify import verify
 from agent.store.queries import find_run
 from agent.store.runs import Run, RunStatus
+from agent.system.atomic import replaced_file
 from models.sentiment.serve.headline_score import HeadlineScore
 from tests.crash.market_script import KeywordModel
+from tests.simulation import restless_strategy
 from tests.simulation.boundaries import patched_boundaries
 from tests.simulation.clocks import Clocks
 from tests.simulation.failing_store import FailingStore, ProcessDied
@@ -43,6 +47,14 @@ OVERRUN: Final = (
 )
 SETTLED: Final = 4  # minutes within which ledger and venue must agree at some moment
 HISTORY: Final = 40  # bars before the start
+_CHANGING: Final = 5  # remainder of the seeds that change the strategy
+_STRATEGIES: Final = (
+    "sma_cross",
+    "buy_and_hold",
+    "sentiment",
+    "tests.simulation.restless_strategy:RestlessStrategy",
+)
+_FLATTENS: Final = 0.2  # share of the changes that close positions
 SLOW: Final = "slow"  # the model that revises the answers of the first one
 
 
@@ -109,6 +121,7 @@ class SimulationHarness:
         self.violation: Violation | None = None
         self._clock_task: asyncio.Task[Any]
         self._commands: list[asyncio.Task[Any]] = []  # commands to the current life
+        self._changes = 0  # of the strategy that were requested
         for _ in range(self.rng.choice((0, 0, 1, 3))):
             begin = self.rng.uniform(0, MINUTES * 60)
             self.market.outages.append(
@@ -261,7 +274,7 @@ class SimulationHarness:
         )
         stop = asyncio.Event()
         run = self.loop.create_task(daemon.run(stop, complete=complete))
-        return Life(daemon, stop, run, self.loop.create_task(self._send_commands(daemon)))
+        return Life(daemon, stop, run, self.loop.create_task(self._operate(daemon)))
 
     async def _run_life(self, life: Life, until: float, *, may_stop: bool) -> None:
         """Wait until the life ends by itself or `until` is reached; perhaps stop it."""
@@ -363,6 +376,13 @@ class SimulationHarness:
             self.dropped |= any(kind.dropped for kind in daemon.queue.stats().kinds.values())
             self.dropped |= daemon.model is not None and daemon.model.health.dropped > 0
 
+    async def _operate(self, daemon: Daemon) -> None:
+        """Send commands, and in some seeds change the strategy."""
+        if self.seed % 8 != _CHANGING:  # in these, all other draws stay as they are
+            await self._send_commands(daemon)
+        else:
+            await asyncio.gather(self._send_commands(daemon), self._change_strategies(daemon))
+
     async def _send_commands(self, daemon: Daemon) -> None:
         """Send random commands now and then."""
         while True:
@@ -383,6 +403,31 @@ class SimulationHarness:
         # writing the store may fail
         command.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._commands.append(command)
+
+    async def _change_strategies(self, daemon: Daemon) -> None:
+        """Replace the strategy, or its parameters, now and then."""
+        rng = random.Random(f"{self.seed} {self.loop.time()}")
+        source = Path(restless_strategy.__file__).read_text()
+        while True:
+            await asyncio.sleep(rng.expovariate(1 / 120))
+            if not daemon.started:
+                continue
+            self._changes += 1
+            # at the same path in each run of a seed: the path is part of the decisions
+            file = Path(gettempdir()) / f"tapewire_restless_{self._changes}.py"
+            with replaced_file(file) as written:
+                written.write(f"{source}\n# {self._changes}\n".encode())
+            name = rng.choice((*_STRATEGIES, str(file), str(file)))
+            params = {"every": rng.randint(1, 5), "rich": True} if "estless" in name else {}
+            args = {"strategy": name, "params": json.dumps(params)}
+            action = rng.choice(("use-strategy", "use-strategy", "set-strategy"))
+            if action == "set-strategy":
+                args = {"params": json.dumps({"every": rng.randint(1, 5)})}
+            args |= {"flatten": "true"} if rng.random() < _FLATTENS else {}
+            self.log(f"the operator sends {action} {args}")
+            command = self.loop.create_task(daemon.command(action, args, by="person"))
+            command.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._commands.append(command)
 
 
 class _FlakyModel(KeywordModel):

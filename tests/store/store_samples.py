@@ -32,6 +32,7 @@ from agent.core.events import (
     RiskState,
     Side,
     Signal,
+    StrategyChange,
 )
 from agent.store.runs import Run, RunKind
 
@@ -74,6 +75,9 @@ ONE_OF_EACH: tuple[Decision, ...] = (
     Plot("BTCUSDT", T0 + 380, "ema", 43_000.25),
     RiskEvent(T0 + 400, RiskState.REDUCING, "max_daily_loss", "5.1 % lost since 00:00 UTC"),
     Notice(T0 + 450, "warning", "the spread is wide"),
+    StrategyChange(
+        T0 + 500, "/home/me/mine.py", "Mine", "5e" * 32, '{"fast": 5, "band": 0.1}', True, "uid 1000", "slow"
+    ),
 )
 
 

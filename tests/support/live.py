@@ -16,6 +16,7 @@ from agent.core.sinks import ListSink
 from agent.live.daemon import Daemon
 from agent.live.observers import LiveSink
 from agent.replay.fusion_model import open_predictor
+from agent.replay.strategy_versions import StrategyVersions
 from agent.replay.verify import verify
 from agent.sandbox import Sandbox, SandboxOptions
 from agent.store.database import Database
@@ -23,7 +24,6 @@ from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_decisions, read_frame
 from agent.store.runs import Run
 from models.sentiment.serve.headline_score import HeadlineScore
-from strategies import load_strategy
 from tests.conftest import ROOT
 
 SAMPLES = ROOT / "tests" / "sample_data"
@@ -167,16 +167,17 @@ def assert_sound(database: Database, which: str, config: Config) -> list[Event]:
     assert_every_bar_once(events)
     sink = ListSink()
     thinned = LiveSink(sink, config.market.interval)
-    strategy = load_strategy(run.strategy, run.params)
+    versions = StrategyVersions(database, run, config.live.folder)
     engine = Engine(
         config,
-        strategy,
+        versions.first(),
         thinned,
         run_id=run.id,
         exchange=config.execution.exchange(),
         equity_block=1,
         predictor=open_predictor(config),
         contain_errors=True,
+        loader=versions,
     )
     for event in events:
         engine.handle(event)
@@ -186,7 +187,7 @@ def assert_sound(database: Database, which: str, config: Config) -> list[Event]:
     assert recorded.equity.tolist() == [sample.equity for sample in sink.samples]
     assert len(read_frame(database, run.id, "news")) == len(of(News, events))
     assert len(read_frame(database, run.id, "sentiments")) == len(of(Sentiment, events))
-    proof = verify(database, run)
+    proof = verify(database, run, folder=config.live.folder)
     assert proof.identical
     assert proof.events == len(events)
     return events

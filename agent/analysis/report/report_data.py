@@ -20,6 +20,7 @@ from agent.analysis.trades import RoundTrip
 from agent.config import Config, parse
 from agent.core.events import DAY_MS, RiskEvent, RiskState
 from agent.store.runs import Run
+from agent.store.strategy_history import RecordedVersion
 from models.sentiment.serve.drift import Drift
 
 
@@ -144,6 +145,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     revisions: RevisionSummary | None = None  # None if no answer was to be revised
     sleeves: SleeveStudy | None = None  # None if one strategy has the whole account
     sleeve_risk: list[RiskEvent] = []  # changes of the sleeves' risk states
+    strategies: list[RecordedVersion] = []  # that decided, the first one first
     notes: list[str] = []  # missing data, for example a kline file that was deleted
 
     @property

@@ -56,6 +56,7 @@ from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_decisions, read_rows
 from agent.store.runs import FUSION_VERSION, Run
+from agent.store.strategy_history import recorded_versions
 from agent.store.tables import equity as equity_table
 from models.cards import read_card
 
@@ -141,6 +142,7 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         revisions=summarise(read_rows(database, run.id, Sentiment)),
         sleeves=sleeves_of(database, run.id, config),
         sleeve_risk=sleeve_risk_of(database, run.id) if config.sleeves else [],
+        strategies=recorded_versions(database, run),
         notes=notes,
     )
 

@@ -9,7 +9,7 @@ const SILENCE_LIMIT = 4_000; // ms; the agent sends its health every second
 const byId = (id) => document.getElementById(id);
 
 const state = {
-  head: null, account: null, orders: [], sleeves: [], health: {}, symbol: "",
+  head: null, account: null, strategy: null, orders: [], sleeves: [], health: {}, symbol: "",
   market: new Map(), headlines: new Map(), trades: new Map(), acts: new Map(),
 };
 let candles = null;
@@ -27,8 +27,7 @@ function startRun(head) {
   panels.sleeves([]);
   if (!head.symbols.includes(state.symbol)) state.symbol = head.symbols[0];
   byId("board").hidden = false;
-  const title = [head.strategy, modeName(head.mode), `run ${head.run}`, ...head.stamps];
-  byId("run").textContent = title.join(" · ");
+  state.strategy = null;
   candles ??= new CandleChart(byId("candles"), byId("legend"), head.interval);
   candles.interval = head.interval;
   candles.clear();
@@ -48,7 +47,19 @@ function mergeRows(rows, changed, key, limit) {
 const noHeadlines = () =>
   (state.account?.warming ? "Warming up with history; headlines follow." : "No headlines yet.");
 
+/** The strategy that decides, with the beginning of its hash, and since when if it isn't the run's first. */
+function strategyName() {
+  const { name, source, since, event } = state.strategy ?? { name: state.head.strategy, source: "", event: 0 };
+  return [name, event ? source : "", event ? `since ${second(since)}` : ""].filter(Boolean).join(" ");
+}
+
 const renderers = {
+  strategy: () => {
+    const { head, strategy } = state;
+    const title = [strategyName(), modeName(head.mode), `run ${head.run}`, ...head.stamps];
+    byId("run").textContent = title.join(" · ");
+    byId("run").title = strategy ? `source ${strategy.source || "built in"}, ${strategy.params}` : "";
+  },
   account: () => {
     if (!state.account) return;
     panels.tiles(state.account, state.head);
@@ -70,6 +81,7 @@ function applyMessage(message) {
   if (message.head) startRun(message.head);
   if (!state.head) return;
   if (message.account) state.account = message.account;
+  if (message.strategy) state.strategy = message.strategy;
   if (message.orders) state.orders = message.orders;
   if (message.sleeves) state.sleeves = message.sleeves;
   if (message.health) state.health = message.health;
@@ -242,6 +254,7 @@ function updateButtons() {
   byId("pause").disabled = unavailable || account.risk !== "ACTIVE";
   byId("resume").disabled = unavailable || account.risk === "ACTIVE";
   byId("flatten").disabled = unavailable;
+  byId("use-strategy").disabled = unavailable || account.warming;
   byId("kill").disabled = unavailable;
 }
 
@@ -281,6 +294,14 @@ const dialogs = {
         : "No position is open. Working entry orders will be cancelled.",
     };
   },
+  "use-strategy": () => ({
+    title: "Change the strategy?", confirm: "Change", list: openPositions(), fields: true,
+    text: `Now ${strategyName()} decides, with ${state.strategy?.params ?? "its parameters"}. ` +
+      "A file is read on the agent's machine. Without a strategy, the parameters of this one are changed. " +
+      "The new strategy begins without state; working entries are cancelled. " +
+      (openPositions().length ? "Open positions stay, with their protection, unless you close them:" : ""),
+    extra: openPositions().length ? `Close ${openPositions().join("; ")}` : "",
+  }),
   kill: () => ({
     title: "Kill trading?", confirm: "Kill", list: workingOrders(),
     text: "Trading is halted at once, and stays halted after a restart, until a resume is confirmed. " +
@@ -293,7 +314,7 @@ const dialogs = {
 };
 
 function openDialog(action) {
-  const { title, text, list, confirm, extra, phrase } = dialogs[action]();
+  const { title, text, list, confirm, extra, phrase, fields } = dialogs[action]();
   byId("confirm-title").textContent = title;
   byId("confirm-text").textContent = text;
   byId("confirm-list").replaceChildren(...list.map((line) => element("li", { text: line })));
@@ -304,10 +325,20 @@ function openDialog(action) {
   byId("confirm-phrase").hidden = !phrase;
   byId("confirm-phrase").querySelector("span").textContent = `Type “${phrase}” to confirm:`;
   byId("confirm-typed").value = "";
+  byId("confirm-strategy").hidden = !fields;
+  byId("confirm-name").value = byId("confirm-params").value = "";
   byId("confirm-error").hidden = true;
   byId("confirm-yes").disabled = false;
   byId("confirm").dataset.action = action;
   byId("confirm").showModal();
+}
+
+/** The strategy and the parameters that were typed, as the fields of a command. */
+function typedStrategy() {
+  const strategy = byId("confirm-name").value.trim();
+  const pairs = byId("confirm-params").value.split(/\s+/).filter(Boolean).map((pair) => pair.split(/=(.*)/s));
+  return { action: strategy ? "use-strategy" : "set-strategy", strategy, params: Object.fromEntries(
+    pairs.map(([key, value]) => [key, value ?? ""])) };
 }
 
 async function sendCommand(action) {
@@ -315,7 +346,7 @@ async function sendCommand(action) {
   byId("confirm-yes").disabled = true;
   try {
     const body = JSON.stringify({
-      action,
+      ...(action === "use-strategy" ? typedStrategy() : { action }),
       run: state.head.run,
       flatten: byId("confirm-flatten").checked,
       confirm: byId("confirm-typed").value.trim(),

@@ -148,7 +148,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float
     now: int
     clock: ClockStatus  # sources of `now`
-    strategy: str
+    strategy: str  # that decides now
+    strategy_source: str = ""  # SHA-256 of its file; empty if it is built in
+    strategy_params: dict[str, Any] = {}
+    strategy_since: int = 0
     endpoint: str
     orders: str  # paper, or the venue that receives orders
     unreconciled: bool  # the venue's account is unknown or differs from the ledger

@@ -17,8 +17,9 @@ import structlog
 from agent.config.bybit import CONNECT_WINDOW, REQUEST_WINDOW, interval_code
 from agent.config.live import BybitConfig
 from agent.core.errors import VenueError
+from agent.core.events import PastBars
 from agent.live.interfaces.producer import Emit
-from agent.live.market_data.backfill import KlineHistory
+from agent.live.market_data.backfill import FetchedBars, KlineHistory
 from agent.live.market_data.bybit_stream import KlineHealth, split_topics
 from agent.live.market_data.connection_shard import ConnectionShard
 from agent.live.market_data.kline_series import KlineSeries
@@ -29,6 +30,8 @@ from agent.system.clock import Clock
 from agent.system.clock_discipline import DisciplinedClock
 
 _TROUBLE_INTERVAL: Final = 2.0  # seconds between two measurements while the time sources disagree
+_PAST_ROWS: Final = 5_000  # bars of one event
+_PAST_INTERVAL: Final = 0.2  # seconds between two requests for a bar that the history does not have yet
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -115,6 +118,41 @@ class KlineProducer:
                         tasks.create_task(shard.run(self._connects))
             finally:
                 self._shards.clear()
+
+    async def read_past(self, needed: Mapping[str, int], known: Mapping[str, int]) -> list[PastBars]:
+        """Read the bars that a strategy needs, `needed` by interval, as at the start of a run.
+
+        The bars of the run's interval end with the one that starts at `known` of their symbol (UTC ms), or
+        later. Raises VenueError, and TimeoutError after `backfill_timeout`.
+        """
+        plan, read = WarmUpPlan(0, needed), list[PastBars]()
+        async with (
+            asyncio.timeout(self._config.backfill_timeout / 1000),
+            KlineHistory(self._config, self._category, self._clock, self._requests) as history,
+        ):
+            for series in self._series.values():
+                now, base = self._clock.now(), series.interval
+                for interval, start in plan.higher(now, base).items():
+                    read += self._past_bars(
+                        series.symbol, interval, await history.fetch(series.symbol, interval, start)
+                    )
+                begin = plan.start(now - now % base, base)
+                while True:
+                    found = await history.fetch(series.symbol, base, begin)
+                    if found.bars and found.bars[-1].start >= known.get(series.symbol, 0):
+                        break
+                    await asyncio.sleep(_PAST_INTERVAL)  # the venue is still writing the last bar
+                read += self._past_bars(series.symbol, base, found)
+        return read
+
+    def _past_bars(self, symbol: str, interval: int, found: FetchedBars) -> list[PastBars]:
+        self._health.corrupt += found.unsound
+        now = self._clock.now()
+        rows = [(bar.start, bar.open, bar.high, bar.low, bar.close, bar.volume) for bar in found.bars]
+        return [
+            PastBars(symbol, interval, now, now, tuple(rows[first : first + _PAST_ROWS]))
+            for first in range(0, len(rows), _PAST_ROWS)
+        ]
 
     async def _sync_clock(self, clock: DisciplinedClock, history: KlineHistory) -> Never:
         """Measure the venue's time periodically, and more often while the time sources disagree."""

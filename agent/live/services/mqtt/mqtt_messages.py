@@ -23,6 +23,7 @@ from agent.core.events import (
     RiskEvent,
     RiskState,
     Signal,
+    StrategyChange,
 )
 from agent.data.provenance import ProvenanceObject
 
@@ -234,10 +235,11 @@ BRANCHES: Final[dict[type, str]] = {
     CashAdjustment: "cash",
     RiskEvent: "risk",
     Notice: "notices",
+    StrategyChange: "strategy",
 }
 """Topic level below the prefix, by kind of decision."""
 
-OF_THE_ACCOUNT: Final = frozenset({"risk", "cash", "notices"})
+OF_THE_ACCOUNT: Final = frozenset({"risk", "cash", "notices", "strategy"})
 """Branches without a level for the symbol."""
 
 RETAINED: Final = frozenset({Signal, Prediction})

@@ -11,8 +11,20 @@ import structlog
 from msgspec import UNSET
 
 from agent.config.services import NotifyConfig
-from agent.core.events import DAY_MS, Command, Decision, Event, Fill, FillKind, Notice, RiskEvent, RiskState
+from agent.core.events import (
+    DAY_MS,
+    Command,
+    Decision,
+    Event,
+    Fill,
+    FillKind,
+    Notice,
+    RiskEvent,
+    RiskState,
+    StrategyChange,
+)
 from agent.core.risk import FLATTEN, OLDER_RECORD, TAKEN_ID
+from agent.core.strategy_version import label_of
 from agent.live.interfaces.producer import Emit, Health
 from agent.live.interfaces.running_agent import RunningAgent
 from agent.live.interfaces.status import Status
@@ -73,7 +85,7 @@ class Notifier:
             self._add_risk(f"{event.action} by {event.by or 'unknown'}", urgent=event.action == "kill")
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Report fills, changes of risk, and messages of the strategy."""
+        """Report fills, changes of risk and of the strategy, and its messages."""
         if isinstance(decision, Fill) and decision.kind is not FillKind.FEE:
             self._fills += 1
             self._fees += float(decision.fee)
@@ -98,6 +110,9 @@ class Notifier:
             line = decision.text if decision.level == "info" else f"{decision.level}: {decision.text}"
             line = line if decision.sleeve is UNSET else f"{decision.sleeve}: {line}"
             self._batcher.add("strategy", line, self._now(), urgent=decision.level == "error")
+        elif isinstance(decision, StrategyChange):
+            name = f"{label_of(decision.strategy, decision.class_name)} {decision.sha256[:12]}".rstrip()
+            self._add_risk(f"strategy {name} decides, by {decision.by or 'unknown'}", urgent=False)
 
     def _add_risk(self, line: str, *, urgent: bool) -> None:
         self._batcher.add("risk", line, self._now(), urgent=urgent)

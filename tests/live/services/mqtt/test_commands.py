@@ -61,6 +61,9 @@ async def test_signed_commands_are_journalled_and_their_results_published(
             await say("resume")
         assert (await say("resume", confirm=RESUME_FROM_KILL))["risk"] == "ACTIVE"
         assert (await say("status"))["run"] == daemon.pipeline.run.id
+        changed = await say("set-strategy", params='{"slow": "7"}')
+        assert (changed["strategy"], changed["params"]["slow"]) == ("sma_cross", 7)
+        assert (await say("use-strategy", strategy="buy_and_hold"))["strategy"] == "buy_and_hold"
         with pytest.raises(UsageError, match="unknown command"):
             await say("dance")
         forged = CommandBody("tapewire", "flatten", WallClock().now(), "abc", {}, "eve")
@@ -79,6 +82,8 @@ async def test_signed_commands_are_journalled_and_their_results_published(
         ("kill", "mqtt ann"),
         ("resume", "mqtt ann"),
         ("resume", "mqtt ann"),
+        ("use-strategy", "mqtt ann"),
+        ("use-strategy", "mqtt ann"),
         ("pause", "mqtt ann"),
     ]
 

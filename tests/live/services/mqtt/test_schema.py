@@ -100,8 +100,10 @@ async def test_every_message_on_the_wire_matches_the_schema(
     daemon = make_agent(config, database, load_model=lambda _: Words(MODEL), clock=sandbox.clock)
     async with working(broker, Words(MODEL), "one"), living(daemon):
         await until(lambda: ear.of("fills/") and ear.of("work/scores"))
+        changes = {"params": '{"hold": "2h"}'}
+        await send_command(config.mqtt, "set-strategy", changes, by="ann", timeout=20.0)
         await send_command(config.mqtt, "pause", {}, by="ann", timeout=20.0)
-        await until(lambda: ear.of("answers") and ear.of("risk"))
+        await until(lambda: ear.of("answers") and ear.of("risk") and ear.of("strategy"))
     listening.cancel()
     document = json_schema.schema()
     seen = set()

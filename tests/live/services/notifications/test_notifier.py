@@ -67,11 +67,13 @@ async def test_start_trade_kill_and_stop_are_notified(
         daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda: "BUY" in said(arrived) or "SELL" in said(arrived))
+            await daemon.command("set-strategy", {"params": '{"hold": "2h"}'}, "ann")
             await daemon.command("kill", {"reason": "enough"}, "ann")
             await until(lambda: "risk is HALTED by kill" in said(arrived))
         assert "is live" in said(arrived)
         assert "ended" in said(arrived)
         assert "kill by ann" in said(arrived)
+        assert "strategy sentiment decides, by ann" in said(arrived)
         urgent = next(one for one in arrived if "HALTED" in one["message"])
         assert urgent["type"] == "warning"
         assert TOKEN not in str(daemon.config) + str(daemon.status())
