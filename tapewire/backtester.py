@@ -109,6 +109,9 @@ class Backtest:
         else:
             base = config if isinstance(config, Config) else load(None if config is None else Path(config))
         base = with_overrides(base, sections, where="Backtest: settings")
+        if base.sleeves:
+            self._notes.append(f"{strategy} takes the place of the {len(base.sleeves)} sleeves")
+            own["sleeves"] = []
         self.config = with_overrides(base, own, where="Backtest")
         self._klines = klines
         self._news = news

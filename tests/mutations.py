@@ -33,6 +33,7 @@ RECORD: Final = (
 )
 LATE: Final = ("tests/live/gateway/test_gateway.py::test_an_order_that_reduces_a_position_never_expires",)
 GATEWAY: Final = ("tests/live/gateway/test_gateway.py",)
+SLEEVES: Final = ("tests/core/test_sleeves.py",)
 
 CHANGE: Final = ("tests/core/test_strategy_change.py",)
 
@@ -180,6 +181,49 @@ MUTATIONS: Final = (
         'if self.state is RiskState.REDUCING and self.rule == "max_daily_loss":',
         "if False:",
         CORE,
+    ),
+    # -- several strategies in one account
+    Mutation(
+        "crosses-fill-the-larger-quantity",
+        "agent/core/internal_crosses.py",
+        "qty = min(buyer.most_at",
+        "qty = max(buyer.most_at",
+        SLEEVES,
+    ),
+    Mutation(
+        "crosses-trade-in-the-account",
+        "agent/core/sleeves.py",
+        "if decision.kind is not FillKind.INTERNAL:",
+        "if True:",
+        SLEEVES,
+    ),
+    Mutation(
+        "sleeves-have-a-volume-each",
+        "agent/core/sleeve_roster.py",
+        "exchange.share_volume(other)",
+        "pass",
+        SLEEVES,
+    ),
+    Mutation(
+        "the-account-has-no-limits",
+        "agent/core/risk.py",
+        "elif self.account is not None and not self.account.allows(now, symbol, change):",
+        "elif False:",
+        SLEEVES,
+    ),
+    Mutation(
+        "reduce-only-orders-cross-whole",
+        "agent/core/paper.py",
+        "wanted = min(wanted, rules.round_qty(opposite))",
+        "wanted = working.remaining",
+        SLEEVES,
+    ),
+    Mutation(
+        "removed-sleeves-keep-their-cash",
+        "agent/core/sleeve_roster.py",
+        "self.idle += sleeve.engine.portfolio.cash",
+        "pass",
+        SLEEVES,
     ),
     # -- the paper exchange
     Mutation(

@@ -15,8 +15,9 @@ from rich.table import Table
 from agent.cli.command_options import ConfigFile, Json, ReplayOptions
 from agent.cli.console import err, out, print_json, print_text, progress_bar
 from agent.cli.research_output import number, percent, show_stamps
+from agent.cli.sleeve_output import print_sleeves, sleeves_json
 from agent.cli.typer_setup import option
-from agent.config import load
+from agent.config import Config, load
 from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def backtest(
                 "trades": result.metrics.trades.trades,
                 "final_equity": result.run.final_equity,
                 "metrics": result.metrics,
+                **({"sleeves": sleeves_json(result.sleeves)} if result.sleeves is not None else {}),
                 "stamps": result.run.stamps,
                 "notes": result.notes,
                 "seconds": round(result.seconds, 3),
@@ -193,7 +195,8 @@ def _print_result(result: CompletedBacktest, history: History) -> None:
     performance, hold = metrics.performance, metrics.buy_and_hold
     currency = history.config.account.currency
     show_stamps(run.stamps)
-    title = f"{run.strategy} on {', '.join(history.config.market.symbols)}"
+    named = "the account" if history.config.sleeves else run.strategy
+    title = f"{named} on {', '.join(history.config.market.symbols)}"
     table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column()
     table.add_column("strategy", justify="right")
@@ -211,9 +214,11 @@ def _print_result(result: CompletedBacktest, history: History) -> None:
     table.add_row(f"slippage, {currency}", number(metrics.slippage), "")
     table.add_row(f"final equity, {currency}", number(metrics.final_equity), "")
     out.print(table)
+    if result.sleeves is not None:
+        print_sleeves(result.sleeves, currency)
     for note in result.notes:
         print_text(f"note: {note}", wrap=True)
-    if _has_own_parameters(run):
+    if _has_own_parameters(history.config):
         out.print(
             "note: parameters chosen on this window prove nothing about it; tapewire walkforward judges them"
         )
@@ -225,8 +230,12 @@ def _print_result(result: CompletedBacktest, history: History) -> None:
     )
 
 
-def _has_own_parameters(run: Run) -> bool:
-    """Return whether the run's parameters differ from the strategy's defaults."""
+def _has_own_parameters(config: Config) -> bool:
+    """Return whether parameters differ from the strategies' defaults."""
+    from agent.replay.open_engine import params_of
     from strategies import load_strategy
 
-    return bool(run.params != load_strategy(run.strategy).params.model_dump(mode="json"))
+    defaults = {name: load_strategy(one.name).params for name, one in config.strategies().items()}
+    given = params_of(config)
+    by_sleeve = given if config.sleeves else {"": given}
+    return any(by_sleeve[name] != one.model_dump(mode="json") for name, one in defaults.items())

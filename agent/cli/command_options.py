@@ -138,6 +138,14 @@ class ReplayOptions:
         params |= parse_settings(self.settings or [], "--set ")
         strategy = config.strategy.model_copy(update={"name": name, "params": params})
         changes: dict[str, Any] = {"strategy": strategy}
+        if config.sleeves and self.strategy is not None:
+            err.print(f"note: {self.strategy} takes the place of the {len(config.sleeves)} sleeves")
+            changes["sleeves"] = ()
+        elif config.sleeves and self.settings:
+            raise UsageError(
+                "--set sets a parameter of one strategy, and the configuration has several, in [[sleeves]]",
+                hint="write it there, or name the strategy to replay: --strategy NAME",
+            )
         if self.category is not None:
             if self.category not in get_args(Category):
                 raise UsageError(
@@ -210,6 +218,11 @@ class ReplayOptions:
         """
         from agent.research.replay_inputs import ReplayInputs
 
+        if self.strategy is None and load(self.config).sleeves:
+            raise UsageError(
+                "this command judges one strategy, and the configuration has several, in [[sleeves]]",
+                hint="name one of them: --strategy NAME",
+            )
         _, history = self.open_history()
         return ReplayInputs(
             history.plan._replace(start=history.start, end=history.end), history.config, self.allow_leakage

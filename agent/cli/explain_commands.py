@@ -51,7 +51,8 @@ def explain(
     from agent.store.queries import find_run
     from agent.system.clock import iso
 
-    with closing(open_database(load(config).store.url, create=False)) as database:
+    settled = load(config)
+    with closing(open_database(settled.store.url, create=False)) as database:
         found = find_run(database, run)
         history = order_history(database, found)
         if order is None:
@@ -65,6 +66,7 @@ def explain(
                 history,
                 records,
                 lambda at: status.update(f"folded up to {iso(at)[:16]}"),
+                folder=settled.live.folder,
                 trust_strategy=trust_strategy,
             )
     if json:

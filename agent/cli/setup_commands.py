@@ -40,11 +40,11 @@ def register(app: typer.Typer) -> None:
 
 def check_config(path: _ConfigArgument = None) -> None:
     """Check that a configuration is valid and that its strategy loads."""
-    from strategies import load_strategy
+    from agent.replay.open_engine import params_of
 
     config = load(path)
     config.check_live()
-    load_strategy(config.strategy.name, config.strategy.params)
+    params_of(config)
     print_text(f"{path or 'the configuration'} is valid")
 
 

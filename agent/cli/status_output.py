@@ -71,6 +71,8 @@ def show(status: Status) -> None:
         last += " [red]stale[/]" if one.stale else ""
         positions.add_row(one.symbol, str(one.qty), mark, f"{one.value:,.2f}", last, str(one.open_orders))
     out.print(positions)
+    if status.sleeves:
+        show_sleeves(status)
     sources = Table(
         "source", "state", "messages", "errors", "restarts", "last error", box=None, header_style="dim"
     )
@@ -103,6 +105,26 @@ def show(status: Status) -> None:
             )
     for line in status.recent[-10:]:
         print_text(f"  {iso(line['at'])}  {line['what']}")
+
+
+def show_sleeves(status: Status) -> None:
+    """Print a table of the sleeves and the idle cash."""
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = ("sleeve", "strategy", "capital", "equity", "profit", "positions", "open orders", "risk")
+    table = Table(*columns, box=None, header_style="dim")
+    for one in status.sleeves:
+        held = ", ".join(f"{qty:+} {symbol}" for symbol, qty in one.positions.items()) or "flat"
+        state = "leaving" if one.leaving else one.risk.value
+        rule = f" by {one.risk_rule}" if one.risk_rule and not one.leaving else ""
+        figures = f"{one.capital:,.2f}", f"{one.equity:,.2f}", f"{one.equity - float(one.capital):+,.2f}"
+        table.add_row(
+            one.name, Text(one.strategy), *figures, held, f"{one.open_orders}", Text(f"{state}{rule}")
+        )
+    if status.idle:
+        table.add_row("idle cash", "", "", f"{status.idle:,.2f}", "", "", "", "")
+    out.print(table)
 
 
 def _strategy_line(status: Status) -> str:

@@ -76,20 +76,22 @@ def whatif(
     from agent.store.database import open_database
     from agent.store.queries import find_run
 
-    with closing(open_database(load(config).store.url, create=False)) as database:
-        source = load_inputs(database, find_run(database, run), trust_strategy=trust_strategy)
-    wanted = Change(
-        _pairs("--change", change),
-        strategy or "",
-        _pairs("--set", settings),
-        frozenset(map(source.headline, remove or ())),
-        frozenset(map(source.headline, flip or ())),
-    )
-    first = _event_number(source, begins)
-    with replay_progress(
-        "folding", source.run.first_event_at or 0, source.run.last_event_at or 0
-    ) as progress:
-        found = fold_on(source, wanted, begins=first, progress=progress)
+    settled = load(config)
+    with closing(open_database(settled.store.url, create=False)) as database:
+        recorded = find_run(database, run)
+        source = load_inputs(database, recorded, settled.live.folder, trust_strategy=trust_strategy)
+        wanted = Change(
+            _pairs("--change", change),
+            strategy or "",
+            _pairs("--set", settings),
+            frozenset(map(source.headline, remove or ())),
+            frozenset(map(source.headline, flip or ())),
+        )
+        first = _event_number(source, begins)
+        with replay_progress(
+            "folding", source.run.first_event_at or 0, source.run.last_event_at or 0
+        ) as progress:
+            found = fold_on(source, wanted, begins=first, progress=progress)
     if json:
         print_json(_as_object(found))
     else:
@@ -211,11 +213,12 @@ def stories(
     from agent.store.database import open_database
     from agent.store.queries import find_run
 
-    with closing(open_database(load(config).store.url, create=False)) as database:
+    settled = load(config)
+    with closing(open_database(settled.store.url, create=False)) as database:
         recorded = find_run(database, run)
-        source = load_inputs(database, recorded, trust_strategy=trust_strategy)
-    with progress_bar("folding", 1) as update:
-        found = story_results(source, progress=lambda done, total: update(completed=done, total=total))
+        source = load_inputs(database, recorded, settled.live.folder, trust_strategy=trust_strategy)
+        with progress_bar("folding", 1) as update:
+            found = story_results(source, progress=lambda done, total: update(completed=done, total=total))
     if json:
         print_json(
             {

@@ -12,7 +12,14 @@ from typing import Any, Final, get_args
 
 from pydantic import Field, ValidationError
 
-from agent.config.checks import check_fractions, check_limits, check_symbols, fraction_hint, refuse_variables
+from agent.config.checks import (
+    check_fractions,
+    check_limits,
+    check_sleeves,
+    check_symbols,
+    fraction_hint,
+    refuse_variables,
+)
 from agent.config.control import ArchiveConfig, BackupConfig, ControlConfig
 from agent.config.execution import ExecutionConfig
 from agent.config.live import BybitConfig, LiveConfig, LogConfig, NewsConfig
@@ -37,6 +44,7 @@ from agent.core.settings import (
     RiskConfig,
     Section,
     SignalsConfig,
+    SleeveConfig,
     StrategyConfig,
 )
 from agent.core.symbol_names import is_symbol
@@ -53,6 +61,7 @@ __all__ = [
     "PaperConfig",
     "RiskConfig",
     "SignalsConfig",
+    "SleeveConfig",
     "StrategyConfig",
     "load",
     "parse",
@@ -168,7 +177,8 @@ class Config(CoreConfig):
         core = {"market", "account", "instruments", "signals", "fusion", "strategy", "risk", "paper"}
         execution = self.execution.testnet.model_dump(mode="json", include={"foreign", "wallet_drift"})
         execution["mode"] = self.execution.mode
-        return self.model_dump(mode="json", include=core) | {"execution": execution}
+        sleeves = {"sleeves"} if self.sleeves else set()  # without any, the subset is as it was before them
+        return self.model_dump(mode="json", include=core | sleeves) | {"execution": execution}
 
 
 def load(path: Path | None = None) -> Config:
@@ -214,6 +224,7 @@ def _check_file(config: Config, raw: dict[str, Any], where: str) -> None:
     check_symbols(f"{where}: instruments", raw.get("instruments", ()), category=category)
     check_fractions(where, config)
     check_limits(where, config.risk, raw.get("risk", {}))
+    check_sleeves(where, config, raw)
 
 
 def _anchored(section: Any, folder: Path) -> Any:
@@ -223,6 +234,8 @@ def _anchored(section: Any, folder: Path) -> Any:
         value = getattr(section, name)
         if isinstance(value, Section):
             changed[name] = _anchored(value, folder)
+        elif name == "sleeves":
+            changed[name] = tuple(_anchored(one, folder) for one in value)
         elif isinstance(value, Path):
             changed[name] = _resolve(folder, value)
         elif isinstance(section, StrategyConfig) and name == "name":

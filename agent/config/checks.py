@@ -109,3 +109,25 @@ def _values(section: Any, path: list[str], key: str = "") -> list[tuple[str, Any
     inside = section.items() if path[0] == "*" else [(path[0], getattr(section, path[0]))]
     prefix = f"{key}." if key else ""
     return [found for name, value in inside for found in _values(value, path[1:], f"{prefix}{name}")]
+
+
+def check_sleeves(where: str, config: Any, raw: Mapping[str, Any]) -> None:
+    """Raise ConfigError if sleeves contradict another section of the file."""
+    if not config.sleeves:
+        return
+    if "strategy" in raw:
+        raise ConfigError(
+            f"{where}: [strategy] and [[sleeves]] are both given",
+            hint="each sleeve has its own strategy: remove [strategy]",
+        )
+    symbols = config.market.symbols
+    for number, sleeve in enumerate(config.sleeves):
+        check_symbols(f"{where}: sleeves.{number}.symbols", sleeve.symbols, category=config.market.category)
+        for symbol in sleeve.symbols if "symbols" in raw.get("market", {}) else ():
+            if symbol not in symbols:
+                raise ConfigError(
+                    f"{where}: sleeve {sleeve.name}: {symbol} is not traded",
+                    hint=f"market.symbols are {', '.join(symbols)}",
+                )
+    if not any(sleeve.enabled for sleeve in config.sleeves):
+        raise ConfigError(f"{where}: no sleeve is enabled", hint="write enabled = true in one of them")

@@ -299,6 +299,31 @@ class Engine:
         """Return whether a heartbeat at `now` (UTC ms) would find the symbol's data stale."""
         return self.risk.is_stale(self.states[symbol].overdue(now))
 
+    @property
+    def failures(self) -> dict[str, str]:
+        """The error of the strategy that has yet to be reported, under the name of no sleeve."""
+        return {"": self.guard.failure} if self.guard is not None and self.guard.failure else {}
+
+    def outdated(self, now: int) -> set[str]:
+        """Return the symbols whose staleness a heartbeat at `now` (UTC ms) would change."""
+        return {s for s in self.states if self.is_stale(s, now) is not (s in self.risk.stale)}
+
+    def is_heartbeat_due(self, now: int) -> bool:
+        """Return whether a heartbeat at `now` (UTC ms) would advance the closing of a position."""
+        return self.flattener.due(now)
+
+    def close_positions(self, reason: str) -> None:
+        """Close all positions, and ignore targets until they are flat."""
+        self._waiting.clear()
+        self._targets.clear()
+        self.flattener.begin(self.states, self.market.now, reason)
+
+    def after_cross(self) -> None:
+        """Act on fills that the exchange has booked between two events."""
+        if self.flattener.pursuits:
+            self.flattener.pursue(self.market.now)
+        self._act()
+
     def finish(self) -> None:
         """Close the last bar period. Raises ReconciliationError if the ledger does not add up."""
         if self._matching is not None:
@@ -685,9 +710,7 @@ class Engine:
             if risk.state is RiskState.HALTED:
                 self._cancel_entries("halted")
                 if not halted and self._on_drawdown == "flatten":
-                    self._waiting.clear()
-                    self._targets.clear()
-                    self.flattener.begin(self.states, self.market.now, "max_drawdown")
+                    self.close_positions("max_drawdown")
         self._sample_ts.append(ts)
         self._sample_equity.append(equity)
         self._sample_cash.append(cash)
@@ -813,6 +836,7 @@ class Engine:
             gross_after=gross_after,
             equity=equity,
             data_age=state.overdue(now),
+            change=notional * sized.side.sign,
         ):
             self._move_protection(target, state)
             return

@@ -89,6 +89,7 @@ class FillKind(str, Enum):
     LIQUIDATION = "LIQUIDATION"
     FEE = "FEE"  # base coin that a venue kept; the trade's `fee` states its value
     TRANSFER = "TRANSFER"  # a position of the account that the run has adopted
+    INTERNAL = "INTERNAL"  # against another sleeve's order, at the mark and without a fee
 
 
 class RiskState(str, Enum):
@@ -303,7 +304,10 @@ class Command(Message, frozen=True):
     - strategy-error: the strategy raised an error (`detail`), which halts;
     - strategy-history: begins to keep the run's bars for a strategy whose `PastBars` are being read;
     - use-strategy: another strategy, or other parameters, decide from now on (`agent.core.strategy_version`);
-    - alarm: records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
+    - alarm: records a risk event (`rule`, `detail`, `symbol`) and changes nothing;
+    - add-sleeve, remove-sleeve: change the strategies that share the account.
+
+    With `sleeve` in its arguments a command concerns that sleeve alone.
 
     The others are for readers of the journal: use-model, model-in-use, model-refused, strategy-refused, stop,
     and emergency-kill (what the kill switch did at the venue).
@@ -322,6 +326,10 @@ class Command(Message, frozen=True):
 
 
 # -- decisions ------------------------------------------------------------------------------------------
+#
+# `sleeve` is the name of the sleeve that made a decision, if several strategies share the account; decisions
+# of the account itself, and those that all sleeves make alike, have none. UNSET is not encoded, so that the
+# decisions of runs without sleeves keep their digests.
 
 
 class Signal(Message, frozen=True, omit_defaults=True):
@@ -341,6 +349,7 @@ class Signal(Message, frozen=True, omit_defaults=True):
     actionable: bool
     sources: tuple[str, ...] = ()  # ids of the headlines that voted
     kind: str = ""  # kind of news of the latest source, one of `NEWS_KINDS`; empty if the model has none
+    sleeve: str | UnsetType = UNSET
 
     @property
     def score(self) -> float:
@@ -358,6 +367,7 @@ class Prediction(Message, frozen=True):
     up: float
     model: str = ""  # fingerprint of the model
     move: float = nan  # mean move when the price leaves the band, as a fraction of the price
+    sleeve: str | UnsetType = UNSET
 
 
 class Order(Message, frozen=True):
@@ -385,6 +395,7 @@ class Order(Message, frozen=True):
     # of an entry: take-profits to attach, each a trigger price and a share of the position; nearest first
     take_profits: tuple[tuple[Decimal, Decimal], ...] | UnsetType = UNSET
     expires: int | UnsetType = UNSET  # of an entry: UTC ms from which it is cancelled
+    sleeve: str | UnsetType = UNSET
 
 
 class Cancel(Message, frozen=True):
@@ -394,6 +405,7 @@ class Cancel(Message, frozen=True):
     symbol: str
     ts: int
     reason: str = ""
+    sleeve: str | UnsetType = UNSET
 
 
 class Amend(Message, frozen=True):
@@ -405,6 +417,7 @@ class Amend(Message, frozen=True):
     qty: Decimal | None = None
     price: Decimal | None = None
     reason: str = ""
+    sleeve: str | UnsetType = UNSET
 
 
 class OrderUpdate(Message, frozen=True):
@@ -417,6 +430,7 @@ class OrderUpdate(Message, frozen=True):
     status: OrderStatus
     filled: Decimal = Decimal(0)
     reason: str = ""
+    sleeve: str | UnsetType = UNSET
 
 
 class Fill(Message, frozen=True):
@@ -435,6 +449,7 @@ class Fill(Message, frozen=True):
     slippage: Decimal = Decimal(0)  # quote currency
     kind: FillKind = FillKind.TRADE
     reason: str = ""
+    sleeve: str | UnsetType = UNSET
 
 
 class FundingPayment(Message, frozen=True):
@@ -446,6 +461,7 @@ class FundingPayment(Message, frozen=True):
     qty: Decimal  # signed position
     mark: Decimal
     amount: Decimal
+    sleeve: str | UnsetType = UNSET
 
 
 class CashAdjustment(Message, frozen=True):
@@ -455,6 +471,7 @@ class CashAdjustment(Message, frozen=True):
     currency: str
     amount: Decimal  # added to cash
     reason: str
+    sleeve: str | UnsetType = UNSET
 
 
 class Plot(Message, frozen=True):
@@ -464,6 +481,7 @@ class Plot(Message, frozen=True):
     ts: int
     name: str
     value: float
+    sleeve: str | UnsetType = UNSET
 
 
 class RiskEvent(Message, frozen=True):
@@ -474,6 +492,7 @@ class RiskEvent(Message, frozen=True):
     rule: str
     detail: str = ""
     symbol: str = ""
+    sleeve: str | UnsetType = UNSET
 
 
 class Notice(Message, frozen=True):
@@ -482,6 +501,7 @@ class Notice(Message, frozen=True):
     ts: int
     level: str  # info, warning or error
     text: str  # one line of at most 500 characters
+    sleeve: str | UnsetType = UNSET
 
 
 class StrategyChange(Message, frozen=True):

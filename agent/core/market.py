@@ -98,7 +98,8 @@ class MarketView:
     @property
     def risk_state(self) -> RiskState:
         risk = self._risk
-        return RiskState.REDUCING if risk.state is RiskState.ACTIVE and not risk.ready else risk.state
+        ready = risk.ready and (risk.account is None or risk.account.active)
+        return RiskState.REDUCING if risk.state is RiskState.ACTIVE and not ready else risk.state
 
     def price(self, symbol: str) -> float:
         return self._states[symbol].position.mark

@@ -153,6 +153,59 @@ class PaperExchange(MatchingExchange):
                 if not working.waits_at(price):  # a stop entry beyond its limit rests
                     self._take(working, kline, price, kline.ts)
 
+    # -- orders of other sleeves ------------------------------------------------------------------------
+
+    def share_volume(self, other: PaperExchange) -> None:
+        """Draw on the same part of each bar's volume as `other`, whose orders come first."""
+        self._taken = other._taken
+
+    def crossable(self, symbol: str, now: int) -> list[WorkingOrder]:
+        """Return the market orders that are still on their way to the market at `now` (UTC ms)."""
+        return [
+            working
+            for working in self.books[symbol]
+            if working.arrives_at >= now
+            and working.order.type is OrderType.MARKET
+            and working.order.tif is not TimeInForce.FOK
+            and not working.closes_position
+            and not working.seen
+        ]
+
+    def most_at(self, working: WorkingOrder, price: Decimal) -> Decimal:
+        """Return how much of a market order can be filled at `price` without a fee."""
+        order = working.order
+        rules = self._instruments[order.symbol]
+        held = self._portfolio.positions[order.symbol].qty
+        opposite = abs(held) if held * order.side.sign < 0 else _ZERO
+        wanted = working.remaining
+        if order.reduce_only:
+            wanted = min(wanted, rules.round_qty(opposite))
+        elif wanted > opposite:
+            wanted = min(wanted, rules.round_qty(self.margin.affordable(rules, order.side, price, _ZERO)))
+        return max(wanted, _ZERO)
+
+    def taker_fee(self, symbol: str, qty: Decimal, price: Decimal) -> Decimal:
+        """Return the fee that the market would charge for a fill."""
+        return self._rules.fees.fee(self._instruments[symbol], qty, price, maker=False)
+
+    def cross(self, working: WorkingOrder, qty: Decimal, price: Decimal, now: int) -> None:
+        """Fill `qty` of a market order against another sleeve's, at `price`, without a fee."""
+        order = working.order
+        fill = Fill(
+            f"{order.id}.{working.fills}",
+            order.id,
+            order.symbol,
+            now,
+            now,
+            order.side,
+            qty,
+            price,
+            _ZERO,
+            kind=FillKind.INTERNAL,
+            reason=order.reason,
+        )
+        self._apply(working, fill, float(price), now, inside=True)
+
     # -- trailing stops ---------------------------------------------------------------------------------
 
     def _rewind(self, book: list[WorkingOrder], start: int) -> dict[str, float]:
@@ -419,22 +472,44 @@ class PaperExchange(MatchingExchange):
     ) -> None:
         """Book a fill at `price`, which is the market's price `met` plus costs."""
         order = working.order
-        book = self.books[order.symbol]
         bar, taken = self._taken[order.symbol]
         self._taken[order.symbol] = (bar, taken + float(qty))
         self._budget -= float(qty)
-        working.filled += qty
-        fill_id = f"{order.id}.{working.fills}"
+        fee = self._rules.fees.fee(self._instruments[order.symbol], qty, price, maker=maker)
+        fill = Fill(
+            f"{order.id}.{working.fills}",
+            order.id,
+            order.symbol,
+            ts,
+            kline.available_at,
+            order.side,
+            qty,
+            price,
+            fee,
+            maker,
+            slippage,
+            reason=order.reason,
+        )
+        self._apply(working, fill, met, min(ts, kline.ts - 1), inside=ts > kline.start)
+
+    def _apply(self, working: WorkingOrder, fill: Fill, met: float, arrives_at: int, *, inside: bool) -> None:
+        """Book a fill, and end, cancel or attach what follows from it.
+
+        Protection starts at the price `met` and works from `arrives_at` on; `inside` states that it was
+        attached within the range of the present bar.
+        """
+        order = working.order
+        book = self.books[order.symbol]
+        working.filled += fill.qty
         working.fills += 1
         position = self._portfolio.positions[order.symbol]
         done = working.remaining <= 0 or (working.closes_position and not position.qty)
         if done:
             book.remove(working)
-        fee = self._rules.fees.fee(self._instruments[order.symbol], qty, price, maker=maker)
-        id, symbol, side, now, why = order.id, order.symbol, order.side, kline.available_at, order.reason
-        self._book(Fill(fill_id, id, symbol, ts, now, side, qty, price, fee, maker, slippage, reason=why))
+        now = fill.available_at
+        self._book(fill)
         status = OrderStatus.FILLED if done else OrderStatus.PARTIALLY_FILLED
-        self._emit(OrderUpdate(id, symbol, ts, now, status, working.filled))
+        self._emit(OrderUpdate(order.id, order.symbol, fill.ts, now, status, working.filled))
         if not book and not protects(order):
             return
         if order.oco and working.share is None:
@@ -447,21 +522,20 @@ class PaperExchange(MatchingExchange):
         # A partly filled reversal may only have reduced the old position
         opened = held * order.side.sign > 0
         if opened and protects(order):
-            self._protect(order, kline, ts, met)
+            self._protect(order, now, met, arrives_at, inside=inside)
 
     def _book(self, fill: Fill) -> None:
         self._portfolio.apply(fill)
         self._emit(fill)
 
-    def _protect(self, entry: Order, kline: Kline, ts: int, met: float) -> None:
+    def _protect(self, entry: Order, now: int, met: float, arrives_at: int, *, inside: bool) -> None:
         """Attach an entry's protection at its first fill; it replaces that of an earlier entry."""
         book = self.books[entry.symbol]
         if any(w.order.oco == entry.id for w in book):
             return
         old = [w for w in book if w.closes_position]
-        self.cancel(old, kline.available_at, "replaced by the protection of a newer entry")
-        arrives_at, inside = min(ts, kline.ts - 1), ts > kline.start
-        for order, share in self._protective(entry, entry.qty, protection_in(entry), met, kline.available_at):
+        self.cancel(old, now, "replaced by the protection of a newer entry")
+        for order, share in self._protective(entry, entry.qty, protection_in(entry), met, now):
             self._emit(order)
             book.append(
                 WorkingOrder(

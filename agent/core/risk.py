@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from math import inf
+from typing import Protocol
 
 from agent.core.durations import format_duration
 from agent.core.events import DAY_MS, MINUTE_MS, RiskEvent, RiskState
@@ -33,7 +34,10 @@ MODEL_DRIFT = "model drift"
 SHORT_HISTORY = "short history"
 """Rule of a note that fewer bars were at hand for the warm-up than the strategy needs."""
 
-NOTES = (STALE, CLOCK, PRICE_BAND, MODEL_DRIFT, SHORT_HISTORY)
+SLEEVE = "sleeve"
+"""Rule of a note that a sleeve was added or removed, or that a command for one can't be followed."""
+
+NOTES = (SLEEVE, STALE, CLOCK, PRICE_BAND, MODEL_DRIFT, SHORT_HISTORY)
 """Rules of risk events that neither change the state nor refuse an order."""
 
 FLATTEN = "flatten"
@@ -49,6 +53,22 @@ STRATEGY = "strategy"
 """Rule that halts a live run whose strategy raised an error."""
 
 _MANUAL = "command"
+
+
+class AccountLimits(Protocol):
+    """The limits of an account that several sleeves share, as the risk manager of one sleeve sees them."""
+
+    @property
+    def active(self) -> bool:
+        """True if the account may open positions."""
+        ...
+
+    def allows(self, now: int, symbol: str, change: float) -> bool:
+        """Return whether the account allows an order that passes the sleeve's own limits.
+
+        `change` is the signed value of the order, in account currency.
+        """
+        ...
 
 
 class RiskManager:
@@ -72,6 +92,7 @@ class RiskManager:
         self.stale: set[str] = set()  # symbols whose data had stopped at the last heartbeat
         self._drifted = False  # True if the ledger differed from the last account snapshot
         self.refusals: Counter[str] = Counter()  # refused orders, by rule
+        self.account: AccountLimits | None = None  # of a sleeve: the limits of the whole account
         self._refused: dict[str, str] = {}  # symbol -> rule of its last refusal; repetitions are not recorded
 
     @property
@@ -245,6 +266,7 @@ class RiskManager:
         gross_after: float,
         equity: float,
         data_age: int,
+        change: float = 0.0,
     ) -> bool:
         """Return whether an order may be submitted; record the rule of a refusal unless it repeats the
         symbol's last one.
@@ -256,6 +278,7 @@ class RiskManager:
             gross_after: value of all positions if the order fills.
             equity: in account currency.
             data_age: by how many ms the symbol's next bar is overdue.
+            change: signed value of the order, for the account of a sleeve.
         """
         if reduces:
             return True
@@ -282,6 +305,8 @@ class RiskManager:
             rule, detail = "max_position", f"{position_after:.2f} is {position_after / equity:.2f} x equity"
         elif gross_after > config.max_leverage * equity * slack:
             rule, detail = "max_leverage", f"{gross_after:.2f} is {gross_after / equity:.2f} x equity"
+        elif self.account is not None and not self.account.allows(now, symbol, change):
+            return False  # the account has recorded why
         else:
             sent.append(now)
             self._refused.pop(symbol, None)

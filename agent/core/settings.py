@@ -105,6 +105,39 @@ class RiskConfig(Section):
     abstain_window: int = Field(50, gt=0)
 
 
+class SleeveConfig(Section):
+    """One of several strategies in one account: it trades a share of the capital in a virtual portfolio."""
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,23}$")  # unique in the account
+    strategy: StrategyConfig = StrategyConfig()  # as in [strategy]; or only its name
+    symbols: tuple[str, ...] = ()  # some of market.symbols; empty: all
+    share: Decimal = Field(gt=0, le=1)  # of account.initial_capital
+    risk: dict[str, Any] = {}  # limits other than those of [risk]; fractions are of the sleeve's equity
+    enabled: bool = True  # False: its share stays idle until `tapewire sleeve add NAME`
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("symbols")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a symbol occurs twice")
+        return value
+
+    @field_validator("risk")
+    @classmethod
+    def _known_limits(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name not in RiskConfig.model_fields:
+                meant = did_you_mean(name, RiskConfig.model_fields, "the limits are those of [risk]")
+                raise ValueError(f"unknown limit {name}; {meant}")
+        limits = RiskConfig.model_validate(value).model_dump(mode="json")
+        return {name: limits[name] for name in value}
+
+
 class PaperConfig(Section):
     """The paper exchange; docs/assumptions.md explains every rule."""
 
@@ -137,6 +170,28 @@ class CoreConfig(Section):
     strategy: StrategyConfig = StrategyConfig()
     risk: RiskConfig = RiskConfig()
     paper: PaperConfig = PaperConfig()
+    # several strategies in one account; [strategy] is then unused
+    sleeves: tuple[SleeveConfig, ...] = ()
+
+    def strategies(self) -> dict[str, StrategyConfig]:
+        """Return the strategies that trade from the start, by the name of their sleeve ("" without sleeves).
+
+        Sleeves that are not enabled are left out.
+        """
+        if not self.sleeves:
+            return {"": self.strategy}
+        return {sleeve.name: sleeve.strategy for sleeve in self.sleeves if sleeve.enabled}
+
+    @field_validator("sleeves")
+    @classmethod
+    def _one_account(cls, value: tuple[SleeveConfig, ...]) -> tuple[SleeveConfig, ...]:
+        names = [sleeve.name for sleeve in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two sleeves have the name {name}")
+        if (total := sum(sleeve.share for sleeve in value)) > 1:
+            raise ValueError(f"the shares of the sleeves sum to {total}, which is more than 1")
+        return value
 
     @field_validator("instruments")
     @classmethod

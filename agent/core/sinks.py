@@ -33,6 +33,21 @@ class DecisionSink(Protocol):
         ...
 
 
+class SleevedSink(DecisionSink, Protocol):
+    """A sink of a run with several strategies in one account."""
+
+    def sleeve_equity(
+        self,
+        sleeve: str,
+        ts: Sequence[int],
+        equity: Sequence[float],
+        cash: Sequence[float],
+        exposure: Sequence[float],
+    ) -> None:
+        """Receive samples of one sleeve's virtual account; see `equity`."""
+        ...
+
+
 class NullSink:
     """Discards everything."""
 
@@ -41,6 +56,16 @@ class NullSink:
 
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
+    ) -> None:
+        pass
+
+    def sleeve_equity(
+        self,
+        sleeve: str,
+        ts: Sequence[int],
+        equity: Sequence[float],
+        cash: Sequence[float],
+        exposure: Sequence[float],
     ) -> None:
         pass
 
@@ -68,6 +93,7 @@ class ListSink:
         self.samples: list[EquitySample] = []
         self.headlines: list[tuple[News, tuple[str, ...], str]] = []
         self.sentiments: list[Sentiment] = []
+        self.sleeve_samples: dict[str, list[EquitySample]] = {}
 
     def decision(self, decision: Decision) -> None:
         self.decisions.append(decision)
@@ -76,6 +102,17 @@ class ListSink:
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
     ) -> None:
         self.samples.extend(map(EquitySample, ts, equity, cash, exposure))
+
+    def sleeve_equity(
+        self,
+        sleeve: str,
+        ts: Sequence[int],
+        equity: Sequence[float],
+        cash: Sequence[float],
+        exposure: Sequence[float],
+    ) -> None:
+        samples = self.sleeve_samples.setdefault(sleeve, [])
+        samples.extend(map(EquitySample, ts, equity, cash, exposure))
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
         self.headlines.append((news, symbols, story))

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, Final, Self
 
 import numpy as np
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from agent.analysis.thinning import ThinnedCurve
@@ -26,6 +27,7 @@ from agent.core.events import (
     Direction,
     Event,
     Fill,
+    FillKind,
     FundingPayment,
     Gap,
     Kline,
@@ -67,6 +69,7 @@ from agent.dashboard.page_rows import (
     strategy_row,
 )
 from agent.dashboard.plotted_rows import PlottedRows
+from agent.dashboard.sleeve_rows import SleeveLedgers, copy_portfolio
 
 HEADLINES: Final = 80
 FILLS: Final = 200
@@ -91,6 +94,7 @@ class DashboardState:
         self._bar_limit = bars
         self._mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
         self._portfolio = Portfolio(config.account.initial_capital, header.symbols)
+        self._sleeves = SleeveLedgers(config, header.symbols)
         self._bars: dict[str, VersionedRows[int, CandleRow]] = {
             symbol: VersionedRows(bars) for symbol in header.symbols
         }
@@ -147,6 +151,8 @@ class DashboardState:
             case Command() | Gap():
                 if isinstance(event, Command) and event.action == "life":
                     self._cash_recorded = event.states_cash
+                if isinstance(event, Command):
+                    self._sleeves.on_command(event)
                 if isinstance(event, Command) and event.action == "resume" and self._rule == "drift":
                     self._accept_next_account = True
                 self._add_activity(event.available_at, event)
@@ -179,6 +185,7 @@ class DashboardState:
                 self._on_fill(seq, decision)
             case FundingPayment():
                 self._portfolio.pay(decision)
+                self._sleeves.on_payment(decision)
                 self._add_activity(decision.ts, decision)
             case CashAdjustment():
                 self._portfolio.transfer(decision.amount)
@@ -209,6 +216,7 @@ class DashboardState:
         if bar.confirm:
             self._closed[bar.symbol] = bar.start + bar.interval
         self._portfolio.positions[bar.symbol].mark = bar.close
+        self._sleeves.mark(bar.symbol, bar.close)
         day = bar.start // DAY_MS
         if self._day_open.get(bar.symbol, (-1, 0.0))[0] != day:
             self._day_open[bar.symbol] = day, bar.open
@@ -272,19 +280,25 @@ class DashboardState:
         position = self._portfolio.positions.get(fill.symbol)
         if position is None:
             return
-        reduces = position.qty * fill.side.sign < 0
-        realised = self._portfolio.apply(fill)
+        profit = self._sleeves.on_fill(fill)
+        if fill.kind is not FillKind.INTERNAL:  # which moves nothing into or out of the account
+            reduces = position.qty * fill.side.sign < 0
+            realised = self._portfolio.apply(fill)
+            if fill.sleeve is UNSET:
+                profit = realised if reduces else None
         if position.mark != position.mark:
             position.mark = float(fill.price)
         self._fill_count += 1
-        self._fills.put(fill.id, fill_row(fill, seq, realised if reduces else None), self.version)
+        self._fills.put(fill.id, fill_row(fill, seq, profit), self.version)
         self._symbol_changed(fill.symbol)
 
     def _on_risk(self, event: RiskEvent) -> None:
         if event.rule == "warm-up":
             return
         still_killed = event.rule == self._rule == KILL  # a resume without confirmation was refused
-        if not event.symbol and not still_killed and event.rule not in NOTES:
+        if event.sleeve is not UNSET:
+            self._sleeves.on_risk(event)
+        elif not event.symbol and not still_killed and event.rule not in NOTES:
             self._risk, self._rule, self._detail, self._since = (
                 event.state,
                 event.rule,
@@ -312,6 +326,8 @@ class DashboardState:
         changed: dict[str, Any] = {"version": self.version}
         if since < self.version:
             changed["account"] = self.account()
+            if sleeves := self._sleeves.rows():
+                changed["sleeves"] = sleeves
         market = [
             self._symbol_row(name) for name, version in self._symbol_versions.items() if version > since
         ]
@@ -386,7 +402,8 @@ class DashboardState:
         """Return an independent copy."""
         twin = object.__new__(type(self))
         vars(twin).update(vars(self))
-        twin._portfolio = _copy_portfolio(self._portfolio)
+        twin._portfolio = copy_portfolio(self._portfolio)
+        twin._sleeves = self._sleeves.copy()
         twin._bars = {symbol: rows.copy() for symbol, rows in self._bars.items()}
         twin._plots = self._plots.copy()
         twin._curve = deepcopy(self._curve)
@@ -396,15 +413,3 @@ class DashboardState:
         for name in tables.split():
             setattr(twin, name, getattr(self, name).copy())
         return twin
-
-
-def _copy_portfolio(portfolio: Portfolio) -> Portfolio:
-    """Copy a ledger field by field, since `deepcopy` can't copy compiled classes."""
-    twin = Portfolio(portfolio.initial, portfolio.positions)
-    for name in ("cash", "cash_float", "realised", "fees", "funding", "slippage", "turnover", "version"):
-        setattr(twin, name, getattr(portfolio, name))
-    for symbol, position in portfolio.positions.items():
-        for name in ("qty", "size", "cost", "mark", "entry_ts"):
-            setattr(twin.positions[symbol], name, getattr(position, name))
-    twin.open = [twin.positions[position.symbol] for position in portfolio.open]
-    return twin

@@ -17,6 +17,7 @@ from agent.core.events import (
     Decision,
     Event,
     Fill,
+    FillKind,
     News,
     Notice,
     Order,
@@ -371,7 +372,11 @@ def strategy_row(change: StrategyChange, seq: int) -> StrategyRow:
 
 
 def fill_row(fill: Fill, seq: int, profit: Decimal | None) -> FillRow:
-    """Return the row of a fill that event `seq` caused."""
+    """Return the row of a fill that event `seq` caused; its reason begins with its sleeve, if it has one."""
+    reason = fill.reason
+    if fill.sleeve is not UNSET:
+        inside = " (internal)" if fill.kind is FillKind.INTERNAL else ""
+        reason = f"{fill.sleeve}{inside}: {reason}".removesuffix(": ")
     return FillRow(
         id=fill.id,
         seq=seq,
@@ -382,7 +387,7 @@ def fill_row(fill: Fill, seq: int, profit: Decimal | None) -> FillRow:
         price=fill.price,
         fee=fill.fee,
         profit=profit,
-        reason=one_line(fill.reason, _REASON_LENGTH),
+        reason=one_line(reason, _REASON_LENGTH),
     )
 
 
@@ -406,7 +411,7 @@ def order_row(order: Order) -> OrderRow:
 def activity_row(key: str, at: int, message: Event | Decision) -> ActivityRow:
     """Return a line of the activity list, which is shorter than the log's line."""
     fields: dict[str, Any] = describe(message)
-    what, symbol = fields.pop("what"), fields.pop("symbol", "")
+    what, symbol, sleeve = fields.pop("what"), fields.pop("symbol", ""), fields.pop("sleeve", "")
     match message:
         case Signal():
             suffix = "" if message.actionable else ", not actionable"
@@ -433,6 +438,8 @@ def activity_row(key: str, at: int, message: Event | Decision) -> ActivityRow:
         case _:
             fields.pop("id", None)
             text = ", ".join(f"{name} {value}" for name, value in fields.items() if value not in ("", None))
+    if sleeve and not isinstance(message, Command):
+        text = f"{sleeve}: {text}"
     return ActivityRow(key, at, what, symbol, one_line(text, _REASON_LENGTH))
 
 

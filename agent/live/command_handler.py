@@ -11,6 +11,7 @@ import structlog
 from msgspec import to_builtins
 
 from agent.config import Config
+from agent.core.engine import Engine
 from agent.core.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.core.events import Command, Event, RiskState
 from agent.core.risk import KILL, RESUME_FROM_KILL
@@ -22,6 +23,7 @@ from agent.live.kill_file import KillSwitch
 from agent.live.kill_guard import KillGuard
 from agent.live.pipeline import Pipeline
 from agent.live.scoring import SentimentConsumer
+from agent.live.sleeve_commands import checked_args, result_of
 from agent.live.strategy_switch import HISTORY, SET, USE, StrategySwitch
 from agent.system.clock import Clock, iso
 
@@ -114,14 +116,16 @@ class CommandHandler:
             raise UsageError(f"unknown command {action!r}", hint=f"one of {', '.join(COMMANDS)}")
         args = args or {}
         if action == "use-model" and self._model is None:
-            raise UsageError(f"strategy {self._config.strategy.name} uses no model")
+            raise UsageError(f"strategy {self._pipeline.run.strategy} uses no model")
         if action == "use-model" and not args.get("folder"):
             raise UsageError("use-model needs a folder")
         if action in (USE, SET):
             return await self._change_strategy(action, args, by)
         if action == "resume":
             self._kill_switch.refuse("no resumption")
-        risk = self._pipeline.engine.risk
+        engine = self._pipeline.engine
+        risk = engine.risk
+        args = checked_args(engine, self._config, action, args, reads_news=self._model is not None)
         if action == "kill" and self.guard is not None:
             emergency = await self._kill_with_guard(self.guard, args, by)
             if emergency is not None:
@@ -134,13 +138,15 @@ class CommandHandler:
                 "confirmed",
                 hint=f'tapewire resume --confirm "{RESUME_FROM_KILL}"',
             )
-        if action == "resume" and self.guard is not None:
+        if action == "resume" and "sleeve" not in args and self.guard is not None:
             self.guard.resumed()
         result: dict[str, Any] = {
             "action": action,
             "event": self._pipeline.journal.last_seq,
             "risk": risk.state.value,
         }
+        if "sleeve" in args:
+            result |= result_of(engine, self._config, action, args["sleeve"])
         if action == "use-model":
             result |= await self._use_model(args["folder"], by)
         return result
@@ -244,7 +250,7 @@ class CommandHandler:
             "strategy": label_of(version["strategy"], version["class"]),
             "source": version["sha256"],
             "params": msgspec.json.decode(version["params"]),
-            "short": engine.short_histories(bars_needed(version)),
+            "short": engine.short_histories(bars_needed(version)) if isinstance(engine, Engine) else [],
         }
 
     # -- the model ------------------------------------------------------------------------------------

@@ -35,7 +35,10 @@ from agent.system.untrusted import JSON_DECODE_ERRORS
 SOCKET: Final = "tapewire.sock"
 """Name of the socket in `live.folder`."""
 
-COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model", "use-strategy", "set-strategy")
+COMMANDS: Final = (
+    *("pause", "resume", "halt", "kill", "flatten", "use-model", "use-strategy", "set-strategy"),
+    *("add-sleeve", "remove-sleeve"),
+)
 """Commands that an operator can send to the agent."""
 
 _LONGEST_PATH: Final = 107  # of a Unix socket, in bytes

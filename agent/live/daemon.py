@@ -12,10 +12,10 @@ import structlog
 
 from agent.config import Config
 from agent.config.control import split_address
-from agent.core.engine import Engine
 from agent.core.errors import ConfigError, NotRunning, UsageError, first_error
 from agent.core.events import News
 from agent.core.strategy_version import bars_needed
+from agent.core.trading_engine import TradingEngine
 from agent.data.sentiment import NamedScorer
 from agent.live.access_token import make_token
 from agent.live.command_handler import CommandHandler
@@ -176,7 +176,7 @@ class Daemon:
         """Time of the stages named in `agent.live.interfaces.status`."""
         return self.pipeline.spans
 
-    def engine(self) -> Engine | None:
+    def engine(self) -> TradingEngine | None:
         """Return the engine, to read; None before the run is open."""
         return None if self._life is None else self._life.pipeline.engine
 

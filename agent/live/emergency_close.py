@@ -25,6 +25,7 @@ from agent.core.engine import Engine
 from agent.core.errors import TapewireError
 from agent.core.events import Fill, Order, OrderType, Side
 from agent.core.instruments import instrument_for
+from agent.core.trading_engine import TradingEngine
 from agent.core.venue import VenueExchange
 from agent.live.gateway.execution_events import EMERGENCY_PREFIX
 from agent.live.gateway.gateway_health import GatewayHealth
@@ -103,11 +104,11 @@ def has_account_to_itself(config: Config) -> bool:
     return config.market.category == "linear" and config.execution.testnet.foreign != "ignore"
 
 
-def share_of(engine: Engine, config: Config) -> Share | None:
+def share_of(engine: TradingEngine, config: Config) -> Share | None:
     """Return the share of the running core's run; None in paper mode. May be called from another thread."""
-    exchange = engine.exchange
-    if not isinstance(exchange, VenueExchange):
+    if not isinstance(engine, Engine) or not isinstance(engine.exchange, VenueExchange):
         return None
+    exchange = engine.exchange
     # positions first: a fill that is booked in between is missing in them, and less is sold
     held = {symbol: position.qty for symbol, position in list(engine.portfolio.positions.items())}
     state = exchange.open_state()

@@ -16,10 +16,12 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from agent.core.engine import Engine
 from agent.core.events import Event, Kline, News, Sentiment
 from agent.core.orders import WorkingOrder
 from agent.core.paper import PaperExchange
+from agent.core.portfolio import Portfolio
+from agent.core.sleeves import engines_of
+from agent.core.trading_engine import TradingEngine
 from agent.data.text import news_id, title_key
 from agent.live.interfaces.producer import Emit, deliver
 from agent.live.resume import ResumePoint, title_hashes
@@ -31,12 +33,14 @@ class OpenBarSampler:
     `every` is the sampling interval in ms; 0 selects all states.
     """
 
-    def __init__(self, engine: Engine, every: int) -> None:
+    def __init__(self, engine: TradingEngine, every: int) -> None:
         self.left_out = 0
         """Number of states that were not journalled."""
         self._engine = engine
         self._every = every
-        self._matches = isinstance(engine.exchange, PaperExchange)  # otherwise the orders are at the venue
+        exchanges = [one.exchange for one in engines_of(engine).values()]
+        # otherwise the orders are at the venue
+        self._matches = all(isinstance(one, PaperExchange) for one in exchanges)
         self._last: dict[str, int] = {}  # ts of the last state passed on
         self._held: dict[str, Kline] = {}  # a later state, held back
         self._check_limit = False  # a limit is reached: the engine checks the equity at the next event
@@ -54,7 +58,7 @@ class OpenBarSampler:
         if (
             due
             or self._check_limit
-            or bar.ts >= self._engine.exchange.next_expiry
+            or any(bar.ts >= one.exchange.next_expiry for one in engines_of(self._engine).values())
             or (self._matches and any(affects_order(working, bar) for working in state.book))
         ):
             self._check_limit = False
@@ -83,16 +87,21 @@ class OpenBarSampler:
         self.left_out += self._held.pop(symbol, None) is not None
 
     def _reaches_limit(self) -> bool:
-        """Whether the equity at the current marks has reached a risk limit that the engine's older marks
-        don't show.
+        """Whether the equity of the account, or of a sleeve, at the current marks has reached a risk limit
+        that the engine's older marks don't show.
         """
-        equity = self._engine.portfolio.cash_float
+        parts = [(self._engine.portfolio, self._engine.risk)]
+        parts += [(one.portfolio, one.risk) for one in engines_of(self._engine).values()]
+        return any(self._reaches(portfolio, risk.floor) for portfolio, risk in parts)
+
+    def _reaches(self, portfolio: Portfolio, floor: float) -> bool:
+        equity = portfolio.cash_float
         found = False
-        for position in self._engine.portfolio.open:
+        for position in portfolio.open:
             bar = self._held.get(position.symbol)
             equity += position.size * (position.mark if bar is None else bar.close)
             found = found or bar is not None
-        return found and equity <= self._engine.risk.floor
+        return found and equity <= floor
 
 
 def affects_order(working: WorkingOrder, bar: Kline) -> bool:

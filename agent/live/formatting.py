@@ -17,6 +17,7 @@ from agent.core.events import (
     Decision,
     Event,
     Fill,
+    FillKind,
     Funding,
     FundingPayment,
     FundingSettlement,
@@ -46,6 +47,12 @@ def describe(message: Event | Decision) -> dict[str, Any]:
     """Return the fields worth showing by name, and the kind as `what`; times, other ids and raw texts are
     left out.
     """
+    fields = _describe(message)
+    sleeve = getattr(message, "sleeve", UNSET)
+    return fields | {"sleeve": sleeve} if sleeve is not UNSET and sleeve else fields
+
+
+def _describe(message: Event | Decision) -> dict[str, Any]:
     match message:
         case Kline():
             return _pick("bar" if message.confirm else "open bar", message, "symbol", "close", "volume")
@@ -130,8 +137,9 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "reason": message.reason,
             }
         case Fill():
-            fields = _pick("fill", message, "symbol", "side", "qty", "price")
-            return {"what": "fill", "order": message.order_id} | fields | {"fee": f"{message.fee:.4f}"}
+            what = "internal fill" if message.kind is FillKind.INTERNAL else "fill"
+            fields = {"order": message.order_id, **_pick(what, message, "symbol", "side", "qty", "price")}
+            return fields | {"fee": f"{message.fee:.4f}"}
         case FundingPayment():
             return {"what": "funding", "symbol": message.symbol, "amount": f"{message.amount:.4f}"}
         case Prediction():

@@ -205,14 +205,14 @@ class Life:
                 self.commands.settle(event)
 
     async def _report_strategy_error(self) -> None:
-        """If the strategy has raised an error: halt, and journal why."""
-        guard = self.pipeline.engine.guard
-        if guard is not None and guard.failure:
+        """If a strategy has raised an error: halt it, and journal why."""
+        for sleeve, failure in self.pipeline.engine.failures.items():
             now = self._clock.now()
+            named = {"sleeve": sleeve} if sleeve else {}
             _log.error(
-                "halted: the strategy failed; it rests until the operator resumes", reason=guard.failure
+                "halted: the strategy failed; it rests until the operator resumes", reason=failure, **named
             )
-            command = Command("strategy-error", now, now, {"detail": guard.failure}, "daemon")
+            command = Command("strategy-error", now, now, {"detail": failure, **named}, "daemon")
             await self.pipeline.feed([(command, asyncio.get_running_loop().time())])
 
     async def _supervise(self, producer: Producer, emit: Emit, *, vital: bool = True) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 
 from agent.core.events import Decision, Event, Kline, News, Order, OrderUpdate
-from agent.core.sinks import DecisionSink
+from agent.core.sinks import SleevedSink
 from agent.live.formatting import describe, one_line_summary
 from agent.live.interfaces.observer import HeadlineObserver, Observer
 
@@ -24,7 +24,7 @@ class LiveSink:
     grid.
     """
 
-    def __init__(self, inner: DecisionSink, every: int) -> None:
+    def __init__(self, inner: SleevedSink, every: int) -> None:
         self.event_seq = 0
         self.orders = 0
         self.observers: list[Observer] = []
@@ -32,15 +32,17 @@ class LiveSink:
         self._inner = inner
         self._every = every
         self._period = -1
+        self._sleeve_periods: dict[str, int] = {}
 
     @property
-    def position(self) -> tuple[int, int]:
-        """Number of orders, and the last period whose sample was passed on."""
-        return self.orders, self._period
+    def position(self) -> tuple[int, int, dict[str, int]]:
+        """Number of orders, and the last period whose sample was passed on: of the account, and by sleeve."""
+        return self.orders, self._period, dict(self._sleeve_periods)
 
     @position.setter
-    def position(self, position: tuple[int, int]) -> None:
-        self.orders, self._period = position
+    def position(self, position: tuple[int, int, dict[str, int]]) -> None:
+        self.orders, self._period, periods = position
+        self._sleeve_periods = dict(periods)
 
     def decision(self, decision: Decision) -> None:
         self._inner.decision(decision)
@@ -63,6 +65,23 @@ class LiveSink:
             if at // self._every != self._period:
                 self._period = at // self._every
                 self._inner.equity([self._period * self._every], [equity[row]], [cash[row]], [exposure[row]])
+
+    def sleeve_equity(
+        self,
+        sleeve: str,
+        ts: Sequence[int],
+        equity: Sequence[float],
+        cash: Sequence[float],
+        exposure: Sequence[float],
+    ) -> None:
+        """Pass on the first sample of each period of a sleeve."""
+        for row, at in enumerate(ts):
+            period = at // self._every
+            if period != self._sleeve_periods.get(sleeve, -1):
+                self._sleeve_periods[sleeve] = period
+                self._inner.sleeve_equity(
+                    sleeve, [period * self._every], [equity[row]], [cash[row]], [exposure[row]]
+                )
 
 
 class LogObserver:

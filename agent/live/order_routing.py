@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 
 from agent.config import Config
+from agent.core.engine import Engine
 from agent.core.errors import ConfigError
 from agent.core.events import RiskState
 from agent.core.risk import KILL
@@ -82,7 +83,8 @@ def open_gateway(
     config: Config, port: VenuePort, pipeline: Pipeline, clock: Clock, rng: random.Random
 ) -> VenueGateway:
     """Return a gateway that knows what the core has rebuilt from its journal, and observes it from now on."""
-    exchange = pipeline.engine.exchange
+    engine = pipeline.engine
+    exchange = engine.exchange if isinstance(engine, Engine) else None
     if not isinstance(exchange, VenueExchange):
         hint = 'write execution.mode = "testnet"'
         raise ConfigError("a venue was given, and execution.mode is paper", hint=hint)

@@ -15,11 +15,11 @@ import structlog
 from msgspec.structs import replace
 
 from agent.config import Config
-from agent.core.engine import Engine
 from agent.core.errors import StoreError
 from agent.core.events import Command, Event, Kline, Sentiment, kind_of
 from agent.core.fusion_inputs import Predictor
 from agent.core.strategy_version import USE_STRATEGY
+from agent.core.trading_engine import TradingEngine
 from agent.live.event_queue import OPEN_BAR
 from agent.live.funding_stamps import FundingSchedule
 from agent.live.interfaces.observer import Observer
@@ -34,6 +34,7 @@ from agent.live.resume import ResumePoint
 from agent.live.snapshotter import Snapshotter
 from agent.live.store_retry import StoreWriter, Write
 from agent.live.systemd import ServiceManager
+from agent.replay.open_engine import open_engine
 from agent.replay.strategy_versions import StrategyVersions
 from agent.store.commit_mark import CommitMark, CommitMarkFile
 from agent.store.database import Database
@@ -42,7 +43,6 @@ from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunStatus
 from agent.store.state_snapshots import Snapshot, segment_started_at, write_snapshot
 from agent.system.latency_histogram import LatencyHistogram
-from strategies import blaming
 
 _T = TypeVar("_T")
 
@@ -126,12 +126,18 @@ class Pipeline:
         self.mark = mark
         self._sink = LiveSink(self._recorder, config.market.interval)
         self.versions = StrategyVersions(database, run, config.live.folder, own=True)
-        self._make_engine: Callable[[], Engine] = partial(
-            _engine, config, self._sink, run.id, predictor, self.versions
+        self._make_engine: Callable[[], TradingEngine] = partial(
+            open_engine,
+            config,
+            self._sink,
+            run_id=run.id,
+            versions=self.versions,
+            predictor=predictor,
+            live=True,
         )
         self.engine = self._make_engine()
         self._latest = latest
-        self.snapshots = Snapshotter(config, database, run.id, self.engine.strategy)
+        self.snapshots = Snapshotter(config, database, run.id, self.engine)
         self._keep = config.store.snapshots
         self._funding = FundingSchedule(config)
         self.storage = StoreWriter(config.store, rng or random.Random())
@@ -320,21 +326,3 @@ class Pipeline:
                 write_snapshot(self._database, self.run.id, snapshot, self._keep)
         except StoreError as error:
             _log.warning("no last snapshot", reason=error.message)
-
-
-def _engine(
-    config: Config, sink: LiveSink, run_id: str, predictor: Predictor | None, versions: StrategyVersions
-) -> Engine:
-    strategy = versions.first()
-    with blaming(strategy):
-        return Engine(
-            config,
-            strategy,
-            sink,
-            run_id=run_id,
-            exchange=config.execution.exchange(),
-            equity_block=1,
-            predictor=predictor,
-            contain_errors=True,
-            loader=versions,
-        )

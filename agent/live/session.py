@@ -17,13 +17,13 @@ from agent.core.errors import ConfigError
 from agent.core.fusion_inputs import Predictor
 from agent.core.instruments import with_first_rules, with_rules_of
 from agent.replay.backtest import new_run_id
+from agent.replay.open_engine import name_of, params_of, sources_of
 from agent.replay.strategy_versions import StrategyVersions
 from agent.store.database import Database
 from agent.store.journal import find_archive
 from agent.store.queries import list_runs
 from agent.store.runs import FUSION_VERSION, Run, RunKind, RunStatus
 from agent.system.addresses import is_loopback
-from strategies import load_strategy, source_of
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -103,13 +103,12 @@ def open_run(
     """
     if not new and (found := find_resumable(config, database, predictor=predictor)):
         return found[0], True
-    strategy = load_strategy(config.strategy.name, config.strategy.params)
     run = Run(
         id=new_run_id(),
         kind=RunKind.LIVE,
         started_at=time.time_ns() // 1_000_000,
-        strategy=config.strategy.name,
-        params=strategy.params.model_dump(mode="json"),
+        strategy=name_of(config),
+        params=params_of(config),
         config=config.persisted(),
         version=__version__,
         versions={
@@ -117,7 +116,7 @@ def open_run(
             "python": platform.python_version(),
             "numpy": np.__version__,
             **_fusion(predictor),
-            **source_of(config.strategy.name),
+            **sources_of(config),
         },
         stamps=("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else (),
     )
@@ -131,7 +130,7 @@ def _fusion(predictor: Predictor | None) -> dict[str, str]:
 def _changes(before: Config, config: Config) -> list[str]:
     """Name the sections whose change affects decisions."""
     old, new = before.deterministic_subset(), config.deterministic_subset()
-    changed = [name for name in new if old[name] != new[name]]
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if _venue(before.bybit.endpoint) != _venue(config.bybit.endpoint):
         changed.append("bybit.endpoint")
     earlier, current = before.execution.testnet.venue, config.execution.testnet.venue

@@ -18,9 +18,9 @@ import msgspec
 import structlog
 
 from agent.config import Config
-from agent.core.engine import Engine
 from agent.core.errors import StoreError
-from agent.core.strategy import Strategy
+from agent.core.sleeves import engines_of
+from agent.core.trading_engine import TradingEngine
 from agent.live.interfaces.observer import Observer
 from agent.live.interfaces.status import SnapshotStatus
 from agent.live.observers import LiveSink
@@ -49,7 +49,8 @@ from agent.system.clock import iso
 MOST_EVENTS: Final = 50_000
 """Number of events after which a snapshot is taken even if `snapshot_every` has not passed."""
 
-_NOTHING: Final = RecorderPosition(bytes(DIGEST_SIZE), 0, dict.fromkeys(("news", "sentiments", "equity"), 0))
+_TABLES: Final = ("news", "sentiments", "equity", "sleeve_equity")
+_NOTHING: Final = RecorderPosition(bytes(DIGEST_SIZE), 0, dict.fromkeys(_TABLES, 0))
 _CORE, _SHELL, _OBSERVER = "core", "rim", "observer "
 _log: Final = structlog.get_logger(__name__)
 
@@ -57,16 +58,15 @@ _log: Final = structlog.get_logger(__name__)
 class Snapshotter:
     """Takes and restores the snapshots of one run."""
 
-    def __init__(self, config: Config, database: Database, run_id: str, strategy: Strategy) -> None:
+    def __init__(self, config: Config, database: Database, run_id: str, engine: TradingEngine) -> None:
         self.status = SnapshotStatus()
         self._config = config
         self._database = database
         self._run_id = run_id
         self._every = config.store.snapshot_every / 1000
         self._taken_at = 0.0  # of the event loop's clock
-        self._fingerprint = fingerprint(
-            config, strategy
-        )  # computed now, since a source file may change while the program runs
+        # computed now, since a source file may change while the program runs
+        self._fingerprint = fingerprint(config, *(one.strategy for one in engines_of(engine).values()))
         self._unencodable = False
         self._expected: dict[int, SnapshotInfo] = {}  # compared with the state while folding
         self._segment = config.store.segment
@@ -109,7 +109,7 @@ class Snapshotter:
         self,
         now: float,
         seq: int,
-        engine: Engine,
+        engine: TradingEngine,
         recorder: Recorder,
         sink: LiveSink,
         memory: ResumePoint,
@@ -168,14 +168,14 @@ class Snapshotter:
 
     def resume(
         self,
-        fresh: Engine,
-        another: Callable[[], Engine],
+        fresh: TradingEngine,
+        another: Callable[[], TradingEngine],
         recorder: Recorder,
         sink: LiveSink,
         memory: ResumePoint,
         run_observers: Iterable[Observer],
         last_seq: int,
-    ) -> tuple[int, Engine]:
+    ) -> tuple[int, TradingEngine]:
         """Restore the newest usable snapshot into `fresh`, or into a new engine by `another` after a failed
         attempt.
 
@@ -219,7 +219,7 @@ class Snapshotter:
         self,
         parts: dict[str, bytes],
         info: SnapshotInfo,
-        engine: Engine,
+        engine: TradingEngine,
         recorder: Recorder,
         sink: LiveSink,
         memory: ResumePoint,
@@ -244,7 +244,7 @@ class Snapshotter:
             sink.position = position_before
             raise StateError(str(error)) from error
 
-    def check_fold(self, seq: int, engine: Engine, recorder: Recorder) -> None:
+    def check_fold(self, seq: int, engine: TradingEngine, recorder: Recorder) -> None:
         """While the whole journal is folded: compare the state after event `seq` with the snapshot taken
         there.
         """
@@ -257,8 +257,9 @@ class Snapshotter:
             _log.error("a snapshot differs from the fold of the journal", after_event=seq)
 
 
-def _of_strategy(engine: Engine, path: str) -> bool:
-    return hasattr(engine.strategy, path.partition(".")[0])
+def _of_strategy(engine: TradingEngine, path: str) -> bool:
+    first = path.partition(".")[0]
+    return any(hasattr(one.strategy, first) for one in engines_of(engine).values())
 
 
 def _named(run_observers: Iterable[Observer]) -> Iterable[tuple[str, Observer]]:

@@ -14,6 +14,7 @@ from agent.live.news.news_producer import NewsProducer
 from agent.live.order_routing import check_venue
 from agent.live.resume import ResumePoint
 from agent.replay.fusion_model import wants_headlines
+from agent.replay.open_engine import check_sleeved, name_of
 from agent.system.clock import Clock
 
 
@@ -29,10 +30,12 @@ def check_live_config(config: Config) -> None:
             hint="linear or spot; equities are replayed",
         )
     config.check_live()
+    if config.sleeves:
+        check_sleeved(config)
     check_venue(config)
     if wants_headlines(config) and not config.news.feeds:
         raise ConfigError(
-            f"strategy {config.strategy.name} or its model reads headlines, and news.feeds names no feed",
+            f"strategy {name_of(config)} or its model reads headlines, and news.feeds names no feed",
             hint="add [[news.feeds]]",
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Final, Never
 
-from agent.core.engine import Engine
+from agent.core.trading_engine import TradingEngine
 from agent.system.clock import Clock
 
 _POLL: Final = 0.25  # seconds between two checks
@@ -15,7 +15,7 @@ _REPEAT: Final = 30.0  # seconds until a heartbeat that changed nothing is repea
 
 
 async def watch_for_stale_data(
-    engine: Engine, clock: Clock, heartbeat: Callable[[], Awaitable[None]]
+    engine: TradingEngine, clock: Clock, heartbeat: Callable[[], Awaitable[None]]
 ) -> Never:
     """Send heartbeats until cancelled, as often as the core needs them.
 
@@ -32,16 +32,11 @@ async def watch_for_stale_data(
         if engine.risk.warming_up:
             continue
         now = max(clock.now(), engine.market.now)
-        outdated = {
-            symbol
-            for symbol in engine.states
-            if engine.is_stale(symbol, now) is not (symbol in engine.risk.stale)
-        }
+        outdated = engine.outdated(now)
         if not outdated:
             idle = outdated
-        if engine.flattener.due(now) or (
+        if engine.is_heartbeat_due(now) or (
             outdated and (not outdated <= idle or loop.time() - idle_at >= _REPEAT)
         ):
-            before = set(engine.risk.stale)
             await heartbeat()
-            idle, idle_at = outdated if engine.risk.stale == before else set(), loop.time()
+            idle, idle_at = outdated if engine.outdated(now) == outdated else set(), loop.time()

@@ -11,7 +11,8 @@ import msgspec
 from msgspec.structs import replace
 
 from agent.config import Config
-from agent.core.engine import Engine
+from agent.core.sleeves import SleevedEngine
+from agent.core.trading_engine import TradingEngine
 from agent.live.interfaces.producer import Health
 from agent.live.interfaces.status import PositionStatus, Status
 from agent.live.life import Life
@@ -19,6 +20,7 @@ from agent.live.log import status as log_status
 from agent.live.model_drift import ModelDrift
 from agent.live.observers import RecentActivity
 from agent.live.run_record import RunRecord
+from agent.live.sleeve_commands import sleeve_statuses
 from agent.live.strategy_switch import current_label, current_params
 from agent.live.supervisor import Supervision
 from agent.system.clock_discipline import ClockStatus
@@ -72,6 +74,8 @@ def report_status(
         risk_detail=engine.risk.detail,
         risk_since=engine.risk.since,
         flattening=engine.flattener.open,
+        sleeves=sleeve_statuses(engine),
+        idle=engine.idle if isinstance(engine, SleevedEngine) else None,
         drawdown=drawdown_of(engine),
         abstain_rate=engine.signals.abstain_rate,
         events=pipeline.journal.last_seq,
@@ -93,7 +97,7 @@ def report_status(
     )
 
 
-def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
+def positions_of(engine: TradingEngine, now: int) -> list[PositionStatus]:
     """Report every symbol, including those without a position."""
     rows = []
     for symbol, state in engine.states.items():
@@ -114,7 +118,7 @@ def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
     return rows
 
 
-def drawdown_of(engine: Engine) -> float:
+def drawdown_of(engine: TradingEngine) -> float:
     """Compute how far the equity is below its peak, as a fraction of the peak; 0 before the first bar."""
     peak = engine.risk.ceiling
     return max(0.0, 1 - engine.portfolio.equity() / peak) if 0 < peak < inf else 0.0

@@ -23,6 +23,7 @@ from agent.core.intervals import parse_interval
 from agent.core.sinks import NullSink
 from agent.core.strategy import Strategy
 from agent.core.strategy_version import bars_needed, label_of
+from agent.core.trading_engine import TradingEngine
 from agent.live.market_data.kline_producer import KlineProducer
 from agent.live.pipeline import Pipeline
 from agent.replay.needed_bars import bars_needed_by
@@ -90,6 +91,7 @@ class StrategySwitch:
         Raises TapewireError; the old strategy then stays.
         """
         storage = self._pipeline.storage
+        self._engine()
         if args.get("sleeve"):
             raise UsageError(f"this agent has no sleeve {args['sleeve']!r}")
         if self._pipeline.engine.risk.warming_up:
@@ -115,7 +117,7 @@ class StrategySwitch:
     def lacks_bars(self, version: Mapping[str, str]) -> bool:
         """Return whether fewer bars are at hand than the strategy of these arguments needs."""
         needed = {parse_interval(text): int(bars) for text, bars in bars_needed(version).items()}
-        for state in self._pipeline.engine.states.values():
+        for state in self._engine().states.values():
             series = {} if state.history is None else state.history.series
             known = {one.interval: one.count for one in series.values()}
             if state.next_start >= 0 and any(known.get(one, 0) < bars for one, bars in needed.items()):
@@ -133,6 +135,16 @@ class StrategySwitch:
         except (VenueError, TimeoutError) as error:
             _log.warning("no history for the strategy", reason=str(error) or "timeout")
             return []
+
+    def _engine(self) -> Engine:
+        """Return the engine of the run's only strategy. Raises UsageError if the account has sleeves."""
+        engine = self._pipeline.engine
+        if not isinstance(engine, Engine):
+            raise UsageError(
+                "the strategy of a sleeve can't be replaced",
+                hint="tapewire sleeve remove NAME, then tapewire sleeve add with another name",
+            )
+        return engine
 
     def _save(self, source: bytes, *, again: bool) -> None:
         save_source(self._database, source)
@@ -241,13 +253,13 @@ def keep_first_source(config: Config, database: Database, run: Run) -> None:
         trust_source(config.live.folder, source)
 
 
-def current_label(engine: Engine, run: Run) -> str:
+def current_label(engine: TradingEngine, run: Run) -> str:
     """Return a short name of the strategy that decides."""
     version = engine.version
     return label_of(version["strategy"], version["class"]) if version else run.strategy
 
 
-def current_params(engine: Engine, run: Run) -> dict[str, Any]:
+def current_params(engine: TradingEngine, run: Run) -> dict[str, Any]:
     """Return the parameters of the strategy that decides."""
     if not engine.version:
         return run.params

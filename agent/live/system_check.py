@@ -16,7 +16,6 @@ import msgspec
 from agent.config import Config
 from agent.config.bybit import endpoint, interval_code
 from agent.config.live import FeedConfig
-from agent.core.engine import Engine
 from agent.core.errors import ConfigError, DataError, NotRunning, StoreError, TapewireError, VenueError
 from agent.core.instruments import instrument_for
 from agent.core.masking import mask, mask_also, secrets_in, without_secrets
@@ -37,6 +36,7 @@ from agent.live.order_routing import check_venue, venue_port
 from agent.replay.engine_state import capture
 from agent.replay.fusion_model import wants_headlines
 from agent.replay.object_codec import Unencodable
+from agent.replay.open_engine import name_of, open_engine
 from agent.store.database import Database, open_database
 from agent.store.integrity import check_store
 from agent.store.journal import find_segments
@@ -48,7 +48,6 @@ from agent.system.backoff import Budget
 from agent.system.clock import Clock, WallClock, iso
 from agent.system.http_timeouts import NO_TOTAL
 from agent.system.untrusted import JSON_DECODE_ERRORS
-from strategies import load_strategy
 
 MAX_SKEW: Final = 1_000
 """Largest tolerated difference (ms) between this machine's clock and the exchange's."""
@@ -117,10 +116,9 @@ async def _run_check(name: str, check: Callable[[], Awaitable[str]]) -> CheckRes
 
 
 def _strategy(config: Config) -> str:
-    strategy = load_strategy(config.strategy.name, config.strategy.params)
-    found = f"{config.strategy.name} on {', '.join(config.market.symbols)}"
+    found = f"{name_of(config)} on {', '.join(config.market.symbols)}"
     try:
-        capture(Engine(config, strategy, NullSink(), run_id="doctor", exchange=config.execution.exchange()))
+        capture(open_engine(config, NullSink(), run_id="doctor"))
     except Unencodable as error:
         return f"{found}; a restart folds the whole journal, since its state can't be saved: {error}"
     return found

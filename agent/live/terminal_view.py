@@ -10,12 +10,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
+from msgspec import UNSET
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from agent.core.engine import Engine
 from agent.core.events import (
     HOUR_MS,
     AssetSentiment,
@@ -23,6 +23,7 @@ from agent.core.events import (
     Direction,
     Event,
     Fill,
+    FillKind,
     Kline,
     News,
     Notice,
@@ -33,6 +34,7 @@ from agent.core.events import (
     StrategyChange,
 )
 from agent.core.strategy_version import label_of
+from agent.core.trading_engine import TradingEngine
 from agent.data.provenance import shown_reason
 from agent.data.text import MAX_TITLE, one_line, printable
 
@@ -70,7 +72,7 @@ class TerminalView:
     `engine` returns the engine whose account is shown; `title` is shown above the prices.
     """
 
-    def __init__(self, title: str, engine: Callable[[], Engine | None], *, rows: int = 8) -> None:
+    def __init__(self, title: str, engine: Callable[[], TradingEngine | None], *, rows: int = 8) -> None:
         self._title = title
         self._engine = engine
         self._now = 0
@@ -117,11 +119,13 @@ class TerminalView:
             case Fill():
                 self.fills += 1
                 fill = f"{decision.side.value:<4} {decision.symbol} {decision.qty} @ {decision.price}"
+                fill += _of_sleeve(decision)
                 text = Text(f"fill   {fill}", f"bold {_STYLES[decision.side]}")
             case RiskEvent(rule="warm-up"):
                 return
             case RiskEvent():
-                text = Text(f"risk   {decision.state.value} {decision.rule} {decision.symbol}", "yellow")
+                risk = f"{decision.state.value} {decision.rule} {decision.symbol}".rstrip()
+                text = Text(f"risk   {risk}{_of_sleeve(decision)}", "yellow")
             case Notice():
                 text = Text(
                     f"notice {printable(one_line(decision.text, MAX_TITLE))}", _NOTICES[decision.level]
@@ -202,7 +206,7 @@ class LineView:
     every hour.
     """
 
-    def __init__(self, console: Console, engine: Callable[[], Engine | None]) -> None:
+    def __init__(self, console: Console, engine: Callable[[], TradingEngine | None]) -> None:
         self._console = console
         self._engine = engine
         self._titles: OrderedDict[str, str] = OrderedDict()
@@ -251,11 +255,10 @@ class LineView:
             case Fill():
                 self.fills += 1
                 fill = f"{decision.side.value} {decision.symbol} {decision.qty} @ {decision.price}"
-                self._print(decision.ts, f"fill {fill}")
+                self._print(decision.ts, f"fill {fill}{_of_sleeve(decision)}")
             case RiskEvent() if decision.rule != "warm-up":
-                self._print(
-                    decision.ts, f"risk {decision.state.value} {decision.rule} {decision.symbol}".rstrip()
-                )
+                risk = f"risk {decision.state.value} {decision.rule} {decision.symbol}".rstrip()
+                self._print(decision.ts, f"{risk}{_of_sleeve(decision)}")
 
             case Notice():
                 self._print(decision.ts, f"notice {decision.level}: {one_line(decision.text, MAX_TITLE)}")
@@ -266,6 +269,12 @@ class LineView:
         self._console.print(
             printable(f"{hour_minute(ms)}  {line}"), highlight=False, markup=False, soft_wrap=True
         )
+
+
+def _of_sleeve(decision: Fill | RiskEvent) -> str:
+    """Name the sleeve of a decision, and that a fill was internal; empty without sleeves."""
+    inside = " internally" if isinstance(decision, Fill) and decision.kind is FillKind.INTERNAL else ""
+    return "" if decision.sleeve is UNSET else f"{inside} ({decision.sleeve})"
 
 
 def change_text(change: StrategyChange) -> str:

@@ -21,6 +21,10 @@ from agent import __version__
 from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.equity import EquityCurve
 from agent.analysis.run_metrics import Metrics, compute
+from agent.analysis.sleeve_study import (
+    SleeveStudy,
+    study_sleeves,
+)
 from agent.analysis.trades import TradeBook
 from agent.config import Config
 from agent.core.engine import CORE, CORE_REVISION, Engine
@@ -37,18 +41,22 @@ from agent.core.events import (
 )
 from agent.core.exchange import MatchingExchange
 from agent.core.risk import SHORT_HISTORY
-from agent.core.sinks import DecisionSink
+from agent.core.sinks import SleevedSink
+from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
+from agent.core.trading_engine import TradingEngine
 from agent.data.cascade import models_of
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
 from agent.replay.history import History
+from agent.replay.open_engine import blaming_any, name_of, open_engine, params_of, sources_of
+from agent.replay.sleeve_sampler import SleeveSampler
 from agent.store.database import Database
 from agent.store.recorder import Recorder
 from agent.store.runs import FUSION_VERSION, UNKNOWN_CUTOFF, Run, RunKind
 from agent.system.clock import iso
 from models.sentiment.scorer_facts import notes_on_answers
-from strategies import blaming, load_strategy, source_of
+from strategies import load_strategy
 
 Progress = Callable[[int], None]
 """Called repeatedly with the market time (UTC ms) that the replay has reached."""
@@ -63,6 +71,7 @@ class CompletedBacktest(NamedTuple):
     metrics: Metrics
     seconds: float
     notes: list[str]
+    sleeves: SleeveStudy | None = None  # results by sleeve; None without sleeves
 
 
 def backtest(
@@ -86,17 +95,17 @@ def backtest(
         leaked = refuse_leakage(seen, history.start, model=config.fusion.path, allow=allow_leakage)
         stamps = tuple(dict.fromkeys(stamps + leaked))
         versions = (versions or {}) | {FUSION_VERSION: predictor.fingerprint}
-    strategy = load_strategy(config.strategy.name, config.strategy.params)
+    strategy = None if config.sleeves else load_strategy(config.strategy.name, config.strategy.params)
     run = Run(
         id=new_run_id(),
         kind=RunKind.BACKTEST,
         started_at=time.time_ns() // 1_000_000,
-        strategy=config.strategy.name,
-        params=strategy.params.model_dump(mode="json"),
+        strategy=name_of(config),
+        params=params_of(config, strategy),
         config=config.persisted() | {"window": history.window},
         version=__version__,
         versions={CORE: CORE_REVISION, "python": platform.python_version(), "numpy": np.__version__}
-        | source_of(config.strategy.name)
+        | sources_of(config)
         | (versions or {}),
         inputs=tuple(history.inputs),
         stamps=stamps + (("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else ()),
@@ -113,15 +122,21 @@ def backtest(
             metrics=msgspec.to_builtins(metrics),
         )
     counts = {**engine.counts, **engine.signals.counts}
+    sleeves = None
+    if config.sleeves and done.sleeves is not None:
+        sleeves = study_sleeves(config, done.sleeves.histories, done.sleeves.internal.totals)
     notes = [*history.notes, *history.notes_on_scores(), *_notes_on_models(scorer)]
     notes += [_note(name, n) for name, n in sorted(counts.items()) if n]
-    notes += _notes_on_orders(engine)
+    for name, part in engines_of(engine).items():
+        notes += [f"{name}: {note}" if name else note for note in _notes_on_orders(part)]
+    if isinstance(engine, SleevedEngine):
+        notes += _notes_on_sleeves(engine)
     notes += done.short_histories
     risk = engine.risk
     if risk.state is not RiskState.ACTIVE and not history.closes_out:
         ended = f"the run ended {risk.state.value} by {risk.rule}"
         notes.append(f"{ended}: no new positions since {iso(risk.since)}")
-    return CompletedBacktest(run, metrics, time.monotonic() - began, notes)
+    return CompletedBacktest(run, metrics, time.monotonic() - began, notes, sleeves)
 
 
 _HEADLINES: Final = {
@@ -184,7 +199,27 @@ def _notes_on_orders(engine: Engine) -> list[str]:
     return notes
 
 
-class ReplaySink(DecisionSink, Protocol):
+def _notes_on_sleeves(engine: SleevedEngine) -> list[str]:
+    """Return notes on sleeves that are not enabled, failed or were halted, and on refusals of the account."""
+    notes = [
+        f"sleeve {one.name} is not enabled: its share of {one.share} stays idle"
+        for one in engine.configured
+        if not one.enabled
+    ]
+    notes += [f"sleeve {name} was stopped: {failure}" for name, failure in engine.failures.items()]
+    for name, sleeve in engine.sleeves.items():
+        risk = sleeve.engine.risk
+        if risk.state is not RiskState.ACTIVE and name not in engine.failures:
+            since = f"no new positions since {iso(risk.since)}"
+            notes.append(f"sleeve {name} ended {risk.state.value} by {risk.rule}: {since}")
+    notes += [
+        f"{n:,} orders refused by the account's risk limits: {rule}"
+        for rule, n in sorted(engine.risk.refusals.items())
+    ]
+    return notes
+
+
+class ReplaySink(SleevedSink, Protocol):
     """Sink whose `event_seq` is set to the number of the event before its decisions arrive."""
 
     event_seq: int
@@ -193,16 +228,17 @@ class ReplaySink(DecisionSink, Protocol):
 class ReplayResult(NamedTuple):
     """Engine after its last event; `first` and `last` are `available_at` of the events that it handled."""
 
-    engine: Engine
+    engine: TradingEngine
     metrics: Metrics
     first: int | None
     last: int | None
     short_histories: list[str] = []  # which symbols had less history than the strategy needs
+    sleeves: SleeveSampler | None = None
 
 
 def replay(
     history: History,
-    strategy: Strategy,
+    strategy: Strategy | None,
     recorder: ReplaySink,
     sources: Sequence[Iterable[Event]],
     *,
@@ -211,12 +247,14 @@ def replay(
 ) -> ReplayResult:
     """Merge `sources` into a fresh engine with the sink `recorder`; metrics begin at the window's start.
 
+    `strategy` is None if the configuration has sleeves, which have their own.
+
     Raises DataError, StrategyError, ReconciliationError, and whatever `recorder` raises.
     """
     config = history.config
-    with blaming(strategy), rare_collection():
-        sink = BacktestSink(recorder, config, after=history.start if history.warms_up else 0)
-        engine = Engine(config, strategy, sink, run_id=run_id, predictor=history.predictor)
+    sink = BacktestSink(recorder, config, after=history.start if history.warms_up else 0)
+    engine = open_engine(config, sink, run_id=run_id, strategy=strategy, predictor=history.predictor)
+    with blaming_any(engine), rare_collection():
         first = last = None
         tick = _TICK
         handle, hold, after = engine.handle, sink.benchmark.add, sink.after
@@ -231,6 +269,7 @@ def replay(
             last = event.available_at
             first = last if first is None else first
         engine.finish()
+        sink.sleeves.close()
         metrics = compute(
             sink.curve,
             sink.trades,
@@ -238,7 +277,7 @@ def replay(
             interval=config.market.interval,
             benchmark=sink.benchmark,
         )
-    return ReplayResult(engine, metrics, first, last, sink.short_histories)
+    return ReplayResult(engine, metrics, first, last, sink.short_histories, sink.sleeves)
 
 
 class BacktestSink:
@@ -247,7 +286,7 @@ class BacktestSink:
     Of equity, the first sample of each hour is forwarded; samples up to `after` (UTC ms) are dropped.
     """
 
-    def __init__(self, inner: DecisionSink, config: Config, *, after: int = 0) -> None:
+    def __init__(self, inner: SleevedSink, config: Config, *, after: int = 0) -> None:
         capital = float(config.account.initial_capital)
         interval = config.market.interval
         self.curve = EquityCurve(capital, interval)
@@ -256,6 +295,8 @@ class BacktestSink:
         self.news = inner.news
         self.sentiment = inner.sentiment
         self.short_histories: list[str] = []
+        self.sleeves = SleeveSampler(inner, config, after=after)
+        self.sleeve_equity = self.sleeves.sample
         self._inner = inner
         self._decision = inner.decision
         self._every = HOUR_MS
@@ -265,8 +306,10 @@ class BacktestSink:
     def decision(self, decision: Decision) -> None:
         self._decision(decision)
         if decision.__class__ is Fill:
-            self.trades.add(decision)
+            if self.sleeves.add(decision):
+                self.trades.add(decision)
         elif decision.__class__ is FundingPayment:
+            self.sleeves.add(decision)
             self.trades.add_funding(decision)
         elif decision.__class__ is RiskEvent and decision.rule == SHORT_HISTORY:
             self.short_histories.append(f"{decision.symbol}: {decision.detail}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import blake2b
@@ -28,7 +28,9 @@ from agent.core.events import Order, OrderType, Side
 from agent.core.flatten import Pursuit
 from agent.core.fusion_inputs import FusionInputs
 from agent.core.orders import WorkingOrder
+from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
+from agent.core.trading_engine import TradingEngine
 from agent.core.venue import SentOrder
 from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
 from strategies import imported_source
@@ -46,6 +48,10 @@ _ENGINE_WIRING: Final = (
     *("_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers"),
     *("_loader", "_contain_errors", "_settings", "_forward"),
 )
+_ROSTER_WIRING: Final = (
+    *("_config", "_load", "_sink", "_emit", "_portfolio", "_risk", "_states"),
+    *("_run_id", "_predictor", "_block"),
+)
 WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": _ENGINE_WIRING,
     "agent.core.exchange:Exchange": ("_instruments", "_emit", "_new_id"),
@@ -54,7 +60,11 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.features:FeatureTracker": ("_make", "_kind"),
     "agent.core.market:InstrumentState": ("instrument", "view"),
     "agent.core.fusion_inputs:FusionInputs": ("predictor", "_reading"),
-    "agent.core.risk:RiskManager": ("_config", "_emit"),
+    "agent.core.risk:RiskManager": ("_config", "_emit", "account"),
+    "agent.core.sleeves:SleevedEngine": ("sleeves", "flattener", "configured", "_config", "_sink", "_block"),
+    "agent.core.sleeve_roster:SleeveRoster": _ROSTER_WIRING,
+    "agent.core.sleeve:Sleeve": ("settings", "source"),
+    "agent.core.account_parts:SharedSymbol": ("books",),
     "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets", "ta", "_plotter"),
     "agent.core.signals:SignalEngine": ("_mapper",),
     "agent.core.deduplication:HeadlineDeduplicator": ("_by_word",),
@@ -66,6 +76,7 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
 
 _FIRST: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": ("portfolio", "exchange", "_targets"),
+    "agent.core.sleeves:SleevedEngine": ("portfolio", "roster"),
     "agent.core.exchange:Exchange": ("_portfolio", "books"),
     "agent.core.portfolio:Portfolio": ("positions",),
 }
@@ -109,54 +120,79 @@ _BLANK: Final = {
 }
 
 
-def spec_of(strategy: Strategy) -> Spec:
-    """Return which objects and attributes are the state of an engine with `strategy`."""
-    package = type(strategy).__module__.partition(".")[0]
-    return Spec((*_MODULES, f"{package}."), wiring=WIRING, first=_FIRST, rebuild=_REBUILD, blank=_BLANK)
+def spec_of(strategies_of_run: Iterable[Strategy]) -> Spec:
+    """Return which objects and attributes are the state of an engine with these strategies."""
+    packages = {type(one).__module__.partition(".")[0] for one in strategies_of_run}
+    modules = (*_MODULES, *(f"{package}." for package in sorted(packages)))
+    return Spec(modules, wiring=WIRING, first=_FIRST, rebuild=_REBUILD, blank=_BLANK)
 
 
-def capture(engine: Engine) -> bytes:
-    """Return the state of `engine` and its strategy between two events.
+def _saves_itself(strategy: Strategy) -> bool:
+    """Return whether the strategy has a `snapshot` method of its own."""
+    return type(strategy).snapshot is not Strategy.snapshot
 
-    Raises Unencodable that names the attribute which can't be saved.
-    """
-    strategy = engine.strategy
-    own = type(strategy).snapshot is not Strategy.snapshot
+
+def _saved(strategy: Strategy) -> Any:
+    """Return what is saved of a strategy: itself, or what its own `snapshot` returns."""
+    if not _saves_itself(strategy):
+        return strategy
     try:
-        saved = strategy.snapshot() if own else strategy
+        return strategy.snapshot()
     except Exception as error:
         cause = f"not saved: snapshot() raised {type(error).__name__}: {error}"
         raise Unencodable(cause, "strategy") from error
-    return encode([engine, own, saved], spec_of(strategy))
 
 
-def version_part(engine: Engine) -> bytes:
+def capture(engine: TradingEngine) -> bytes:
+    """Return the state of `engine` and its strategies between two events.
+
+    Raises Unencodable that names the attribute which can't be saved.
+    """
+    running = [one.strategy for one in engines_of(engine).values()]
+    if isinstance(engine, SleevedEngine):
+        owns = [_saves_itself(one) for one in running]
+        state = encode([engine, owns, *(_saved(one) for one in running)], spec_of(running))
+        return msgspec.msgpack.encode((engine.roster.definitions(), state))
+    (strategy,) = running
+    return encode([engine, _saves_itself(strategy), _saved(strategy)], spec_of(running))
+
+
+def version_part(engine: TradingEngine) -> bytes:
     """Return which strategy decides, as `restore` needs it: the state itself contains no code."""
     return msgspec.msgpack.encode(engine.version)
 
 
-def restore(engine: Engine, data: bytes, version: bytes = b"") -> None:
+def restore(engine: TradingEngine, data: bytes, version: bytes = b"") -> None:
     """Load the state in `data` into a fresh `engine`. After a StateError the engine must be discarded.
 
     `version` is the `version_part` of the engine that was captured; empty for the run's first strategy.
     Raises StoreError and SafetyError if its strategy can't be loaded.
     """
     changed = msgspec.msgpack.decode(version, type=dict[str, str]) if version else {}
-    if changed:
+    if changed and isinstance(engine, Engine):
         try:
             engine.adopt(changed)
         except TapewireError:
             raise
         except Exception as error:
             raise StateError(f"on_start() of the strategy raised {type(error).__name__}: {error}") from error
-    strategy = engine.strategy
-    own = type(strategy).snapshot is not Strategy.snapshot
-    parts = decode_into(data, [engine, None, None if own else strategy], spec_of(strategy))
-    if own:
+    if isinstance(engine, SleevedEngine):
         try:
-            strategy.restore(parts[2])
-        except Exception as error:
-            raise StateError(f"restore() of the strategy raised {type(error).__name__}: {error}") from error
+            definitions, data = msgspec.msgpack.decode(data, type=tuple[list[dict[str, Any]], bytes])
+            engine.roster.adopt(definitions)
+        except (msgspec.MsgspecError, TapewireError, LookupError, ValueError) as error:
+            raise StateError(f"its sleeves can't be made again: {error}") from error
+    running = [one.strategy for one in engines_of(engine).values()]
+    roots = [None if _saves_itself(one) else one for one in running]
+    parts = decode_into(data, [engine, None, *roots], spec_of(running))
+    for strategy, part in zip(running, parts[2:], strict=True):
+        if _saves_itself(strategy):
+            try:
+                strategy.restore(part)
+            except Exception as error:
+                raise StateError(
+                    f"restore() of the strategy raised {type(error).__name__}: {error}"
+                ) from error
 
 
 def state_digest(core: bytes, chain: bytes, decisions: int) -> str:
@@ -164,17 +200,18 @@ def state_digest(core: bytes, chain: bytes, decisions: int) -> str:
     return blake2b(core + chain + decisions.to_bytes(8, "big"), digest_size=16).hexdigest()
 
 
-def fingerprint(config: Config, strategy: Strategy) -> str:
+def fingerprint(config: Config, *strategies_of_run: Strategy) -> str:
     """Return the identity of the program that a state belongs to.
 
-    It covers the version, the sources of core and strategy, and `Config.deterministic_subset`.
+    It covers the version, the sources of core and strategies, and `Config.deterministic_subset`.
     """
     seen = blake2b(digest_size=16)
     seen.update(f"{_FORMAT} {agent.__version__} ".encode())
     seen.update(msgspec.json.encode(config.deterministic_subset(), order="deterministic"))
     seen.update(_sources())
-    package = type(strategy).__module__.partition(".")[0]
-    if package not in ("agent", "strategies"):
+    for package in sorted({type(one).__module__.partition(".")[0] for one in strategies_of_run}):
+        if package in ("agent", "strategies"):
+            continue
         loaded = [module for name, module in sys.modules.items() if f"{name}.".startswith(f"{package}.")]
         files = {file: imported_source(one) for one in loaded if (file := getattr(one, "__file__", None))}
         for file in sorted(files):

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from agent.analysis.report.report_data import recorded_config
 from agent.core.engine import EQUITY_BLOCK, Engine
-from agent.core.errors import StoreError
+from agent.core.errors import StoreError, UsageError
 from agent.core.events import Event, Fill, News, Order, Prediction, Sentiment, Signal
+from agent.core.strategy import Strategy
 from agent.replay.backtest import Progress
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.order_history import OrderHistory, OrderRecord, describe_end
 from agent.replay.order_moment import DerivedSize, MomentSink, OrderMoment, Origin, RiskCheck
+from agent.replay.strategy_versions import StrategyVersions
 from agent.replay.verify import inputs
 from agent.replay.watched_strategy import TargetLog, watch
 from agent.store.comparison_sink import ComparisonSink
 from agent.store.database import Database
 from agent.store.queries import read_rows
 from agent.store.runs import Run, RunKind
-from strategies import blaming, check_source, load_strategy
+from strategies import blaming
 
 _TICK = 16_384
 
@@ -116,14 +119,16 @@ def explain_orders(
     records: Sequence[OrderRecord],
     progress: Progress | None = None,
     *,
+    folder: Path | None = None,
     trust_strategy: bool = False,
 ) -> list[Explanation]:
-    """Explain orders of `run`, which `history.find` returned.
+    """Explain orders of `run`, which `history.find` returned; `folder` is `live.folder`.
 
-    Raises StoreError if the fold decides otherwise than the record, and what `verify` raises: UsageError or
+    Raises StoreError if the fold decides otherwise than the record, UsageError for a run with sleeves, and
+    what `verify` raises: UsageError or
     DataError for missing or changed files, SafetyError for a strategy that is not that of the run.
     """
-    moments, events = _fold(database, run, records, progress, trust_strategy=trust_strategy)
+    moments, events = _fold(database, run, records, progress, folder=folder, trust_strategy=trust_strategy)
     names = {vote.news_id for moment in moments.values() for vote in moment.votes}
     news = {item.id: item for item in read_rows(database, run.id, News) if item.id in names} if names else {}
     scores = _scores(read_rows(database, run.id, Sentiment), names) if names else {}
@@ -139,14 +144,16 @@ def _fold(
     records: Sequence[OrderRecord],
     progress: Progress | None,
     *,
+    folder: Path | None,
     trust_strategy: bool,
 ) -> tuple[dict[str, OrderMoment], dict[int, Event]]:
     """Fold the run up to the last of the orders; return the moments by order id, and their events."""
-    if not trust_strategy:
-        check_source(run.strategy, run.versions)
+    versions = StrategyVersions(database, run, folder, trust=trust_strategy)
     config, stream = inputs(database, run)
+    if config.sleeves:
+        raise UsageError(f"run {run.id} has sleeves, and only orders of one strategy can be explained")
     log, live = TargetLog(), run.kind is RunKind.LIVE
-    strategy = load_strategy(run.strategy, run.params)
+    strategy = versions.first()
     comparison = ComparisonSink(database, run)
     sink = MomentSink(comparison, config, log, [record.order.id for record in records])
     engine = Engine(
@@ -158,6 +165,7 @@ def _fold(
         predictor=reopen_predictor(config, run),
         equity_block=1 if live else EQUITY_BLOCK,
         contain_errors=live,
+        loader=_WatchedVersions(versions, log),
     )
     sink.engine = engine
     watch(engine.strategy, log)
@@ -180,6 +188,19 @@ def _fold(
             hint=f"tapewire verify {run.id} shows the difference",
         )
     return sink.moments, found
+
+
+class _WatchedVersions:
+    """Creates the strategies of `use-strategy` commands, and lets `log` note their targets."""
+
+    def __init__(self, versions: StrategyVersions, log: TargetLog) -> None:
+        self._versions = versions
+        self._log = log
+
+    def __call__(self, args: Mapping[str, str]) -> Strategy:
+        strategy = self._versions(args)
+        watch(strategy, self._log)
+        return strategy
 
 
 def _scores(sentiments: Iterable[Sentiment], names: set[str]) -> dict[str, Sentiment]:

@@ -21,11 +21,12 @@ def open_predictor(config: Config) -> FusionPredictor | None:
     configured.
     """
     if not config.fusion.path:
-        if strategy_class(config.strategy.name).overrides("on_prediction"):
-            raise ConfigError(
-                f"strategy {config.strategy.name} trades on predictions, but no model is configured",
-                hint="set fusion.path or --fusion to a folder made by `tapewire train fusion`",
-            )
+        for one in config.strategies().values():
+            if strategy_class(one.name).overrides("on_prediction"):
+                raise ConfigError(
+                    f"strategy {one.name} trades on predictions, but no model is configured",
+                    hint="set fusion.path or --fusion to a folder made by `tapewire train fusion`",
+                )
         return None
     from models.fusion.serve.predictor import FusionPredictor
 
@@ -52,12 +53,14 @@ def reopen_predictor(config: Config, run: Run) -> FusionPredictor | None:
 
 
 def wants_headlines(config: Config) -> bool:
-    """Return whether the strategy or the fusion model needs news."""
-    strategy = strategy_class(config.strategy.name)
-    if strategy.overrides("on_news", "on_sentiment", "on_signal", "on_signal_expired"):
+    """Return whether a strategy or the fusion model needs news."""
+    kinds = [strategy_class(one.name) for one in config.strategies().values()]
+    news = ("on_news", "on_sentiment", "on_signal", "on_signal_expired")
+    if any(kind.overrides(*news) for kind in kinds):
         return True
     if not config.fusion.path:
-        return strategy.overrides("on_prediction")  # of a model that is not trained yet
+        # of a model that is not trained yet
+        return any(kind.overrides("on_prediction") for kind in kinds)
     predictor = open_predictor(config)
     return predictor is not None and predictor.reads_text
 

@@ -26,11 +26,20 @@ _BEGIN: Final = 15_000 * DAY_MS
 
 
 def needed_bars(config: Config) -> dict[str, int]:
-    """Return how many bars by interval the configured strategy needs; empty if it declares no intervals.
+    """Return how many bars by interval the configured strategies need; empty if they declare no intervals.
 
     These are the bars of its `warm_up`. If it declares none, a second instance is called on made-up bars, and
     the most bars that it or its indicators request are returned. Raises ConfigError for a wrong declaration.
     """
+    needed: dict[str, int] = {}
+    for one in config.strategies().values():
+        for name, bars in _needed_by(config.model_copy(update={"strategy": one, "sleeves": ()})).items():
+            needed[name] = max(bars, needed.get(name, 0))
+    return needed
+
+
+def _needed_by(config: Config) -> dict[str, int]:
+    """Return how many bars by interval the strategy of `config.strategy` needs."""
     kind = strategy_class(config.strategy.name)
     try:
         strategy = load_strategy(config.strategy.name, config.strategy.params)

@@ -41,6 +41,7 @@ BUNDLED: Final[tuple[Table, ...]] = (
     tables.news,
     tables.sentiments,
     tables.equity,
+    tables.sleeve_equity,
     *tables.DECISIONS.values(),
 )
 """Tables whose rows are copied as they are; run, journal, its digests, prompts and sources are copied too."""
@@ -166,6 +167,10 @@ def _files_of(run: Run, notes: list[str]) -> dict[str, Path]:
                 hint=f"the run needs the file with SHA-256 {item.sha256}",
             )
         found[f"inputs/{number}-{safe_name(path.name)}"] = path
+    if run.config.get("sleeves"):
+        if any(key.startswith(f"{SOURCE_FILE}:") for key in run.versions):
+            raise UsageError(f"run {run.id} has sleeves with strategies in files, which a bundle can't hold")
+        return found
     sources = source_files(run.strategy, run.versions)
     found |= {f"strategy/{safe_name(path.name)}": path for path in sources}
     if run.versions.get(SOURCE_FILE) and not sources:

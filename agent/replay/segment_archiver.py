@@ -15,10 +15,11 @@ from typing import Final
 
 import msgspec
 
-from agent.core.engine import Engine
 from agent.core.errors import SafetyError, StoreError, TapewireError
+from agent.core.sleeves import engines_of
 from agent.replay.engine_state import VERSION_PART, capture, fingerprint, restore, state_digest
 from agent.replay.fusion_model import reopen_predictor
+from agent.replay.open_engine import reopen_engine
 from agent.replay.strategy_versions import StrategyVersions
 from agent.replay.verify import inputs
 from agent.store.archive_files import RowProgress
@@ -69,21 +70,10 @@ def check_segment(database: Database, run: Run, end: SnapshotInfo, *, copies: Pa
 def _replay_segment(database: Database, run: Run, end: SnapshotInfo, copies: Path | None) -> None:
     # the store may come from elsewhere, and no user requested to import this run's strategy
     versions = StrategyVersions(database, run, copies)
-    strategy = versions.first()
     config, _ = inputs(database, run)
     sink = ComparisonSink(database, run)
-    engine = Engine(
-        config,
-        strategy,
-        sink,
-        run_id=run.id,
-        exchange=config.execution.exchange(),
-        predictor=reopen_predictor(config, run),
-        equity_block=1,
-        contain_errors=True,
-        loader=versions,
-    )
-    current = fingerprint(config, strategy)
+    engine = reopen_engine(config, sink, run, versions, predictor=reopen_predictor(config, run))
+    current = fingerprint(config, *(one.strategy for one in engines_of(engine).values()))
     earlier = (info for info in boundaries(database, run.id) if info.seq < end.seq)
     usable = [info for info in earlier if info.fingerprint == current]
     start = 0

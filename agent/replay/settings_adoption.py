@@ -41,7 +41,7 @@ def _adopt(
             if key in target and key in after:
                 _adopt(target[key], before[key], after[key], f"{path}[{key}]", changed, seen, engine)
         return
-    spec = spec_of(engine.strategy)
+    spec = spec_of([engine.strategy])
     if not spec.allows(type(before).__module__) or before is engine.strategy:
         return
     for name in spec.attributes(before):

@@ -9,16 +9,19 @@ from typing import Any
 import msgspec
 
 from agent.config import Config, parse
-from agent.core.engine import CORE, CORE_REVISION, EQUITY_BLOCK, Engine
+from agent.core.engine import CORE, CORE_REVISION
 from agent.core.errors import DataError, StoreError, UsageError
 from agent.core.events import Event, Sentiment
 from agent.core.instruments import with_first_rules
+from agent.core.sleeves import engines_of
+from agent.core.trading_engine import TradingEngine
 from agent.data.columns import content_hash
 from agent.data.merge import merge
 from agent.replay.backtest import Progress
 from agent.replay.engine_state import capture, fingerprint, state_digest
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.history import History, Plan
+from agent.replay.open_engine import blaming_any, reopen_engine
 from agent.replay.strategy_versions import StrategyVersions
 from agent.store.comparison_sink import ComparisonSink, Divergence
 from agent.store.database import Database
@@ -27,7 +30,6 @@ from agent.store.journal import read_journal
 from agent.store.queries import read_rows
 from agent.store.runs import InputFile, Run, RunKind
 from agent.store.state_snapshots import list_snapshots
-from strategies import blaming
 
 _TICK = 16_384
 
@@ -67,28 +69,16 @@ def verify(
     imported anyway.
     """
     versions = StrategyVersions(database, run, folder, trust=trust_strategy)
-    strategy = versions.first()
     config, events = inputs(database, run)
     predictor = reopen_predictor(config, run)
     sink = ComparisonSink(database, run)
-    live = run.kind is RunKind.LIVE
-    engine = Engine(
-        config,
-        strategy,
-        sink,
-        run_id=run.id,
-        exchange=config.execution.exchange(),
-        predictor=predictor,
-        equity_block=1 if live else EQUITY_BLOCK,
-        contain_errors=live,
-        loader=versions,
-    )
+    engine = reopen_engine(config, sink, run, versions, predictor=predictor, trusted=trust_strategy)
     snapshots = _snapshots(database, run, config, engine)
     checked = 0
     differing: list[int] = []
     event: Event | None = None
     tick = _TICK
-    with blaming(strategy):
+    with blaming_any(engine):
         for number, following in enumerate(events, 1):
             # checked before the next event, since the decisions of `finish` belong to the last event
             if sink.diverged():
@@ -134,11 +124,11 @@ def _explain(run: Run) -> str:
     return f"{versions}: corrections of the core (docs/changelog.md) can be the reason"
 
 
-def _snapshots(database: Database, run: Run, config: Config, engine: Engine) -> dict[int, str]:
+def _snapshots(database: Database, run: Run, config: Config, engine: TradingEngine) -> dict[int, str]:
     """Return event number -> state digest of the snapshots that this version of the program made."""
     if run.kind is not RunKind.LIVE:
         return {}
-    own = fingerprint(config, engine.strategy)
+    own = fingerprint(config, *(one.strategy for one in engines_of(engine).values()))
     return {info.seq: info.state for info in list_snapshots(database, run.id) if info.fingerprint == own}
 
 

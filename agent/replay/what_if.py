@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from decimal import Decimal
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -35,17 +36,19 @@ from agent.core.events import (
 from agent.core.exchange import ExchangeFactory
 from agent.core.fusion_inputs import Predictor
 from agent.core.paper import PaperExchange
-from agent.core.sinks import NullSink
+from agent.core.sinks import DecisionSink, NullSink
+from agent.core.strategy import Strategy
 from agent.replay.backtest import BacktestSink, Progress
-from agent.replay.engine_state import capture, restore
+from agent.replay.engine_state import capture, restore, version_part
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.object_codec import Unencodable
 from agent.replay.settings_adoption import adopt_settings
+from agent.replay.strategy_versions import StrategyVersions
 from agent.replay.verify import inputs
 from agent.store.chain import DecisionChain
 from agent.store.database import Database
 from agent.store.runs import Run, RunKind
-from strategies import blaming, check_source, load_strategy
+from strategies import blaming, create_strategy, load_strategy
 
 CHANGEABLE: Final = ("signals", "risk", "paper")
 """Sections of the configuration that a change may set."""
@@ -116,12 +119,38 @@ class RecordedInputs(NamedTuple):
     events: list[Event]
     exchange: ExchangeFactory
     predictor: Predictor | None
+    versions: StrategyVersions
     on_paper: bool
 
-    @property
-    def contains_errors(self) -> bool:
-        """True for a live run, in which an error of the strategy stops the strategy."""
-        return self.run.kind is RunKind.LIVE
+    def strategy(self, name: str = "", params: Mapping[str, Any] | None = None) -> Strategy:
+        """Create the strategy with which the run began, or another one or with other parameters.
+
+        Raises ConfigError for a name or a parameter that is not valid.
+        """
+        if name and name != self.run.strategy:
+            return load_strategy(name, params)
+        if params is None or params == self.run.params:
+            return self.versions.first()
+        return create_strategy(type(self.versions.first()), params, self.run.strategy)
+
+    def open_engine(
+        self, sink: DecisionSink, strategy: Strategy | None = None, config: Config | None = None
+    ) -> Engine:
+        """Return a fresh engine with the run's strategy and configuration, or with others."""
+        strategy = strategy or self.versions.first()
+        live = self.run.kind is RunKind.LIVE  # an error of the strategy then stops the strategy
+        with blaming(strategy):
+            return Engine(
+                config or self.config,
+                strategy,
+                sink,
+                run_id=self.run.id,
+                exchange=self.exchange,
+                predictor=self.predictor,
+                equity_block=1 if live else EQUITY_BLOCK,
+                contain_errors=live,
+                loader=self.versions,
+            )
 
     def headline(self, prefix: str) -> str:
         """Return the id of the headline that begins with `prefix`. Raises UsageError unless one does."""
@@ -142,14 +171,18 @@ class RecordedInputs(NamedTuple):
         return number
 
 
-def load_inputs(database: Database, run: Run, *, trust_strategy: bool = False) -> RecordedInputs:
-    """Read all inputs of a run. Raises as `verify`.
+def load_inputs(
+    database: Database, run: Run, folder: Path | None = None, *, trust_strategy: bool = False
+) -> RecordedInputs:
+    """Read all inputs of a run; `folder` is `live.folder`. Raises as `verify`, and UsageError for sleeves.
 
-    Reports of a venue are left out, since other orders would have had other fills.
+    Reports of a venue are left out, since other orders would have had other fills. The database stays in use.
     """
-    if not trust_strategy:
-        check_source(run.strategy, run.versions)
+    versions = StrategyVersions(database, run, folder, trust=trust_strategy)
     config, events = inputs(database, run)
+    if config.sleeves:
+        raise UsageError(f"run {run.id} has sleeves, and only runs of one strategy can be changed")
+    versions.first()
     on_paper = config.execution.mode == "paper"
     return RecordedInputs(
         run,
@@ -157,6 +190,7 @@ def load_inputs(database: Database, run: Run, *, trust_strategy: bool = False) -
         [event for event in events if on_paper or not isinstance(event, _VENUE_REPORTS)],
         config.execution.exchange() if on_paper else PaperExchange,
         reopen_predictor(config, run),
+        versions,
         on_paper,
     )
 
@@ -302,21 +336,9 @@ class _LifeInProgress:
         self, source: RecordedInputs, config: Config, strategy: str, params: Mapping[str, Any]
     ) -> None:
         self._config = config
-        self._strategy = load_strategy(strategy, params)
         self._record = _LifeRecord()
         self._sink = _ForwardingSink(BacktestSink(self._record, config))
-        live = source.contains_errors
-        with blaming(self._strategy):
-            self.engine = Engine(
-                config,
-                self._strategy,
-                self._sink,
-                run_id=source.run.id,
-                exchange=source.exchange,
-                predictor=source.predictor,
-                equity_block=1 if live else EQUITY_BLOCK,
-                contain_errors=live,
-            )
+        self.engine = source.open_engine(self._sink, source.strategy(strategy, params), config)
         self._handle: Callable[[Event], None] = self.engine.handle
 
     def handle(self, number: int, event: Event) -> None:
@@ -324,7 +346,7 @@ class _LifeInProgress:
         self._record.event_seq = number
         if event.__class__ is Kline:
             self._sink.inner.benchmark.add(event.symbol, event.ts, event.close)
-        with blaming(self._strategy):
+        with blaming(self.engine.strategy):
             self._handle(event)
 
     def branch(self, source: RecordedInputs, config: Config, params: Mapping[str, Any]) -> _LifeInProgress:
@@ -335,7 +357,7 @@ class _LifeInProgress:
         name = source.run.strategy
         other = _LifeInProgress(source, config, name, params)
         try:
-            restore(other.engine, capture(self.engine))
+            restore(other.engine, capture(self.engine), version_part(self.engine))
         except Unencodable as error:
             raise UsageError(f"the state of strategy {name} can't be copied: {error}") from None
         before = _LifeInProgress(source, self._config, name, source.run.params).engine

@@ -17,10 +17,10 @@ from agent.core.engine import Engine
 from agent.core.errors import UsageError
 from agent.core.events import Decision, Kline, News, Order, Sentiment, Signal
 from agent.core.sinks import NullSink
-from agent.replay.engine_state import capture, restore, spec_of
+from agent.replay.engine_state import capture, restore, spec_of, version_part
 from agent.replay.object_codec import Unencodable, encode
 from agent.replay.what_if import RecordedInputs
-from strategies import blaming, load_strategy
+from strategies import blaming
 
 StoryProgress = Callable[[int, int], None]
 """Called now and then with the number of folded events and of all events."""
@@ -69,9 +69,9 @@ class _Life:
         self.story = story
         self.orders_before = orders
         self.sink = _Observer()
-        self.engine = make_engine(source, self.sink)
+        self.engine = source.open_engine(self.sink)
         try:
-            restore(self.engine, capture(base))
+            restore(self.engine, capture(base), version_part(base))
         except Unencodable as error:
             name = source.run.strategy
             raise UsageError(f"the state of strategy {name} can't be copied: {error}") from None
@@ -102,7 +102,7 @@ def story_results(source: RecordedInputs, *, progress: StoryProgress | None = No
     starting: dict[int, list[_RunStory]] = {}
     reads = source.predictor is not None
     sink = _Observer()
-    base = make_engine(source, sink)
+    base = source.open_engine(sink)
     reads = reads or base.strategy.overrides(*_READERS)
     for story in found:
         if reads or story.voted:
@@ -135,25 +135,10 @@ def story_results(source: RecordedInputs, *, progress: StoryProgress | None = No
     return StoryResults(results, len(found) - len(results))
 
 
-def make_engine(source: RecordedInputs, sink: NullSink) -> Engine:
-    """Return a fresh engine of the run."""
-    strategy = load_strategy(source.run.strategy, source.run.params)
-    with blaming(strategy):
-        return Engine(
-            source.config,
-            strategy,
-            sink,
-            run_id=source.run.id,
-            exchange=source.exchange,
-            predictor=source.predictor,
-            contain_errors=source.contains_errors,
-        )
-
-
 def _stories_of(source: RecordedInputs) -> list[_RunStory]:
     """Return the stories of the run in the order of their first headlines."""
     sink = _Observer()
-    engine = make_engine(source, sink)
+    engine = source.open_engine(sink)
     with blaming(engine.strategy):
         for sink.event_seq, event in enumerate(source.events, 1):
             engine.handle(event)
@@ -179,7 +164,7 @@ def _coincide(one: Engine, other: Engine) -> bool:
     for symbol in one.states:
         if _course(one, symbol, now) != _course(other, symbol, now):
             return False
-    spec = spec_of(one.strategy)
+    spec = spec_of([one.strategy])
     return encode([one.strategy], spec) == encode([other.strategy], spec)
 
 

@@ -101,6 +101,16 @@ class ComparisonSink:
     ) -> None:
         """Ignore the samples: they follow from the decisions."""
 
+    def sleeve_equity(
+        self,
+        sleeve: str,
+        ts: Sequence[int],
+        equity: Sequence[float],
+        cash: Sequence[float],
+        exposure: Sequence[float],
+    ) -> None:
+        """Ignore the samples: they follow from the decisions."""
+
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
         """Ignore an input."""
 

@@ -25,7 +25,14 @@ from agent.core.events import Decision, News, Sentiment
 from agent.store import tables
 from agent.store.database import Database
 from agent.store.runs import Run
-from agent.store.tables import DecimalText, EnumText, FloatOrNull, IntegerOrUnset, LevelsOrUnset
+from agent.store.tables import (
+    DecimalText,
+    EnumText,
+    FloatOrNull,
+    IntegerOrUnset,
+    LevelsOrUnset,
+    TextOrUnset,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +108,7 @@ def read_frame(database: Database, run_id: str, name: str) -> pd.DataFrame:
 
 def _as_plain(column: Column[Any]) -> ColumnElement[Any]:
     """Return the column for a data frame: texts and numbers as they are stored."""
-    if isinstance(column.type, DecimalText | EnumText | LevelsOrUnset):
+    if isinstance(column.type, DecimalText | EnumText | LevelsOrUnset | TextOrUnset):
         return type_coerce(column, Text).label(column.name)
     return (
         type_coerce(column, BigInteger).label(column.name)

@@ -28,7 +28,7 @@ BATCH = 5_000
 """Number of rows that a backtest keeps in memory before it commits them."""
 
 _MAX_ERROR: Final = 1_000  # characters
-_NUMBERED_TABLES: Final = (tables.news, tables.sentiments, tables.equity)
+_NUMBERED_TABLES: Final = (tables.news, tables.sentiments, tables.equity, tables.sleeve_equity)
 
 
 class RecorderPosition(NamedTuple):
@@ -105,7 +105,7 @@ class Recorder:
         self._clear_buffer()
         self._chain.digest, self._chain.count = position.digest, position.decisions
         for table in _NUMBERED_TABLES:
-            self._counts[table] = position.rows[table.name]
+            self._counts[table] = position.rows.get(table.name, 0)
         self._recorded = recorded
         self._expected = next(recorded, None)
 
@@ -124,6 +124,18 @@ class Recorder:
         """Add a row to `equity` for each sample."""
         for sample in zip(ts, equity, cash, exposure, strict=True):
             self._add(tables.equity, self._next(tables.equity), *sample)
+
+    def sleeve_equity(
+        self,
+        sleeve: str,
+        ts: Sequence[int],
+        equity: Sequence[float],
+        cash: Sequence[float],
+        exposure: Sequence[float],
+    ) -> None:
+        """Add a row to `sleeve_equity` for each sample."""
+        for sample in zip(ts, equity, cash, exposure, strict=True):
+            self._add(tables.sleeve_equity, self._next(tables.sleeve_equity), sleeve, *sample)
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
         """Add a row to `news`."""

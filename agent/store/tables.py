@@ -420,6 +420,15 @@ equity = _table(
     Column("cash", FloatOrNull),
     Column("exposure", FloatOrNull),
 )
+sleeve_equity = _table(
+    "sleeve_equity",
+    Column("sleeve", Text, nullable=False),
+    Column("ts", BigInteger, nullable=False),
+    Column("equity", FloatOrNull),
+    Column("cash", FloatOrNull),
+    Column("exposure", FloatOrNull),
+)
+"""Samples of the sleeves' virtual accounts, in runs with several strategies."""
 
 DECISIONS: Final[dict[type[Decision], Table]] = {
     Signal: _decision_table("signals", Signal),

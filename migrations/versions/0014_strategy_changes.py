@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "0014"
-down_revision: str | None = "0012"
+down_revision: str | None = "0013"
 branch_labels: str | None = None
 depends_on: str | None = None
 
@@ -37,6 +37,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Downgrade to 0012, with which runs whose strategy was changed no longer verify."""
+    """Downgrade to 0013, with which runs whose strategy was changed no longer verify."""
     op.drop_table("strategy_sources")
     op.drop_table("strategy_changes")

@@ -1,6 +1,7 @@
 """Kill the agent with SIGKILL again and again, and compare the result with the uninterrupted run.
 
-    python -m tests.crash [--testnet [--faults]] [--kills 300] [--seed 1] [--run N] [--cold] [--minutes 400]
+    python -m tests.crash [--sleeves | --testnet [--faults]] [--kills 300] [--seed 1] [--run N] [--cold]
+                          [--minutes 400]
 
 The real daemon runs in a process of its own with its store and threads; only the market is scripted. Most
 agent processes are forked from this one, which has everything imported, so that a kill costs milliseconds.
@@ -84,10 +85,11 @@ def choose_kill(rng: random.Random, number: int, quota: int) -> KillMoment:
 class PaperHarness:
     """Runs of one seed in paper mode. `kills` counts the kills by point."""
 
-    def __init__(self, seed: int, folder: Path, *, cold: bool, minutes: int) -> None:
+    def __init__(self, seed: int, folder: Path, *, cold: bool, minutes: int, sleeves: bool) -> None:
         self.kills: Counter[str] = Counter()
         self._seed = seed
         self._minutes = minutes
+        self._sleeves = sleeves
         self._folder = folder
         self._cold = cold
 
@@ -95,7 +97,8 @@ class PaperHarness:
         """Run the reference and a run with up to `quota` kills; return the number of kills. Raises Loss."""
         rng = random.Random(f"{self._seed}:{number}")
         script = rng.getrandbits(32)
-        reference = ProcessSpec(str(self._home(number, "uninterrupted")), script, self._minutes)
+        home = str(self._home(number, "uninterrupted"))
+        reference = ProcessSpec(home, script, self._minutes, sleeves=self._sleeves)
         if run_process(reference, cold=self._cold) != 0:
             raise Loss(f"run {number}: the uninterrupted process failed")
         uninterrupted = read_transcript(Path(reference.folder) / "store.db", reference.run_id)
@@ -147,6 +150,7 @@ def main() -> int:
     parser.add_argument("--faults", action="store_true", help="with --testnet: inject faults at the exchange")
     parser.add_argument("--run", type=int, help="only this run of the seed, to reproduce its kills")
     parser.add_argument("--minutes", type=int, default=400, help="length of a run's market in paper mode")
+    parser.add_argument("--sleeves", action="store_true", help="on paper: three strategies in one account")
     parser.add_argument("--cold", action="store_true", help="start a new interpreter for each process")
     parser.add_argument(
         "--mutant",
@@ -159,6 +163,8 @@ def main() -> int:
         parser.error("--mutant does not work with --cold")
     if given.testnet and given.cold:
         parser.error("--cold does not work with --testnet")
+    if given.testnet and given.sleeves:
+        parser.error("--sleeves trade on paper")
     if given.faults and not given.testnet:
         parser.error("--faults needs --testnet")
     if given.mutant in mutants.names(mutants.BETWEEN_LIVES) and not given.testnet:
@@ -181,7 +187,7 @@ def main() -> int:
         harness = (
             TestnetHarness(given.seed, home, faulty=given.faults)
             if given.testnet
-            else PaperHarness(given.seed, home, cold=given.cold, minutes=given.minutes)
+            else PaperHarness(given.seed, home, cold=given.cold, minutes=given.minutes, sleeves=given.sleeves)
         )
         progress.add_task("kills", total=given.kills)
         number = given.run or 0
@@ -193,6 +199,7 @@ def main() -> int:
                 lost = 1
                 killed = harness.kills.total()
                 mode = " --testnet" * given.testnet + " --faults" * given.faults
+                mode += " --sleeves" * given.sleeves
                 print(
                     f"LOST {loss}\n"
                     f"  again: python -m tests.crash{mode} --seed {given.seed} --run {number} --kills {quota}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Final
 
 from agent.config import Config, parse
 from agent.core.events import MINUTE_MS, Command, Event, Gap, Kline, News
+from agent.core.settings import SleeveConfig, StrategyConfig
 from models.sentiment.serve.headline_score import HeadlineScore
 from tests.simulation.generated_data import SYMBOLS, headline, random_walk, running_bar
 
@@ -18,12 +20,25 @@ Burst = tuple[Event, ...]
 """Events that arrive together, with at most one state of a bar, since the queue merges several."""
 
 
-def scripted_config(folder: str) -> Config:
+_SLEEVES: Final = (
+    {"name": "trend", "strategy": {"name": "sma_cross", "params": {"fast": 2, "slow": 5}}, "share": "0.4"},
+    {"name": "news", "strategy": {"name": "sentiment", "params": {"position_size": 0.4}}, "share": "0.3"},
+    {"name": "brief", "strategy": {"name": "sma_cross", "params": {"fast": 3, "slow": 7}}, "share": "0.3"},
+)
+_LATE: Final = SleeveConfig(
+    name="late",
+    strategy=StrategyConfig(name="sma_cross", params={"fast": 1, "slow": 4, "allow_short": True}),
+    share=Decimal("0.1"),
+)
+
+
+def scripted_config(folder: str, *, sleeves: bool = False) -> Config:
     """Return a configuration whose strategy trades on every headline, with stops, costs, funding and tight
-    limits.
+    limits. With `sleeves` three strategies share the account.
     """
     return parse(
         {
+            "sleeves": _SLEEVES if sleeves else (),
             "market": {"symbols": SYMBOLS},
             "strategy": {
                 "name": "sentiment",
@@ -52,8 +67,28 @@ def scripted_config(folder: str) -> Config:
     )
 
 
-def compose_script(seed: int, minutes: int) -> list[Burst]:
-    """Return the bursts of `minutes` of market."""
+def compose_script(seed: int, minutes: int, *, sleeves: bool = False) -> list[Burst]:
+    """Return the bursts of `minutes` of market, with commands for single sleeves if there are any."""
+    bursts = _compose(seed, minutes)
+    if not sleeves:
+        return bursts
+    rng = random.Random(f"sleeves of {seed}")
+    commands: list[tuple[str, dict[str, str]]] = [
+        ("pause", {"sleeve": "trend"}),
+        ("resume", {"sleeve": "trend"}),
+        ("remove-sleeve", {"sleeve": "brief"}),
+        ("add-sleeve", {"sleeve": "late", "definition": _LATE.model_dump_json()}),
+        ("flatten", {"sleeve": "late"}),
+        ("halt", {"sleeve": "news"}),
+    ]
+    places = sorted(rng.sample(range(len(bursts)), len(commands)))
+    for number, (place, (action, args)) in enumerate(zip(places, commands, strict=True)):
+        now = bursts[place + number][-1].available_at
+        bursts.insert(place + number + 1, (Command(action, now, now, args, AUTHOR),))
+    return bursts
+
+
+def _compose(seed: int, minutes: int) -> list[Burst]:
     rng = random.Random(seed)
     bars = [random_walk(rng, symbol, minutes) for symbol in SYMBOLS]
     bursts: list[Burst] = []

@@ -44,6 +44,7 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     seed: int
     minutes: int
     moment: KillMoment = KillMoment()
+    sleeves: bool = False
 
     @property
     def run_id(self) -> str:
@@ -142,9 +143,9 @@ class _BlockingModel(KeywordModel):
 
 async def live(spec: ProcessSpec) -> None:
     """Play the script to its end and complete the run. Raises the error that ends the daemon early."""
-    config = scripted_config(spec.folder)
+    config = scripted_config(spec.folder, sleeves=spec.sleeves)
     bursts, over, warm, clock = (
-        compose_script(spec.seed, spec.minutes),
+        compose_script(spec.seed, spec.minutes, sleeves=spec.sleeves),
         asyncio.Event(),
         threading.Event(),
         _ScriptClock(),

@@ -35,6 +35,13 @@ def test_killed_run_equals_the_uninterrupted_run() -> None:
 
 
 @pytest.mark.slow
+def test_killed_run_with_several_strategies_equals_the_uninterrupted_run() -> None:
+    done = harness("tests.crash", "--sleeves", "--kills", "8", "--seed", "3", *MARKET)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "8 kills, 8 recovered, 0 lost"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", mutants.names(mutants.IN_STORE))
 def test_store_mutant_is_detected(fault: str) -> None:
     done = harness(

@@ -32,6 +32,7 @@ class Transcript(NamedTuple):
     decisions: list[tuple[int, bytes]]  # event number and decision
     head: str  # head of the chain over these numbers
     equity: list[tuple[Any, ...]]
+    sleeves: list[tuple[Any, ...]] = []  # samples by sleeve
 
 
 class Loss(Exception):
@@ -58,6 +59,9 @@ def _read(database: Database, run_id: str) -> Transcript:
             tables.equity.select().where(tables.equity.c.run_id == run_id).order_by(tables.equity.c.seq)
         )
         equity = [tuple(row) for row in rows]
+        sleeves = tables.sleeve_equity
+        rows = connection.execute(sleeves.select().where(sleeves.c.run_id == run_id).order_by(sleeves.c.seq))
+        equity_of_sleeves = [tuple(row) for row in rows]
     if health != "ok":
         raise Loss(f"integrity_check: {health}")
     inputs: list[bytes] = []
@@ -74,7 +78,7 @@ def _read(database: Database, run_id: str) -> Transcript:
             raise Loss(f"decision without its event {item.event_seq} in the journal: {item.decision}")
         chain.add(item.decision, number)
         decisions.append((number, msgspec.msgpack.encode(item.decision)))
-    return Transcript(inputs, decisions, chain.head, equity)
+    return Transcript(inputs, decisions, chain.head, equity, equity_of_sleeves)
 
 
 def _without_latency(event: Event) -> Event:
@@ -116,7 +120,7 @@ def check_complete(store: Path, run_id: str, uninterrupted: Transcript) -> None:
 
 
 def _compared(*transcripts: Transcript) -> Iterator[tuple[Any, ...]]:
-    for name in ("inputs", "decisions", "equity"):
+    for name in ("inputs", "decisions", "equity", "sleeves"):
         yield (name, *(getattr(transcript, name) for transcript in transcripts))
 
 

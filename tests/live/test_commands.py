@@ -88,7 +88,12 @@ async def test_run_exits_with_0_on_a_signal_and_resumes_on_the_next_start(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "verb", [["status"], ["pause"], ["resume"], ["halt"], ["kill"], ["flatten"], ["model", "use", "starter"]]
+    "verb",
+    [
+        *(["status"], ["pause"], ["resume"], ["halt"], ["kill"], ["flatten"], ["model", "use", "starter"]),
+        *(["sleeve", "list"], ["sleeve", "pause", "x"], ["sleeve", "remove", "x"]),
+        ["sleeve", "add", "x", "--strategy", "sma_cross", "--share", "0.2"],
+    ],
 )
 def test_commands_fail_with_a_hint_if_no_agent_is_running(tmp_path: Path, verb: list[str]) -> None:
     config = tmp_path / "config.toml"

@@ -18,17 +18,19 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from agent.core.engine import Engine
-from agent.core.events import MINUTE_MS, Command, Fill, Kline, Order, Prediction, RiskState, Signal
+from agent.core.events import MINUTE_MS, Command, Event, Fill, Kline, Order, Prediction, RiskState, Signal
 from agent.core.paper import PaperExchange
 from agent.core.sinks import NullSink
+from agent.core.sleeves import SleevedEngine
 from agent.core.strategy import Market, Strategy, Target
 from agent.core.venue import VenueExchange
 from agent.replay.engine_state import WIRING, capture, restore
 from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
 from strategies.sma_cross import RollingMean
 from tests.models.fusion.fusion_harness import write_fusion
-from tests.support.market import SYMBOL, config, flat_bars
-from tests.support.stories import Story
+from tests.support.market import SYMBOL, T0, bar, config, flat_bars
+from tests.support.sleeves import BTC, ETH, account, sleeve, sleeved_config
+from tests.support.stories import Chained, Story
 
 PLAIN = Spec(("strategies.", "agent.core."), wiring={}, first={}, rebuild={}, blank={})
 
@@ -133,6 +135,7 @@ def test_every_attribute_listed_as_wiring_exists(tmp_path: Path) -> None:
         engine, sink = story.fresh()
         story.play(engine, sink, 0, len(story.events))
         walk(engine, set())
+    walk(two_sleeves()[0], set())
     assert {name: set(names) - met[name] for name, names in WIRING.items() if set(names) - met[name]} == {}
 
 
@@ -344,3 +347,48 @@ def test_a_strategy_whose_restore_fails_is_a_state_error() -> None:
     data = capture(Engine(config(), FailingRestore(), NullSink(), run_id="test"))
     with pytest.raises(StateError, match=r"restore\(\) of the strategy raised AttributeError"):
         restore(Engine(config(), FailingRestore(), NullSink(), run_id="test"), data)
+
+
+def two_sleeves() -> tuple[SleevedEngine, Chained]:
+    """Return an account whose sleeves trade both ways, and one of which is not enabled."""
+    settings = sleeved_config(
+        sleeve("x", 0.4), sleeve("y", 0.3), sleeve("z", 0.2, enabled=False), market={"symbols": [BTC, ETH]}
+    )
+    steps: dict[str, Any] = {
+        "x": {0: {"weight": 0.5, "stop": -0.02}, 7: {"weight": -0.4}, 15: {"weight": 0.1}},
+        "y": {0: {"weight": -0.3}, 9: {"weight": 0.4, "trail": -0.01}, 15: {"weight": -0.2}},
+        "z": {3: {"weight": 0.5, "symbol": ETH}},
+    }
+    sink = Chained()
+    return account(settings, steps, sink=sink, equity_block=1)[0], sink
+
+
+def test_a_sleeved_account_resumes_identically_even_after_sleeves_were_added_and_removed() -> None:
+    definition = '{"name": "z", "strategy": "z", "share": "0.2"}'
+    events: list[Event] = []
+    for minute in range(14):
+        close = 100 + (minute * 5) % 7
+        events += [bar(minute, 100, close + 1, 99, close), bar(minute, 50, 52, 49, 51, symbol=ETH)]
+        now = T0 + (minute + 1) * MINUTE_MS
+        if minute == 3:
+            events.append(Command("add-sleeve", now, now, {"sleeve": "z", "definition": definition}, "test"))
+        if minute == 8:
+            events.append(Command("remove-sleeve", now, now, {"sleeve": "y"}, "test"))
+    whole, expected = two_sleeves()
+    for event in events:
+        whole.handle(event)
+    assert "y" in whole.departed
+    for cut in range(len(events)):
+        first, before = two_sleeves()
+        for event in events[:cut]:
+            first.handle(event)
+        state = capture(first)
+        second, after = two_sleeves()
+        restore(second, state)
+        assert capture(second) == state
+        after.chain.digest, after.chain.count = before.chain.digest, before.chain.count
+        for event in events[cut:]:
+            second.handle(event)
+        second.check()
+        assert after.chain.head == expected.chain.head
+        assert capture(second) == capture(whole)

@@ -1,6 +1,7 @@
 """Deterministic simulation: runs the real daemon in a simulated environment, one per seed.
 
-    python -m tests.simulation [--seeds 10000] [--first 0] [--trace] [--mutant NAME] [--processes N]
+    python -m tests.simulation [--seeds 10000] [--first 0] [--sleeves] [--trace] [--mutant NAME]
+                               [--processes N]
 
 The last line is the count. If an invariant is violated, the seed is printed before it and the exit code is 1.
 A seed always does the same, so `--seeds 1 --first SEED --trace` shows what led to the violation.
@@ -42,20 +43,21 @@ def run_all(given: argparse.Namespace) -> Iterator[SeedOutcome]:
     if given.processes == 1 or given.seeds <= _CHUNK:
         prepare_process(given.mutant)
         for seed in range(given.first, given.first + given.seeds):
-            yield from run_seeds(seed, 1, keep)
+            yield from run_seeds(seed, 1, keep, given.sleeves)
         return
     starts = iter(range(given.first, given.first + given.seeds, _CHUNK))
     end = given.first + given.seeds
     with ProcessPoolExecutor(given.processes, get_context("spawn"), prepare_process, (given.mutant,)) as pool:
         # Submit a few chunks at a time, so that a failure ends the run soon
         running = [
-            pool.submit(run_seeds, start, min(_CHUNK, end - start), keep)
+            pool.submit(run_seeds, start, min(_CHUNK, end - start), keep, given.sleeves)
             for start in islice(starts, 2 * given.processes)
         ]
         while running:
             yield from running.pop(0).result()
             running += [
-                pool.submit(run_seeds, start, min(_CHUNK, end - start), keep) for start in islice(starts, 1)
+                pool.submit(run_seeds, start, min(_CHUNK, end - start), keep, given.sleeves)
+                for start in islice(starts, 1)
             ]
 
 
@@ -71,6 +73,7 @@ def main() -> int:
     parser.add_argument(
         "--mutant", default="", choices=("", *mutants.MUTANTS), help="inject this defect into the product"
     )
+    parser.add_argument("--sleeves", action="store_true", help="two or three strategies in one account")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     began = time.monotonic()
@@ -91,7 +94,8 @@ def main() -> int:
     if failed:
         mutant = f" --mutant {given.mutant}" if given.mutant else ""
         print(f"seed {failed.seed} broke: {failed.failure}")
-        print(f"  again: python -m tests.simulation --seeds 1 --first {failed.seed} --trace{mutant}")
+        sleeves = " --sleeves" if given.sleeves else ""
+        print(f"  again: python -m tests.simulation --seeds 1 --first {failed.seed} --trace{mutant}{sleeves}")
     seconds = time.monotonic() - began
     print(
         f"{lives:,} lives, {events:,} events, {fills:,} fills; "

@@ -55,7 +55,8 @@ class CheckedPipeline(Pipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.invariants = self.harness.invariants
-        self.invariants.engine = self.engine
+        engine: Any = self.engine  # with sleeves or without
+        self.invariants.engine = engine
         self._run_observers.append(self)  # from the first event of the journal
         self.observers.append(self)
 

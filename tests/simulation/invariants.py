@@ -207,7 +207,7 @@ class Invariants:
         """Check that a position to be closed shrinks, or an alarm reports that it doesn't."""
         match event:
             case Command(action="flatten") | Command(action="kill", args={"flatten": "true"}):
-                for symbol in SYMBOLS:
+                for symbol in self._config.market.symbols:
                     self._closing.setdefault(symbol, (self._positions[symbol], event.available_at))
             case Command(action="resume") if self._state is not RiskState.HALTED:
                 self._closing.clear()

@@ -22,7 +22,7 @@ def prepare_process(mutant: str) -> None:
         mutants.apply(mutant)
 
 
-def run_seeds(first: int, count: int, keep: int) -> list[SeedOutcome]:
+def run_seeds(first: int, count: int, keep: int, sleeves: bool = False) -> list[SeedOutcome]:
     """Run consecutive seeds up to the first failure."""
     # Use a memory file system if available: the real disk is not under test
     memory = Path("/dev/shm")
@@ -31,7 +31,7 @@ def run_seeds(first: int, count: int, keep: int) -> list[SeedOutcome]:
         with tempfile.TemporaryDirectory(
             prefix="tapewire-", dir=memory if os.access(memory, os.W_OK) else None
         ) as folder:
-            outcomes.append(simulate(seed, Path(folder), keep=keep))
+            outcomes.append(simulate(seed, Path(folder), keep=keep, sleeves=sleeves))
         if outcomes[-1].failure:
             break
     return outcomes

@@ -37,6 +37,7 @@ from tests.simulation.simulated_feeds import SimulatedFeeds
 from tests.simulation.simulated_market import SimulatedMarket
 from tests.simulation.simulated_port import SimulatedPort
 from tests.simulation.simulated_venue import SimulatedVenue
+from tests.simulation.sleeve_checks import SleeveInvariants, random_command, with_sleeves
 from tests.simulation.virtual_loop import VirtualLoop
 
 MINUTES: Final = 15  # of faults
@@ -82,7 +83,7 @@ class Life(NamedTuple):
 class SimulationHarness:
     """Environment of one seed."""
 
-    def __init__(self, seed: int, folder: Path, *, keep: int) -> None:
+    def __init__(self, seed: int, folder: Path, *, keep: int, sleeves: bool = False) -> None:
         self.trace: deque[str] = deque(maxlen=keep)
         self.rng = random.Random(seed)
         self.rates = FaultRates.draw(self.rng)
@@ -97,6 +98,9 @@ class SimulationHarness:
         if seed % 4 == 1:
             model = {"revise_with": SLOW, "revise_within": 1_000 if seed % 8 == 1 else 30_000}
             self.config = self.config.model_copy(update={"model": self.config.model.model_copy(update=model)})
+        self.sleeve_rng = random.Random(f"sleeves of {seed}") if sleeves else None
+        if self.sleeve_rng is not None:
+            self.config = with_sleeves(self.config, self.sleeve_rng)
         self.venue: SimulatedVenue | None = None  # None in paper mode
         if self.config.execution.mode == "testnet":
             self.venue = SimulatedVenue(
@@ -239,7 +243,9 @@ class SimulationHarness:
         self.store.dead = False
         port = None
         clock = self.clocks.new_disciplined_clock()
-        if self.venue is None:
+        if self.sleeve_rng is not None:
+            self.invariants = SleeveInvariants(self.config, self.market, given_up=self.lives > 1)
+        elif self.venue is None:
             self.invariants = PaperInvariants(self.config, self.market, given_up=self.lives > 1)
         else:
             books = RecordGapInvariants if gap else VenueInvariants
@@ -343,7 +349,8 @@ class SimulationHarness:
         )
         require(not clock.trouble or self.invariants.alarms, f"no clock alarm: {clock}")
         require(not daemon.pipeline.engine.risk.warming_up, "the history is still being read")
-        if daemon.config.strategy.name == "sentiment" or "Restless" in daemon.config.strategy.name:
+        names = [one.name for one in daemon.config.strategies().values()]
+        if any(name == "sentiment" or "Restless" in name for name in names):
             unscored = self.invariants.news.keys() - self.invariants.scored
             require(not unscored or self.dropped, f"headlines without a score: {sorted(unscored)}")
             had = {news.title for news in self.invariants.news.values()}
@@ -387,11 +394,15 @@ class SimulationHarness:
                     "resume": {"confirm": RESUME_FROM_KILL},
                     "kill": self.rng.choice(({}, {"flatten": "true"})),
                 }
-                command = self.loop.create_task(daemon.command(action, args.get(action), by="person"))
-                command.add_done_callback(
-                    lambda task: task.cancelled() or task.exception()
-                )  # writing the store may fail
-                self._commands.append(command)
+                self._send(daemon, action, args.get(action))
+                if self.sleeve_rng is not None:
+                    self._send(daemon, *random_command(self.sleeve_rng, len(self._commands)))
+
+    def _send(self, daemon: Daemon, action: str, args: dict[str, str] | None) -> None:
+        command = self.loop.create_task(daemon.command(action, args, by="person"))
+        # writing the store may fail
+        command.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._commands.append(command)
 
     async def _change_strategies(self, daemon: Daemon) -> None:
         """Replace the strategy, or its parameters, now and then."""
@@ -448,9 +459,11 @@ class _Reviser(_FlakyModel):
         return (opposite, unsure, score, abstained)[number % 4]
 
 
-def simulate(seed: int, folder: Path, *, keep: int = 0) -> SeedOutcome:
-    """Run a seed in an empty folder and keep the last `keep` lines of the trace."""
-    harness = SimulationHarness(seed, folder, keep=keep)
+def simulate(seed: int, folder: Path, *, keep: int = 0, sleeves: bool = False) -> SeedOutcome:
+    """Run a seed in an empty folder and keep the last `keep` lines of the trace; `sleeves` gives the account
+    several strategies.
+    """
+    harness = SimulationHarness(seed, folder, keep=keep, sleeves=sleeves)
     failure, fingerprint, events = "", "", 0
     asyncio.set_event_loop(harness.loop)
     with closing(harness.store), closing(harness.loop), patched_boundaries(harness):

@@ -40,6 +40,13 @@ def test_seeds_have_no_violations() -> None:
     assert done.stdout.splitlines()[-1] == "8 seeds held, 0 broke"
 
 
+@pytest.mark.slow
+def test_seeds_with_several_strategies_in_one_account_have_no_violations() -> None:
+    done = simulation("--seeds", "8", "--first", "20", "--sleeves")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "8 seeds held, 0 broke"
+
+
 def test_seed_is_reproducible() -> None:
     first, second = (
         simulation("--seeds", "1", "--first", "7", "--trace").stdout.splitlines() for _ in range(2)

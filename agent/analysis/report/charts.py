@@ -11,6 +11,7 @@ from agent.analysis.report import formats
 from agent.analysis.report.plot import Figure, axis, layout, line, markers, quoted
 from agent.analysis.report.plotted_lines import draw_lines
 from agent.analysis.report.report_data import Curve, HeadlineMarker, ReportData, Rolling
+from agent.analysis.sleeve_study import SleeveStudy
 from agent.analysis.trades import RoundTrip
 from agent.core.events import RiskState, Side
 
@@ -75,6 +76,25 @@ def price_figure(data: ReportData, symbol: str) -> Figure:
             xaxis=axis(type="date", range=[data.metrics.start, data.metrics.end], anchor=last),
             **axes,
             hovermode="closest",
+        ),
+    }
+
+
+def sleeves_figure(study: SleeveStudy) -> Figure:
+    """Draw the return of each sleeve on its own capital since it began."""
+    colours = ("--accent", "--gain", "--warn", "--loss", "--muted", "--ink-soft")
+    lines = []
+    for number, one in enumerate(study.sleeves):
+        ts, equity = study.curves[one.name]
+        curve = Curve(ts, [value / one.capital - 1 if one.capital else 0.0 for value in equity])
+        drawn = line(curve, one.name, colours[number % len(colours)], 1.4)
+        lines.append(drawn | {"hovertemplate": "%{y:+.2%}"})
+    return {
+        "data": lines,
+        "layout": layout(
+            xaxis=axis(type="date"),
+            yaxis=axis(title="Return", tickformat="+.0%", zeroline=True, zerolinecolor="--muted"),
+            hovermode="x unified",
         ),
     }
 

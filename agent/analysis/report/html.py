@@ -99,6 +99,8 @@ def _figures(data: ReportData, drawn: Sequence[str]) -> dict[str, Figure]:
     evidence = data.evidence
     figures = {"equity": charts.equity_figure(data)}
     figures |= {f"price-{symbol}": charts.price_figure(data, symbol) for symbol in drawn}
+    if data.sleeves is not None:
+        figures["sleeves"] = charts.sleeves_figure(data.sleeves)
     if evidence.rolling is not None:
         figures["rolling"] = charts.rolling_figure(evidence.rolling)
     figures |= {

@@ -15,6 +15,7 @@ from agent.analysis.realised_moves import RealisedMoves
 from agent.analysis.regimes import RULE, RegimeRule
 from agent.analysis.run_metrics import Metrics
 from agent.analysis.significance import Difference, Interval
+from agent.analysis.sleeve_study import SleeveStudy
 from agent.analysis.trades import RoundTrip
 from agent.config import Config, parse
 from agent.core.events import DAY_MS, RiskEvent, RiskState
@@ -142,6 +143,8 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     model_drift: ModelDrift | None = None  # None if the run scored no headline
     members: MemberStudy | None = None  # None if no ensemble scored the headlines
     revisions: RevisionSummary | None = None  # None if no answer was to be revised
+    sleeves: SleeveStudy | None = None  # None if one strategy has the whole account
+    sleeve_risk: list[RiskEvent] = []  # changes of the sleeves' risk states
     strategies: list[RecordedVersion] = []  # that decided, the first one first
     notes: list[str] = []  # missing data, for example a kline file that was deleted
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from sqlalchemy import select
 
 from agent.analysis.benchmark import BuyAndHoldBenchmark
@@ -19,6 +20,7 @@ from agent.analysis.report.plotted_lines import PlottedLines
 from agent.analysis.report.prices import closes_of
 from agent.analysis.report.recorded_drift import model_drift_of
 from agent.analysis.report.recorded_members import members_of
+from agent.analysis.report.recorded_sleeves import sleeve_risk_of, sleeves_of
 from agent.analysis.report.report_data import Curve, ReportData, recorded_config
 from agent.analysis.report.revisions import summarise
 from agent.analysis.report.run_evidence import RunRecord, evidence_of
@@ -39,6 +41,7 @@ from agent.core.events import (
     Command,
     Direction,
     Fill,
+    FillKind,
     FundingPayment,
     Order,
     Plot,
@@ -137,6 +140,8 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         model_drift=model_drift_of(database, run.id, config, scored, closes),
         members=members_of(database, run.id, config, news, closes),
         revisions=summarise(read_rows(database, run.id, Sentiment)),
+        sleeves=sleeves_of(database, run.id, config),
+        sleeve_risk=sleeve_risk_of(database, run.id) if config.sleeves else [],
         strategies=recorded_versions(database, run),
         notes=notes,
     )
@@ -235,7 +240,8 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                 if decision.rule == SHORT_HISTORY:
                     short.append(f"{decision.symbol}: {decision.detail}.")
             case RiskEvent(symbol=""):
-                risk.append(decision)
+                if decision.sleeve is UNSET:
+                    risk.append(decision)
             case RiskEvent():
                 refusals[decision.rule] += 1
             case CashAdjustment():
@@ -245,6 +251,8 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                 book.add_funding(decision)
             case Plot():
                 lines.add(decision)
+            case Fill(kind=FillKind.INTERNAL):
+                pass  # it moves nothing into or out of the account
             case Fill():
                 moves.setdefault(decision.symbol, []).append(decision)
                 closed = book.add(decision)

@@ -9,7 +9,7 @@ const SILENCE_LIMIT = 4_000; // ms; the agent sends its health every second
 const byId = (id) => document.getElementById(id);
 
 const state = {
-  head: null, account: null, strategy: null, orders: [], health: {}, symbol: "",
+  head: null, account: null, strategy: null, orders: [], sleeves: [], health: {}, symbol: "",
   market: new Map(), headlines: new Map(), trades: new Map(), acts: new Map(),
 };
 let candles = null;
@@ -23,6 +23,8 @@ function startRun(head) {
   state.head = head;
   for (const rows of [state.market, state.headlines, state.trades, state.acts]) rows.clear();
   state.orders = [];
+  state.sleeves = [];
+  panels.sleeves([]);
   if (!head.symbols.includes(state.symbol)) state.symbol = head.symbols[0];
   byId("board").hidden = false;
   state.strategy = null;
@@ -68,6 +70,7 @@ const renderers = {
   market: () => (panels.market(state.market, state.health.overdue), renderTabs()),
   headlines: () => panels.headlines(state.headlines, noHeadlines()),
   orders: () => panels.orders(state.orders),
+  sleeves: () => panels.sleeves(state.sleeves),
   trades: () => panels.fills(state.trades),
   acts: () => panels.activity(state.acts),
   health: () => panels.health(state.health, state.head),
@@ -80,6 +83,7 @@ function applyMessage(message) {
   if (message.account) state.account = message.account;
   if (message.strategy) state.strategy = message.strategy;
   if (message.orders) state.orders = message.orders;
+  if (message.sleeves) state.sleeves = message.sleeves;
   if (message.health) state.health = message.health;
   if (message.market) for (const row of message.market) state.market.set(row.symbol, row);
   mergeRows(state.headlines, message.headlines ?? [], "id", LIMITS.headlines);

@@ -231,6 +231,31 @@ function prediction(row) {
 const side = (name) =>
   element("span", { class: name === "BUY" ? "up" : "down", text: name === "BUY" ? "▲ buy" : "▼ sell" });
 
+/** The strategies that share the account; hidden if there is only one. */
+export function sleeves(rows) {
+  byId("sleeves-panel").hidden = !rows.length;
+  const columns = [
+    ["Sleeve"], ["Strategy"], ["Capital", "n"], ["Equity", "n"], ["Profit", "n"], ["Return", "n"],
+    ["Exposure", "n"], ["Positions"], ["Risk"],
+  ];
+  const held = (row) => Object.entries(row.positions)
+    .map(([symbol, qty]) => `${quantity(qty, { signed: true })} ${symbol}`).join(", ");
+  fillTable(byId("sleeves"), columns, rows.map((row) => ({
+    "data-id": row.name,
+    cells: [
+      untrusted(row.name),
+      untrusted(row.strategy),
+      number(row.capital),
+      number(row.equity),
+      tonedNumber(row.profit),
+      tonedPercent(row.profit / row.capital),
+      number(row.exposure),
+      held(row) || "flat",
+      untrusted(row.rule ? `${row.state} by ${row.rule}` : row.state),
+    ],
+  })), "No sleeves.");
+}
+
 export function orders(rows) {
   const columns = [
     ["Symbol"], ["Side"], ["Type"], ["Quantity", "n"], ["Filled", "n"], ["Limit", "n"], ["Trigger", "n"],

@@ -116,6 +116,26 @@ class PositionStatus(msgspec.Struct, frozen=True):
     open_orders: int
 
 
+class SleeveStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several strategies in the account: its virtual portfolio and risk state. Times are UTC ms."""
+
+    name: str
+    strategy: str
+    symbols: tuple[str, ...]
+    capital: Decimal  # at its beginning
+    equity: float
+    cash: float
+    exposure: float
+    positions: dict[str, Decimal]  # signed quantities
+    open_orders: int
+    risk: RiskState
+    risk_rule: str
+    risk_detail: str
+    risk_since: int
+    leaving: bool  # it has been removed, and its positions are being closed
+    flattening: list[str] = []  # symbols whose positions are being closed
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Status of the whole agent. Times are UTC ms.
 
@@ -146,6 +166,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     risk_detail: str
     risk_since: int
     flattening: list[str] = []  # symbols whose positions are being closed
+    sleeves: list[SleeveStatus] = []  # empty if one strategy has the whole account
+    idle: Decimal | None = None  # cash that no sleeve has; None without sleeves
     drawdown: float  # fraction of the equity's peak
     abstain_rate: float
     events: int

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 import structlog
+from msgspec import UNSET
 
 from agent.config.services import NotifyConfig
 from agent.core.events import (
@@ -88,14 +89,18 @@ class Notifier:
         if isinstance(decision, Fill) and decision.kind is not FillKind.FEE:
             self._fills += 1
             self._fees += float(decision.fee)
+            own = "" if decision.sleeve is UNSET else f"{decision.sleeve}: "
+            inside = " internally" if decision.kind is FillKind.INTERNAL else ""
             self._batcher.add(
                 "fills",
-                f"{decision.side.value} {decision.qty} {decision.symbol} at {decision.price}",
+                f"{own}{decision.side.value} {decision.qty} {decision.symbol} at {decision.price}{inside}",
                 self._now(),
             )
         elif isinstance(decision, RiskEvent):
             where = f" in {decision.symbol}" if decision.symbol else ""
-            line = f"risk is {decision.state.value} by {decision.rule}{where}: {decision.detail}".rstrip(": ")
+            whose = "risk" if decision.sleeve is UNSET else f"risk of sleeve {decision.sleeve}"
+            line = f"{whose} is {decision.state.value} by {decision.rule}{where}: {decision.detail}"
+            line = line.rstrip(": ")
             if decision.rule in ("drift", "unreconciled"):
                 self._batcher.add("gateway", line, self._now(), urgent=True)
             else:
@@ -103,6 +108,7 @@ class Notifier:
 
         elif isinstance(decision, Notice):
             line = decision.text if decision.level == "info" else f"{decision.level}: {decision.text}"
+            line = line if decision.sleeve is UNSET else f"{decision.sleeve}: {line}"
             self._batcher.add("strategy", line, self._now(), urgent=decision.level == "error")
         elif isinstance(decision, StrategyChange):
             name = f"{label_of(decision.strategy, decision.class_name)} {decision.sha256[:12]}".rstrip()

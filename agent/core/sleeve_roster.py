@@ -1,0 +1,171 @@
+"""The sleeves of an account: they are added and removed, and what no sleeve has is idle cash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from agent.core.account_parts import SharedLimits, SharedSymbol
+from agent.core.engine import Engine
+from agent.core.errors import ConfigError, StrategyError, TapewireError
+from agent.core.events import Command, Decision
+from agent.core.fusion_inputs import Predictor
+from agent.core.paper import PaperExchange
+from agent.core.portfolio import Portfolio
+from agent.core.risk import SLEEVE, RiskManager
+from agent.core.settings import CoreConfig, SleeveConfig
+from agent.core.sinks import SleevedSink
+from agent.core.sleeve import Sleeve, SleeveOutput, SleeveTotals, sleeve_config
+from agent.core.strategy import Strategy
+from agent.core.strategy_guard import describe_error
+
+LoadStrategy = Callable[[str, Mapping[str, Any], Mapping[str, str] | None], Strategy]
+"""Creates a strategy by name and parameters; raises TapewireError. The third argument is the recorded source
+of a strategy that was added while running; None for one of the configuration."""
+
+SOURCE: Final = ("strategy_file", "strategy_sha256")
+"""Arguments of add-sleeve that identify the strategy's source; a built-in strategy has none."""
+
+
+class SleeveRoster:
+    """The present sleeves by name, the results of those that left, and the idle cash.
+
+    `emit` receives the name of a sleeve and each of its decisions; `sink` its samples.
+    """
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        load: LoadStrategy,
+        sink: SleevedSink,
+        emit: Callable[[str, Decision], None],
+        portfolio: Portfolio,
+        risk: RiskManager,
+        states: Mapping[str, SharedSymbol],
+        *,
+        run_id: str,
+        predictor: Predictor | None,
+        equity_block: int,
+    ) -> None:
+        self.sleeves: dict[str, Sleeve] = {}
+        self.departed: dict[str, SleeveTotals] = {}
+        self.idle = config.account.initial_capital
+        self.leaving: set[str] = set()  # names of removed sleeves whose positions are being closed
+        self.life: Command | None = None  # began the current life of a live run
+        self._config = config
+        self._load = load
+        self._sink = sink
+        self._emit = emit
+        self._portfolio = portfolio
+        self._risk = risk
+        self._states = states
+        self._run_id = run_id
+        self._predictor = predictor
+        self._block = equity_block
+
+    def definitions(self) -> list[dict[str, Any]]:
+        """Return the definitions and the capital of the present sleeves, as plain data."""
+        return [
+            {
+                "settings": sleeve.settings.model_dump(mode="json"),
+                "capital": str(sleeve.engine.portfolio.initial),
+                "source": sleeve.source,
+            }
+            for sleeve in self.sleeves.values()
+        ]
+
+    def adopt(self, definitions: list[dict[str, Any]]) -> None:
+        """Replace the sleeves of a fresh engine by those of `definitions`, whose state is restored next."""
+        self.sleeves.clear()
+        for state in self._states.values():
+            state.books.clear()
+        for item in definitions:
+            settings = SleeveConfig.model_validate(item["settings"])
+            self.add(settings, Decimal(item["capital"]), item["source"])
+
+    def add(self, settings: SleeveConfig, capital: Decimal, source: dict[str, str] | None = None) -> None:
+        """Create a sleeve with `capital` of the idle cash. Raises ConfigError or StrategyError."""
+        name = settings.name
+        for symbol in settings.symbols:
+            if symbol not in self._states:
+                raise ConfigError(
+                    f"sleeve {name}: {symbol} is not traded",
+                    hint=f"market.symbols are {', '.join(self._states)}",
+                )
+        strategy = self._load(settings.strategy.name, settings.strategy.params, source)
+        output = SleeveOutput(name, self._emit, self._sink)
+        try:
+            engine = Engine(
+                sleeve_config(self._config, settings, capital),
+                strategy,
+                output,
+                run_id=f"{self._run_id}/{name}",
+                predictor=self._predictor,
+                equity_block=self._block,
+                contain_errors=True,
+            )
+        except TapewireError:
+            raise
+        except Exception as error:
+            raise StrategyError(f"sleeve {name}: {describe_error(strategy, error)}") from error
+        exchange = engine.exchange
+        for sleeve in self.sleeves.values():
+            other = sleeve.engine.exchange
+            if isinstance(exchange, PaperExchange) and isinstance(other, PaperExchange):
+                exchange.share_volume(other)
+        engine.risk.account = SharedLimits(self._portfolio, self._risk, self._states)
+        self.sleeves[name] = Sleeve(settings, engine, source)
+        for symbol, state in engine.states.items():
+            self._states[symbol].books[name] = state.book
+        self.idle -= capital
+
+    def on_add(self, command: Command, now: int) -> None:
+        """Add a sleeve while running, as the command defines it, if it is valid."""
+        args = command.args
+        name = args.get("sleeve", "")
+        try:
+            settings = SleeveConfig.model_validate_json(args.get("definition", ""))
+            capital = self._config.account.initial_capital * settings.share
+            if name != settings.name or name in self.sleeves or name in self.departed:
+                raise ConfigError(f"the name {name} is in use, or was before in this run")
+            if capital > self.idle:
+                raise ConfigError(f"its share is {capital}, and {self.idle} are idle")
+            self.add(settings, capital, {key: args[key] for key in SOURCE if key in args})
+        except (TapewireError, ValueError) as error:
+            what = error.message if isinstance(error, TapewireError) else type(error).__name__
+            self._risk.note(now, SLEEVE, f"{name} was not added: {what}")
+            return
+        engine = self.sleeves[name].engine
+        if self.life is not None:
+            engine.handle(self.life)
+        engine.market.now = now
+        engine.risk.set_warming_up(self._risk.warming_up)
+        if self._risk.halted:
+            engine.handle(Command("halt", now, now, {}, "account"))
+        self._risk.note(now, SLEEVE, f"{name} was added by {command.by} with {capital:.2f}")
+
+    def on_remove(self, sleeve: Sleeve, command: Command, now: int) -> None:
+        """Halt a sleeve and close its positions; it leaves once it is flat."""
+        sleeve.leaving = True
+        self.leaving.add(sleeve.name)
+        self._risk.note(now, SLEEVE, f"{sleeve.name} is being removed by {command.by}")
+        sleeve.engine.handle(Command("halt", now, now, {}, "removal"))
+        sleeve.engine.close_positions("sleeve removed")
+
+    def let_leave(self, now: int) -> None:
+        """Let removed sleeves go that are flat and have no working order; their cash is idle again."""
+        for name in sorted(self.leaving):
+            sleeve = self.sleeves[name]
+            states = sleeve.engine.states.values()
+            if sleeve.engine.portfolio.open or any(state.book for state in states):
+                continue
+            sleeve.engine.finish()
+            self.leaving.remove(name)
+            del self.sleeves[name]
+            for symbol in self._states.values():
+                symbol.books.pop(name, None)
+            self.departed[name] = sleeve.totals
+            self.idle += sleeve.engine.portfolio.cash
+            detail = f"{name} was removed; {sleeve.totals.equity:.2f} are idle cash again"
+            self._risk.note(now, SLEEVE, detail)
