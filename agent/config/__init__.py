@@ -13,6 +13,7 @@ from typing import Any, Final, get_args
 from pydantic import Field, ValidationError
 
 from agent.config.checks import check_fractions, check_limits, check_symbols, fraction_hint, refuse_variables
+from agent.config.costs import CostsConfig
 from agent.config.control import ArchiveConfig, BackupConfig, ControlConfig
 from agent.config.execution import ExecutionConfig
 from agent.config.live import BybitConfig, LiveConfig, LogConfig, NewsConfig
@@ -114,6 +115,7 @@ class Config(CoreConfig):
     llm: LlmConfig = LlmConfig()
     fusion: FusionConfig = FusionConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    costs: CostsConfig = CostsConfig()
     bybit: BybitConfig = BybitConfig()
     news: NewsConfig = NewsConfig()
     live: LiveConfig = LiveConfig()

@@ -1,0 +1,53 @@
+"""Where the costs of the paper exchange come from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pydantic import Field
+
+from agent.core.settings import PaperConfig, Section
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+Interval = tuple[float, float]
+
+COST_KEYS: Final = (
+    "half_spread_bps",
+    "slippage",
+    "slippage_bps",
+    "impact",
+    "latency",
+    "fees",
+    "maker_fee",
+    "taker_fee",
+)
+"""Keys of `[paper]` that state costs."""
+
+
+class CostsConfig(Section):
+    """Evidence behind the costs in `[paper]`, as `tapewire costs fit` writes it. It changes no fill.
+
+    Each interval covers the value in `[paper]` with a probability of 95 %.
+    """
+
+    runs: tuple[str, ...] = ()  # the runs whose fills were measured; empty: the costs are not fitted
+    fills: int = Field(0, ge=0)  # taker fills behind spread and impact
+    half_spread_bps: Interval | None = None
+    impact: Interval | None = None
+    latency: Interval | None = None  # ms
+    fitted: dict[str, str] = {}  # the fitted values, to notice later changes in [paper]
+
+
+def costs_in_words(config: Config) -> str:
+    """Return whose costs a configuration uses: default, given, or fitted from runs."""
+    paper, costs = config.paper, config.costs
+    if costs.runs:
+        changed = [key for key, value in costs.fitted.items() if str(getattr(paper, key)) != value]
+        runs = ", ".join(costs.runs)
+        fitted = f"fitted from {costs.fills:,} fills of {'run' if len(costs.runs) == 1 else 'runs'} {runs}"
+        return f"{fitted}, but {', '.join(changed)} changed since" if changed else fitted
+    default = PaperConfig()
+    given = [key for key in COST_KEYS if getattr(paper, key) != getattr(default, key)]
+    return f"given in the configuration ({', '.join(given)})" if given else "default"

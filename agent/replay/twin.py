@@ -1,0 +1,241 @@
+"""The twin of a recorded venue run: the same events, traded on paper."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+
+from agent.analysis.twin import Boundary, DifferentDecision, TwinRecord, day_of
+from agent.analysis.twin_parts import CostRules, Execution, Move
+from agent.config import Config
+from agent.config.costs import costs_in_words
+from agent.core.engine import CORE
+from agent.core.errors import DataError, ModelError, SafetyError, UsageError
+from agent.core.events import AccountSnapshot, CashAdjustment, Command, Decision, Event, Order
+from agent.core.instruments import with_first_rules
+from agent.replay.backtest import Progress
+from agent.replay.fusion_model import reopen_predictor
+from agent.replay.twin_fold import DecidesAnew, OwnOrders, is_strategys
+from agent.store.database import Database
+from agent.store.journal import read_journal
+from agent.store.queries import read_decisions
+from agent.store.runs import Run, RunKind
+from strategies import check_source, load_strategy
+
+_TICK: Final = 16_384
+_HOLE: Final = 1.5
+"""Bars without a streamed price that count as a hole."""
+
+_COMPARED: Final = ("side", "type", "qty", "price", "trigger", "reduce_only")
+"""Fields in which two orders must agree to be the same decision."""
+
+
+def run_config(run: Run) -> Config:
+    """Return the configuration of a run at a venue. Raises UsageError if it traded on paper."""
+    from agent.config import parse
+
+    settings = {name: section for name, section in run.config.items() if name != "window"}
+    config = parse(settings, where=f"run {run.id}")
+    if run.kind is not RunKind.LIVE or config.execution.mode != "testnet":
+        raise UsageError(
+            f"run {run.id} traded on paper, so it has no twin",
+            hint="a run with execution.mode = testnet has one; `tapewire runs` lists them",
+        )
+    return with_first_rules(config) if CORE not in run.versions else config
+
+
+def recorded_events(database: Database, run: Run) -> Iterator[tuple[int, Event, list[Decision]]]:
+    """Yield each event of the journal with its number and the decisions that it led to."""
+    decisions = iter(read_decisions(database, run.id))
+    following = next(decisions, None)
+    for seq, event in read_journal(database, run.id):
+        led_to: list[Decision] = []
+        while following is not None and following.event_seq <= seq:
+            led_to.append(following.decision)
+            following = next(decisions, None)
+        yield seq, event, led_to
+
+
+def fold_twin(
+    database: Database,
+    run: Run,
+    *,
+    costs: Config | None = None,
+    anew: bool = True,
+    trust_strategy: bool = False,
+    progress: Progress | None = None,
+) -> TwinRecord:
+    """Fold a venue run's journal against the paper exchange; `costs` replaces the run's `[paper]` section.
+
+    With `anew` a second engine decides for itself. If its strategy or model can't be had, a note says so and
+    the twin executes the run's own orders. Raises UsageError, SafetyError or StoreError.
+    """
+    config = run_config(run)
+    if costs is not None:
+        config = config.model_copy(update={"paper": costs.paper, "costs": costs.costs})
+    notes: list[str] = []
+    initial = config.account.initial_capital
+    own = OwnOrders(config, initial)
+    second = _decides_anew(config, run, notes, trust_strategy=trust_strategy) if anew else None
+    capital = _FirstBalance(config)
+    boundaries: list[Boundary] = []
+    ours: list[tuple[int, Order]] = []
+    day, tick, last = "", _TICK, 0
+
+    def close(day: str) -> None:
+        marks = {symbol: position.mark_decimal for symbol, position in own.paper.positions.items()}
+        equity = None if second is None else second.equity
+        boundaries.append(
+            Boundary(last, day, marks, own.venue.exact_equity(), own.paper.exact_equity(), equity)
+        )
+
+    for seq, event, decisions in recorded_events(database, run):
+        if (today := day_of(event.available_at)) != day:
+            if day:
+                close(day)
+            day = today
+        decisions = capital.stated(event, decisions)
+        own.handle(seq, event, decisions)
+        if second is not None:
+            second.handle(seq, event, decisions)
+        ours += [(seq, one) for one in decisions if isinstance(one, Order) and is_strategys(one)]
+        last = seq
+        if progress and seq >= tick:
+            tick += _TICK
+            progress(event.available_at)
+    if not last:
+        raise UsageError(f"run {run.id} has no events yet")
+    close(day)
+    if run.final_equity is not None and run.final_equity != boundaries[-1].venue:
+        notes.append(
+            f"the recorded fills give an equity of {boundaries[-1].venue:f}, the run recorded "
+            f"{run.final_equity:f}"
+        )
+    if own.ignored_bars:
+        notes.append(f"{own.ignored_bars:,} late or duplicate bars were ignored, as in the run")
+    half_spread = config.paper.half_spread_bps * 1e-4
+    return TwinRecord(
+        run=run.id,
+        venue=config.execution.testnet.venue,
+        currency=config.account.currency,
+        costs=costs_in_words(config),
+        initial=own.venue.initial,
+        orders={id: record.facts() for id, record in own.records.items()},
+        moves={id: _with_markets(record.order.symbol, record.moves, own) for id, record in own.records.items()},
+        funding=own.funding,
+        boundaries=boundaries,
+        rules={symbol: CostRules(rules, half_spread) for symbol, rules in own.instruments.items()},
+        holes={symbol: _holes(times, config) for symbol, times in own.fresh.items()},
+        first_different=None if second is None else first_difference(ours, second.orders),
+        notes=notes,
+    )
+
+
+class _FirstBalance:
+    """States the capital of runs that did not record changes of cash: the balance when they began."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._known = False
+
+    def stated(self, event: Event, decisions: list[Decision]) -> list[Decision]:
+        """Return the decisions of an event, with the change of cash that it implies."""
+        if self._known:
+            return decisions
+        if isinstance(event, Command) and event.action == "life":
+            self._known = event.states_cash
+        elif isinstance(event, AccountSnapshot):
+            self._known = True
+            account = self._config.account
+            amount = event.balances.get(account.currency, Decimal(0)) - account.initial_capital
+            reason = "the account's balance when the run began"
+            return [CashAdjustment(event.ts, account.currency, amount, reason), *decisions]
+        return decisions
+
+
+def _decides_anew(
+    config: Config, run: Run, notes: list[str], *, trust_strategy: bool
+) -> DecidesAnew | None:
+    """Return an engine on paper; None, with a note, if the run's strategy or model can't be had."""
+    try:
+        if not trust_strategy:
+            check_source(run.strategy, run.versions)
+        return DecidesAnew(
+            config, load_strategy(run.strategy, run.params), run.id, reopen_predictor(config, run)
+        )
+    except (SafetyError, UsageError, DataError, ModelError) as error:
+        notes.append(f"nothing was decided anew, so the part decision is zero: {error.message}")
+        return None
+
+
+def first_difference(
+    at_venue: Iterable[tuple[int, Order]], on_paper: Iterable[tuple[int, Order]]
+) -> DifferentDecision | None:
+    """Return the first order of a symbol that differs between two lists of (event number, order).
+
+    The n-th orders of a symbol are compared. Orders that follow a difference may all differ, because the
+    positions do.
+    """
+    ours, theirs = _by_symbol(at_venue), _by_symbol(on_paper)
+    found: list[DifferentDecision] = []
+    for symbol in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(symbol, []), theirs.get(symbol, [])
+        for number in range(max(len(mine), len(other))):
+            left = mine[number] if number < len(mine) else None
+            right = other[number] if number < len(other) else None
+            same = (
+                left is not None
+                and right is not None
+                and all(getattr(left[1], field) == getattr(right[1], field) for field in _COMPARED)
+            )
+            if not same:
+                seq, order = min((one for one in (left, right) if one is not None), key=lambda one: one[0])
+                found.append(
+                    DifferentDecision(seq, order.ts, symbol, _in_words(left), _in_words(right))
+                )
+                break
+    return min(found, key=lambda one: one.seq, default=None)
+
+
+def _by_symbol(orders: Iterable[tuple[int, Order]]) -> dict[str, list[tuple[int, Order]]]:
+    result: dict[str, list[tuple[int, Order]]] = {}
+    for seq, order in orders:
+        result.setdefault(order.symbol, []).append((seq, order))
+    return result
+
+
+def _in_words(decided: tuple[int, Order] | None) -> str:
+    if decided is None:
+        return ""
+    order = decided[1]
+    price = "" if order.price is None else f" at {order.price:f}"
+    trigger = "" if order.trigger is None else f" from {order.trigger:f}"
+    return f"{order.side.value.lower()} {order.qty:f} {order.type.value.lower()}{price}{trigger}"
+
+
+def _with_markets(symbol: str, moves: list[Move], own: OwnOrders) -> list[Move]:
+    """Add to the venue's taker fills the market's last streamed price at their time."""
+    prices = own.prices[symbol]
+    prices.sort(key=lambda price: price[0])  # stable: of equal times the last one counts
+    times = [ts for ts, _ in prices]
+    result: list[Move] = []
+    for move in moves:
+        if isinstance(move, Execution) and move.venue and not move.market:
+            at = max(bisect_right(times, move.ts) - 1, 0)
+            market = Decimal(repr(prices[at][1])) if prices else move.price
+            move = msgspec.structs.replace(move, market=market)
+        result.append(move)
+    return result
+
+
+def _holes(times: list[int], config: Config) -> list[tuple[int, int]]:
+    """Return the times (after, until] without a streamed price; none for markets that close at night."""
+    if config.market.category == "equity":
+        return []
+    most = _HOLE * config.market.interval
+    return [(before, after) for before, after in pairwise(sorted(times)) if after - before > most]
