@@ -258,11 +258,15 @@ class OrderAttribution:
         impact = _ZERO if walked is None else walked - Decimal(repr(paper.impact))
         self._book("impact", -qty * impact)
         self._book("spread", -qty * (excess - impact))
-        # -> the same before rounding, -> the same at paper's moment, -> paper's fill
+        # -> the same without the order's limit -> before rounding -> at paper's moment -> ... -> paper's fill
+        uncapped = rules.price(venue.market, venue.side, paper.impact, None)
+        paper_uncapped = rules.price(paper.market, venue.side, paper.impact, None)
+        cap, paper_cap = modelled - uncapped, paper.price - paper_uncapped
+        self._book("limit", -qty * sign * (cap - paper_cap))
         venue_cost = rules.worse(venue.market, paper.impact)
         paper_cost = rules.worse(paper.market, paper.impact)
-        venue_rounding = sign * (modelled - venue.market) - venue_cost
-        paper_rounding = sign * (paper.price - paper.market) - paper_cost
+        venue_rounding = sign * (uncapped - venue.market) - venue_cost
+        paper_rounding = sign * (paper_uncapped - paper.market) - paper_cost
         self._book("rounding", -qty * (venue_rounding - paper_rounding))
         moment = sign * (venue.market - paper.market) + venue_cost - paper_cost
         first = venue.ts == self._first[True] and paper.ts == self._first[False]
