@@ -54,6 +54,14 @@ class Boundary(msgspec.Struct, frozen=True):
     venue: Decimal  # equity of the run
     paper: Decimal  # equity of the twin, which executes the run's orders on paper
     anew: Decimal | None  # equity of an engine that decides anew on paper; None if none was run
+    closed: Decimal | None = None  # of a backtest of the run's closed bars; only with `anew`
+    history: Decimal | None = None  # of a backtest of the history; only with `closed`
+
+    @property
+    def twin(self) -> Decimal:
+        """The equity at the end of the chain."""
+        chain = (self.history, self.closed, self.anew)
+        return next((equity for equity in chain if equity is not None), self.paper)
 
 
 class DifferentDecision(msgspec.Struct, frozen=True):
@@ -64,6 +72,22 @@ class DifferentDecision(msgspec.Struct, frozen=True):
     symbol: str
     at_venue: str
     on_paper: str
+
+
+class BarDifferences(msgspec.Struct, frozen=True):
+    """How the closed bars of a symbol that the run was shown differ from those of the history.
+
+    `mean_bps` and `most_bps` are of the absolute differences of the closes, over the bars that differ.
+    """
+
+    symbol: str
+    source: str  # file, or `corrections` for bars that the stream itself corrected
+    compared: int
+    differing: int
+    mean_bps: float
+    most_bps: float
+    only_streamed: int
+    only_history: int
 
 
 class TwinRecord(msgspec.Struct):
@@ -82,6 +106,7 @@ class TwinRecord(msgspec.Struct):
     holes: dict[str, list[tuple[int, int]]]
     first_different: DifferentDecision | None
     notes: list[str]
+    bars: list[BarDifferences] = []  # of a twin on history
 
 
 class TwinDay(msgspec.Struct, frozen=True):
@@ -150,6 +175,7 @@ class TwinReport(msgspec.Struct, frozen=True):
     venue_delays: Delays | None
     paper_delays: Delays | None
     holes: int
+    bars: list[BarDifferences]
     notes: list[str]
 
 
@@ -175,8 +201,7 @@ class _Attribution:
         difference = _ZERO
         for boundary in record.boundaries:
             causes = self._causes_at(boundary)
-            twin = boundary.paper if boundary.anew is None else boundary.anew
-            now = boundary.venue - twin
+            now = boundary.venue - boundary.twin
             if sum(causes.values(), _ZERO) != now:
                 raise ReconciliationError(
                     f"run {record.run}: the parts of the twin's difference add up to "
@@ -185,9 +210,8 @@ class _Attribution:
                 )
             changed = {cause: amount - before.get(cause, _ZERO) for cause, amount in causes.items()}
             changed |= {cause: -amount for cause, amount in before.items() if cause not in causes}
-            days.append(
-                TwinDay(boundary.day, now - difference, {c: a for c in LABELS if (a := changed.get(c))})
-            )
+            of_day = {cause: changed[cause] for cause in LABELS if changed.get(cause)}
+            days.append(TwinDay(boundary.day, now - difference, of_day))
             before, difference = causes, now
         last = record.boundaries[-1]
         orders = [self._row(order) for order in record.orders.values()]
@@ -200,7 +224,7 @@ class _Attribution:
             end=last.day,
             initial=record.initial,
             venue_equity=last.venue,
-            twin_equity=last.paper if last.anew is None else last.anew,
+            twin_equity=last.twin,
             difference=difference,
             causes={cause: before.get(cause, _ZERO) for cause in LABELS},
             origins=self._origins(),
@@ -211,6 +235,7 @@ class _Attribution:
             venue_delays=_delays(orders, [row.venue_delay_ms for row in orders]),
             paper_delays=_delays(orders, [row.paper_delay_ms for row in orders]),
             holes=sum(map(len, record.holes.values())),
+            bars=record.bars,
             notes=record.notes,
         )
 
@@ -242,6 +267,10 @@ class _Attribution:
             totals[cause] += amount
         if boundary.anew is not None:
             totals["decision"] += boundary.paper - boundary.anew
+        if boundary.anew is not None and boundary.closed is not None:
+            totals["timing"] += boundary.anew - boundary.closed
+        if boundary.closed is not None and boundary.history is not None:
+            totals["history"] += boundary.closed - boundary.history
         return {cause: amount for cause, amount in totals.items() if amount}
 
     def _origins(self) -> dict[Cause, Decimal]:
@@ -252,7 +281,7 @@ class _Attribution:
         held = funding_parts(self._record.funding).get("positions", _ZERO)
         if held:
             origins["funding"] += held
-        return {cause: amount for cause in LABELS if (amount := origins.get(cause))}
+        return {cause: origins[cause] for cause in LABELS if origins.get(cause)}
 
     def _row(self, order: OrderFacts) -> TwinOrder:
         moves = self._record.moves.get(order.id, [])

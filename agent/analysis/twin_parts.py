@@ -35,6 +35,8 @@ Cause = Literal[
     "undecided",
     "data",
     "positions",
+    "timing",
+    "history",
 ]
 
 LABELS: Final[dict[Cause, str]] = {
@@ -51,6 +53,8 @@ LABELS: Final[dict[Cause, str]] = {
     "undecided": "fills without a decision (liquidation, kill switch)",
     "data": "holes in the market data",
     "positions": "divergence of positions",
+    "timing": "bars at their close, not as streamed",
+    "history": "bars of the history that differ",
 }
 """Cause -> its name for readers, in the order of the tables."""
 
@@ -122,7 +126,7 @@ class CostRules(msgspec.Struct, frozen=True):
 
     def worse(self, market: Decimal, impact: float) -> Decimal:
         """Return half the spread and the impact, per unit, before the price is rounded to the tick."""
-        return Decimal(repr(float(market) * self.half_spread + impact))
+        return market * Decimal(repr(self.half_spread)) + Decimal(repr(impact))
 
     def price(self, market: Decimal, side: Side, impact: float, limit: Decimal | None) -> Decimal:
         """Return the price of the paper exchange for a taker at `market`; see `PaperExchange`."""
@@ -196,7 +200,7 @@ class OrderAttribution:
         """Return the parts of the difference after `moves`, in their order, at the price `mark`."""
         with exact():
             for move in moves:
-                if isinstance(move, Execution) and move.venue and not move.maker:
+                if isinstance(move, Execution) and move.venue and not (move.maker or move.is_fee):
                     self._walks.setdefault(move.ts, []).append(move.price)
             for move in moves:
                 if isinstance(move, Handover):

@@ -13,8 +13,8 @@ from typing import Any, Final, get_args
 from pydantic import Field, ValidationError
 
 from agent.config.checks import check_fractions, check_limits, check_symbols, fraction_hint, refuse_variables
-from agent.config.costs import CostsConfig
 from agent.config.control import ArchiveConfig, BackupConfig, ControlConfig
+from agent.config.costs import CostsConfig
 from agent.config.execution import ExecutionConfig
 from agent.config.live import BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.config.llm import LlmConfig

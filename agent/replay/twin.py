@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from agent.analysis.twin import Boundary, DifferentDecision, TwinRecord, day_of
+from agent.analysis.twin import BarDifferences, Boundary, DifferentDecision, TwinRecord, day_of
 from agent.analysis.twin_parts import CostRules, Execution, Move
 from agent.config import Config
 from agent.config.costs import costs_in_words
-from agent.core.engine import CORE
 from agent.core.errors import DataError, ModelError, SafetyError, UsageError
-from agent.core.events import AccountSnapshot, CashAdjustment, Command, Decision, Event, Order
-from agent.core.instruments import with_first_rules
+from agent.core.events import Order
 from agent.replay.backtest import Progress
 from agent.replay.fusion_model import reopen_predictor
+from agent.replay.twin_events import recorded_events, run_config
 from agent.replay.twin_fold import DecidesAnew, OwnOrders, is_strategys
+from agent.replay.twin_history import HistoryTwin, replay_history
 from agent.store.database import Database
-from agent.store.journal import read_journal
-from agent.store.queries import read_decisions
-from agent.store.runs import Run, RunKind
+from agent.store.runs import Run
 from strategies import check_source, load_strategy
 
 _TICK: Final = 16_384
@@ -35,54 +34,31 @@ _COMPARED: Final = ("side", "type", "qty", "price", "trigger", "reduce_only")
 """Fields in which two orders must agree to be the same decision."""
 
 
-def run_config(run: Run) -> Config:
-    """Return the configuration of a run at a venue. Raises UsageError if it traded on paper."""
-    from agent.config import parse
-
-    settings = {name: section for name, section in run.config.items() if name != "window"}
-    config = parse(settings, where=f"run {run.id}")
-    if run.kind is not RunKind.LIVE or config.execution.mode != "testnet":
-        raise UsageError(
-            f"run {run.id} traded on paper, so it has no twin",
-            hint="a run with execution.mode = testnet has one; `tapewire runs` lists them",
-        )
-    return with_first_rules(config) if CORE not in run.versions else config
-
-
-def recorded_events(database: Database, run: Run) -> Iterator[tuple[int, Event, list[Decision]]]:
-    """Yield each event of the journal with its number and the decisions that it led to."""
-    decisions = iter(read_decisions(database, run.id))
-    following = next(decisions, None)
-    for seq, event in read_journal(database, run.id):
-        led_to: list[Decision] = []
-        while following is not None and following.event_seq <= seq:
-            led_to.append(following.decision)
-            following = next(decisions, None)
-        yield seq, event, led_to
-
-
 def fold_twin(
     database: Database,
     run: Run,
     *,
     costs: Config | None = None,
     anew: bool = True,
+    history: Sequence[tuple[Path, str | None]] | None = None,
     trust_strategy: bool = False,
     progress: Progress | None = None,
 ) -> TwinRecord:
     """Fold a venue run's journal against the paper exchange; `costs` replaces the run's `[paper]` section.
 
     With `anew` a second engine decides for itself. If its strategy or model can't be had, a note says so and
-    the twin executes the run's own orders. Raises UsageError, SafetyError or StoreError.
+    the twin executes the run's own orders. With `history` the run's window is also replayed as a backtest, on
+    these kline files, or on the run's own bars if there are none. Raises UsageError, StoreError or DataError.
     """
     config = run_config(run)
     if costs is not None:
-        config = config.model_copy(update={"paper": costs.paper, "costs": costs.costs})
+        # the band decides which changes are traded, and is no cost
+        paper = costs.paper.model_copy(update={"rebalance_band": config.paper.rebalance_band})
+        config = config.model_copy(update={"paper": paper, "costs": costs.costs})
     notes: list[str] = []
     initial = config.account.initial_capital
     own = OwnOrders(config, initial)
     second = _decides_anew(config, run, notes, trust_strategy=trust_strategy) if anew else None
-    capital = _FirstBalance(config)
     boundaries: list[Boundary] = []
     ours: list[tuple[int, Order]] = []
     day, tick, last = "", _TICK, 0
@@ -94,12 +70,11 @@ def fold_twin(
             Boundary(last, day, marks, own.venue.exact_equity(), own.paper.exact_equity(), equity)
         )
 
-    for seq, event, decisions in recorded_events(database, run):
+    for seq, event, decisions in recorded_events(database, run, config):
         if (today := day_of(event.available_at)) != day:
             if day:
                 close(day)
             day = today
-        decisions = capital.stated(event, decisions)
         own.handle(seq, event, decisions)
         if second is not None:
             second.handle(seq, event, decisions)
@@ -118,6 +93,14 @@ def fold_twin(
         )
     if own.ignored_bars:
         notes.append(f"{own.ignored_bars:,} late or duplicate bars were ignored, as in the run")
+    bars: list[BarDifferences] = []
+    if history is not None and second is not None:
+        backtest = replay_history(database, run, config, history)
+        boundaries = _with_history(boundaries, backtest, initial)
+        bars = backtest.bars
+        notes += backtest.notes
+    elif history is not None:
+        notes.append("without an engine that decides anew, the history is not replayed")
     half_spread = config.paper.half_spread_bps * 1e-4
     return TwinRecord(
         run=run.id,
@@ -126,41 +109,31 @@ def fold_twin(
         costs=costs_in_words(config),
         initial=own.venue.initial,
         orders={id: record.facts() for id, record in own.records.items()},
-        moves={id: _with_markets(record.order.symbol, record.moves, own) for id, record in own.records.items()},
+        moves={
+            id: _with_markets(record.order.symbol, record.moves, own) for id, record in own.records.items()
+        },
         funding=own.funding,
         boundaries=boundaries,
         rules={symbol: CostRules(rules, half_spread) for symbol, rules in own.instruments.items()},
         holes={symbol: _holes(times, config) for symbol, times in own.fresh.items()},
         first_different=None if second is None else first_difference(ours, second.orders),
         notes=notes,
+        bars=bars,
     )
 
 
-class _FirstBalance:
-    """States the capital of runs that did not record changes of cash: the balance when they began."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._known = False
-
-    def stated(self, event: Event, decisions: list[Decision]) -> list[Decision]:
-        """Return the decisions of an event, with the change of cash that it implies."""
-        if self._known:
-            return decisions
-        if isinstance(event, Command) and event.action == "life":
-            self._known = event.states_cash
-        elif isinstance(event, AccountSnapshot):
-            self._known = True
-            account = self._config.account
-            amount = event.balances.get(account.currency, Decimal(0)) - account.initial_capital
-            reason = "the account's balance when the run began"
-            return [CashAdjustment(event.ts, account.currency, amount, reason), *decisions]
-        return decisions
+def _with_history(boundaries: list[Boundary], backtest: HistoryTwin, initial: Decimal) -> list[Boundary]:
+    """Add the equities of the two backtests to each day."""
+    result = []
+    closed = history = initial
+    for boundary in boundaries:
+        closed = backtest.closed.get(boundary.day, closed)
+        history = backtest.history.get(boundary.day, history)
+        result.append(msgspec.structs.replace(boundary, closed=closed, history=history))
+    return result
 
 
-def _decides_anew(
-    config: Config, run: Run, notes: list[str], *, trust_strategy: bool
-) -> DecidesAnew | None:
+def _decides_anew(config: Config, run: Run, notes: list[str], *, trust_strategy: bool) -> DecidesAnew | None:
     """Return an engine on paper; None, with a note, if the run's strategy or model can't be had."""
     try:
         if not trust_strategy:
@@ -195,9 +168,7 @@ def first_difference(
             )
             if not same:
                 seq, order = min((one for one in (left, right) if one is not None), key=lambda one: one[0])
-                found.append(
-                    DifferentDecision(seq, order.ts, symbol, _in_words(left), _in_words(right))
-                )
+                found.append(DifferentDecision(seq, order.ts, symbol, _in_words(left), _in_words(right)))
                 break
     return min(found, key=lambda one: one.seq, default=None)
 

@@ -55,7 +55,7 @@ NO_POSITION: Final = "reduce-only order, but there is no position to reduce"
 
 
 class PaperFunding:
-    """The configured funding rate at every stamp that the market has passed, as in the live paper exchange."""
+    """The configured funding rate at every stamp that the market has passed; see docs/assumptions.md."""
 
     def __init__(self, config: Config) -> None:
         linear = config.market.category == "linear"
@@ -288,7 +288,7 @@ class OwnOrders:
         )
 
     def _undecided(self, fill: Fill) -> OrderRecord:
-        """Return a record for a fill whose order the run has not decided: of a liquidation, of the kill switch."""
+        """Return a record for a fill of an order that the run has not decided, such as a liquidation."""
         id = fill.order_id or fill.id
         order = Order(id, fill.symbol, fill.ts, fill.side, OrderType.MARKET, fill.qty, reason=fill.kind.value)
         record = self.records.get(id) or OrderRecord(order, "undecided")
@@ -347,9 +347,7 @@ class OwnOrders:
 class DecidesAnew:
     """An engine that decides on paper from the inputs of a venue run, without the venue's reports."""
 
-    def __init__(
-        self, config: Config, strategy: Strategy, run_id: str, predictor: Predictor | None
-    ) -> None:
+    def __init__(self, config: Config, strategy: Strategy, run_id: str, predictor: Predictor | None) -> None:
         self._seq = 0
         self.orders: list[tuple[int, Order]] = []
         self._engine = Engine(

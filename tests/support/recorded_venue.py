@@ -82,8 +82,15 @@ def configuration(symbols: tuple[str, ...], strategy: dict[str, Any], **sections
         "market": {"symbols": symbols},
         "account": {"initial_capital": CAPITAL},
         "execution": {"mode": "testnet", "testnet": {"venue": "http://127.0.0.1:1"}},
-        "instruments": {symbol: {"tick_size": "0.01", "qty_step": "0.001", "min_notional": 0} for symbol in symbols},
-        "risk": {"max_daily_loss": 1, "max_drawdown": 1, "max_orders_per_minute": 10_000, "stale_after": "8h"},
+        "instruments": {
+            symbol: {"tick_size": "0.01", "qty_step": "0.001", "min_notional": 0} for symbol in symbols
+        },
+        "risk": {
+            "max_daily_loss": 1,
+            "max_drawdown": 1,
+            "max_orders_per_minute": 10_000,
+            "stale_after": "8h",
+        },
         "strategy": strategy,
         "paper": PAPER,
     }
@@ -134,7 +141,7 @@ class _Recording:
         self.recorder = Recorder(database, self.run)
         self.events: list[Event] = []  # journalled in one transaction at the end
         sink = LiveSink(self.recorder, config.market.interval)
-        sink.observers.append(self)  # type: ignore[arg-type]
+        sink.observers.append(self)
         self.sink = sink
         self.engine = Engine(
             config,
@@ -214,7 +221,17 @@ class _Recording:
         else:
             opened, high, low, volume = bar.open, max(bar.high, price), min(bar.low, price), bar.volume
         bar = Kline(
-            symbol, MINUTE_MS, start, self.now, self.now + STREAM_MS, opened, high, low, price, volume + 10, confirm=False
+            symbol,
+            MINUTE_MS,
+            start,
+            self.now,
+            self.now + STREAM_MS,
+            opened,
+            high,
+            low,
+            price,
+            volume + 10,
+            confirm=False,
         )
         self.bars[symbol] = bar
         self.held.positions[symbol].mark = price
@@ -257,7 +274,9 @@ class _Recording:
     def _submit(self, order: Order) -> None:
         self.orders += 1
         if self.venue.reject and self.orders % self.venue.reject == 0:
-            self._report(OrderUpdate(order.id, order.symbol, self.now, 0, OrderStatus.REJECTED, reason="busy"))
+            self._report(
+                OrderUpdate(order.id, order.symbol, self.now, 0, OrderStatus.REJECTED, reason="busy")
+            )
             return
         trail = order.trail if order.type is OrderType.TRAILING_STOP else UNSET
         alone = msgspec.structs.replace(order, stop=None, take_profit=None, trail=trail)
@@ -279,7 +298,9 @@ class _Recording:
         elif isinstance(report, FundingPayment):
             p = report
             self._report(
-                FundingSettlement(f"f{next(self.numbers)}", p.symbol, p.ts, 0, p.rate, p.qty, p.mark, p.amount)
+                FundingSettlement(
+                    f"f{next(self.numbers)}", p.symbol, p.ts, 0, p.rate, p.qty, p.mark, p.amount
+                )
             )
         elif isinstance(report, Fill):
             rules = instrument_for(report.symbol, self.config)
