@@ -155,7 +155,9 @@ def _print_orders(report: TwinReport) -> None:
 
     from agent.system.clock import iso
 
-    table = Table("decided", "order", box=None, header_style="dim", pad_edge=False)
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for title in ("decided", "order"):
+        table.add_column(title, no_wrap=True)
     for title in ("quantity", "venue", "twin", "difference"):
         table.add_column(title, justify="right")
     table.add_column("causes")
@@ -164,7 +166,7 @@ def _print_orders(report: TwinReport) -> None:
         venue = order.venue_status.lower() if order.venue_price is None else f"{order.venue_price:,.7g}"
         paper = order.paper_status.lower() if order.paper_price is None else f"{order.paper_price:,.7g}"
         name = f"{order.symbol} {order.side.lower()} {order.type.lower()}"
-        when = iso(order.ts)[5:19]
+        when = iso(order.ts)[5:16].replace("T", " ")
         table.add_row(
             when, name, f"{order.qty:f}", venue, paper, _money(order.difference), _parts(order.causes)
         )
