@@ -70,7 +70,7 @@ def exact() -> AbstractContextManager[Context]:
     return localcontext(Context(prec=100))
 
 
-class Execution(msgspec.Struct, frozen=True):
+class TwinFill(msgspec.Struct, frozen=True):
     """A fill at the venue or on paper.
 
     `market` is the market's price at that moment: at the venue the last streamed one, on paper the one that
@@ -98,7 +98,7 @@ class Handover(msgspec.Struct, frozen=True):
     mark: Decimal
 
 
-Move = Execution | Handover
+Move = TwinFill | Handover
 
 
 class OrderFacts(msgspec.Struct, frozen=True):
@@ -161,7 +161,7 @@ class _Open:
 
     __slots__ = ("execution", "fee", "qty")
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: TwinFill) -> None:
         self.execution = execution
         self.qty = execution.qty
         self.fee = execution.fee
@@ -200,7 +200,7 @@ class OrderAttribution:
         """Return the parts of the difference after `moves`, in their order, at the price `mark`."""
         with exact():
             for move in moves:
-                if isinstance(move, Execution) and move.venue and not (move.maker or move.is_fee):
+                if isinstance(move, TwinFill) and move.venue and not (move.maker or move.is_fee):
                     self._walks.setdefault(move.ts, []).append(move.price)
             for move in moves:
                 if isinstance(move, Handover):
@@ -216,7 +216,7 @@ class OrderAttribution:
 
     # -- one fill after the other -----------------------------------------------------------------------
 
-    def _add(self, execution: Execution) -> None:
+    def _add(self, execution: TwinFill) -> None:
         toward = 1 if execution.venue else -1
         signed = execution.side.sign * execution.qty
         self._cash -= toward * (signed * execution.price + execution.fee)
@@ -242,7 +242,7 @@ class OrderAttribution:
             self._open.append(mine)
 
     def _pair(
-        self, qty: Decimal, venue: Execution, venue_fee: Decimal, paper: Execution, paper_fee: Decimal
+        self, qty: Decimal, venue: TwinFill, venue_fee: Decimal, paper: TwinFill, paper_fee: Decimal
     ) -> None:
         """Attribute -sign * qty * (venue price - paper price), and the difference of the fees."""
         extra_fee = venue_fee - paper_fee
@@ -276,7 +276,7 @@ class OrderAttribution:
         first = venue.ts == self._first[True] and paper.ts == self._first[False]
         self._book("latency" if first else "partial", -qty * moment)
 
-    def _walked(self, venue: Execution) -> Decimal | None:
+    def _walked(self, venue: TwinFill) -> Decimal | None:
         """Return how far beyond the first price of its moment the venue's fill is; None if all are equal.
 
         Executions of one moment at several prices show how the order walked the book. At one price, the

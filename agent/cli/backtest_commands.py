@@ -16,6 +16,7 @@ from agent.cli.console import err, out, print_json, print_text, progress_bar
 from agent.cli.research_output import number, percent, show_stamps
 from agent.cli.typer_setup import option
 from agent.config import load
+from agent.config.costs import costs_in_words
 
 if TYPE_CHECKING:
     from agent.replay.backtest import CompletedBacktest
@@ -74,6 +75,7 @@ def backtest(
                 "trades": result.metrics.trades.trades,
                 "final_equity": result.run.final_equity,
                 "metrics": result.metrics,
+                "costs": costs_in_words(history.config.paper, history.config.costs),
                 "stamps": result.run.stamps,
                 "notes": result.notes,
                 "seconds": round(result.seconds, 3),
@@ -173,6 +175,7 @@ def _print_result(result: CompletedBacktest, history: History) -> None:
     table.add_row(f"slippage, {currency}", number(metrics.slippage), "")
     table.add_row(f"final equity, {currency}", number(metrics.final_equity), "")
     out.print(table)
+    print_text(f"costs: {costs_in_words(history.config.paper, history.config.costs)}", wrap=True)
     for note in result.notes:
         print_text(f"note: {note}", wrap=True)
     if _has_own_parameters(run):

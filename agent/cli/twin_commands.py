@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from decimal import Decimal
 
-    from agent.analysis.twin import TwinReport
     from agent.analysis.twin_parts import Cause
+    from agent.analysis.twin_report import TwinReport
 
 _SHOWN: Final = 40  # orders in the table, the largest differences
 
@@ -64,7 +64,7 @@ def twin(
     cause, by day and by order. The parts add up exactly.
     """
     from agent.analysis.report.twin_page import write_twin
-    from agent.analysis.twin import attribute_run
+    from agent.analysis.twin_report import attribute_run
     from agent.data.klines import KlineFile
     from agent.replay.twin import fold_twin
     from agent.store.database import open_database
@@ -105,8 +105,8 @@ def _print(report: TwinReport, *, orders: bool) -> None:
     from rich.table import Table
 
     from agent.analysis.report.twin_page import headline, sentences
-    from agent.analysis.twin import waterfall
     from agent.analysis.twin_parts import LABELS
+    from agent.analysis.twin_report import waterfall
 
     print_text(headline(report), style="bold", wrap=True)
     for sentence in sentences(report):

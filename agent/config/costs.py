@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pydantic import Field
 
 from agent.core.settings import PaperConfig, Section
-
-if TYPE_CHECKING:
-    from agent.config import Config
 
 Interval = tuple[float, float]
 
@@ -40,14 +37,18 @@ class CostsConfig(Section):
     fitted: dict[str, str] = {}  # the fitted values, to notice later changes in [paper]
 
 
-def costs_in_words(config: Config) -> str:
+def costs_in_words(paper: PaperConfig, costs: CostsConfig) -> str:
     """Return whose costs a configuration uses: default, given, or fitted from runs."""
-    paper, costs = config.paper, config.costs
     if costs.runs:
-        changed = [key for key, value in costs.fitted.items() if str(getattr(paper, key)) != value]
+        changed = changed_costs(paper, costs)
         runs = ", ".join(costs.runs)
         fitted = f"fitted from {costs.fills:,} fills of {'run' if len(costs.runs) == 1 else 'runs'} {runs}"
         return f"{fitted}, but {', '.join(changed)} changed since" if changed else fitted
     default = PaperConfig()
     given = [key for key in COST_KEYS if getattr(paper, key) != getattr(default, key)]
     return f"given in the configuration ({', '.join(given)})" if given else "default"
+
+
+def changed_costs(paper: PaperConfig, costs: CostsConfig) -> list[str]:
+    """Return the keys of `[paper]` whose values are not the fitted ones."""
+    return [key for key, value in costs.fitted.items() if str(getattr(paper, key, None)) != value]

@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from agent.analysis.twin import BarDifferences, Boundary, DifferentDecision, TwinRecord, day_of
-from agent.analysis.twin_parts import CostRules, Execution, Move
+from agent.analysis.twin_parts import CostRules, Move, TwinFill
+from agent.analysis.twin_report import BarDifferences, Boundary, DifferentDecision, TwinRecord, day_of
 from agent.config import Config
 from agent.config.costs import costs_in_words
 from agent.core.errors import DataError, ModelError, SafetyError, UsageError
@@ -106,7 +106,7 @@ def fold_twin(
         run=run.id,
         venue=config.execution.testnet.venue,
         currency=config.account.currency,
-        costs=costs_in_words(config),
+        costs=costs_in_words(config.paper, config.costs),
         initial=own.venue.initial,
         orders={id: record.facts() for id, record in own.records.items()},
         moves={
@@ -196,7 +196,7 @@ def _with_markets(symbol: str, moves: list[Move], own: OwnOrders) -> list[Move]:
     times = [ts for ts, _ in prices]
     result: list[Move] = []
     for move in moves:
-        if isinstance(move, Execution) and move.venue and not move.market:
+        if isinstance(move, TwinFill) and move.venue and not move.market:
             at = max(bisect_right(times, move.ts) - 1, 0)
             market = Decimal(repr(prices[at][1])) if prices else move.price
             move = msgspec.structs.replace(move, market=market)

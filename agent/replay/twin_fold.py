@@ -16,8 +16,8 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from agent.analysis.twin import FundingMove
-from agent.analysis.twin_parts import Cause, Execution, Handover, Move, OrderFacts
+from agent.analysis.twin_parts import Cause, Handover, Move, OrderFacts, TwinFill
+from agent.analysis.twin_report import FundingMove
 from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.events import (
@@ -273,7 +273,7 @@ class OwnOrders:
             record.venue_filled += fill.qty
         market = fill.price if fill.maker or is_fee else _ZERO  # a taker's is looked up after the fold
         record.moves.append(
-            Execution(
+            TwinFill(
                 self._seq,
                 fill.ts,
                 True,
@@ -325,7 +325,7 @@ class OwnOrders:
         if self._kline is not None and not fill.maker and fill.kind is FillKind.TRADE:
             impact = self._rules.slippage.offset(self._kline, float(met), float(fill.qty))
         self.records[fill.order_id].moves.append(
-            Execution(
+            TwinFill(
                 self._seq,
                 fill.ts,
                 False,

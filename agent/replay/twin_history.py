@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from agent.analysis.twin import BarDifferences, day_of
+from agent.analysis.twin_report import BarDifferences, day_of
 from agent.config import Config
 from agent.core.durations import format_bar_length
 from agent.core.errors import UsageError
@@ -47,7 +47,7 @@ _VALUES: Final = ("open", "high", "low", "close", "volume")
 _Key = tuple[str, int]  # symbol and start of a bar
 
 
-class _Item(NamedTuple):
+class _ReplayedEvent(NamedTuple):
     event: Event
     decisions: list[Decision]  # those that changed the capital
     warms_up: bool
@@ -97,9 +97,11 @@ def replay_history(
     return HistoryTwin(closed, history, differences, notes)
 
 
-def _closed_bars(database: Database, run: Run, config: Config) -> tuple[list[_Item], dict[_Key, Kline]]:
+def _closed_bars(
+    database: Database, run: Run, config: Config
+) -> tuple[list[_ReplayedEvent], dict[_Key, Kline]]:
     """Return what a backtest of the run's window replays, in order, and later corrections of its bars."""
-    items: list[_Item] = []
+    items: list[_ReplayedEvent] = []
     corrections: dict[_Key, Kline] = {}
     first: dict[_Key, Kline] = {}
     seen: set[str] = set()
@@ -133,11 +135,11 @@ def _closed_bars(database: Database, run: Run, config: Config) -> tuple[list[_It
                 warms_up = event.action == "warm-up"
             elif event.action not in _OPERATORS:
                 continue
-        items.append(_Item(event, capital, warms_up))
+        items.append(_ReplayedEvent(event, capital, warms_up))
     return _in_order(items), corrections
 
 
-def _in_order(items: list[_Item]) -> list[_Item]:
+def _in_order(items: list[_ReplayedEvent]) -> list[_ReplayedEvent]:
     """Sort by time and kind; the items of the warm-up keep their place, which is the beginning."""
     return [item for item in items if item.warms_up or _is_start(item)] + sorted(
         (item for item in items if not item.warms_up and not _is_start(item)),
@@ -145,13 +147,13 @@ def _in_order(items: list[_Item]) -> list[_Item]:
     )
 
 
-def _is_start(item: _Item) -> bool:
+def _is_start(item: _ReplayedEvent) -> bool:
     return isinstance(item.event, Command) and item.event.action in _ONCE
 
 
-def _with_bars(items: list[_Item], bars: dict[_Key, Kline]) -> list[_Item]:
+def _with_bars(items: list[_ReplayedEvent], bars: dict[_Key, Kline]) -> list[_ReplayedEvent]:
     """Replace the bars of `items` by `bars`."""
-    result: list[_Item] = []
+    result: list[_ReplayedEvent] = []
     used: set[_Key] = set()
     begins = min((item.event.ts for item in items if _trades(item)), default=0)
     for item in items:
@@ -165,15 +167,15 @@ def _with_bars(items: list[_Item], bars: dict[_Key, Kline]) -> list[_Item]:
         result.append(item._replace(event=msgspec.structs.replace(bar, available_at=item.event.available_at)))
     for key, bar in bars.items():
         if key not in used and bar.ts >= begins:
-            result.append(_Item(msgspec.structs.replace(bar, available_at=bar.ts), [], False))
+            result.append(_ReplayedEvent(msgspec.structs.replace(bar, available_at=bar.ts), [], False))
     return _in_order(result)
 
 
-def _trades(item: _Item) -> bool:
+def _trades(item: _ReplayedEvent) -> bool:
     return isinstance(item.event, Kline) and not item.warms_up
 
 
-def _bars(items: list[_Item]) -> dict[_Key, Kline]:
+def _bars(items: list[_ReplayedEvent]) -> dict[_Key, Kline]:
     return {
         (item.event.symbol, item.event.start): item.event for item in items if isinstance(item.event, Kline)
     }
@@ -233,7 +235,7 @@ def _differs(one: Kline, other: Kline) -> bool:
     return any(getattr(one, name) != getattr(other, name) for name in _VALUES)
 
 
-def _equities(run: Run, config: Config, items: list[_Item]) -> dict[str, Decimal]:
+def _equities(run: Run, config: Config, items: list[_ReplayedEvent]) -> dict[str, Decimal]:
     """Return the equity of a backtest at the end of each UTC day."""
     strategy = load_strategy(run.strategy, run.params)
     engine = DecidesAnew(config, strategy, run.id, reopen_predictor(config, run))

@@ -10,17 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agent.analysis.twin import Boundary, FundingMove, TwinRecord, attribute_run, funding_parts, waterfall
 from agent.analysis.twin_parts import (
     Cause,
     CostRules,
-    Execution,
     Handover,
     Move,
     OrderAttribution,
     OrderFacts,
     OrderParts,
+    TwinFill,
     exact,
+)
+from agent.analysis.twin_report import (
+    Boundary,
+    FundingMove,
+    TwinRecord,
+    attribute_run,
+    funding_parts,
+    waterfall,
 )
 from agent.core.errors import ReconciliationError
 from agent.core.events import Fill, FundingPayment, OrderType, Side
@@ -37,15 +44,15 @@ def facts(side: Side = Side.BUY, kind: OrderType = OrderType.MARKET, **more: Any
     return OrderFacts("o", SYMBOL, T0, side, kind, D(2), given["limit"], given["missing"])
 
 
-def venue(price: str, market: str, qty: str = "2", **more: Any) -> Execution:
+def venue(price: str, market: str, qty: str = "2", **more: Any) -> TwinFill:
     return fill(True, price, market, qty, **more)
 
 
-def paper(price: str, market: str, qty: str = "2", **more: Any) -> Execution:
+def paper(price: str, market: str, qty: str = "2", **more: Any) -> TwinFill:
     return fill(False, price, market, qty, **more)
 
 
-def fill(at_venue: bool, price: str, market: str, qty: str, **more: Any) -> Execution:
+def fill(at_venue: bool, price: str, market: str, qty: str, **more: Any) -> TwinFill:
     given: dict[str, Any] = {
         "seq": 1,
         "ts": T0 + 1_000,
@@ -53,7 +60,7 @@ def fill(at_venue: bool, price: str, market: str, qty: str, **more: Any) -> Exec
         "fee": D(0),
         "maker": False,
     } | more
-    return Execution(venue=at_venue, price=D(price), market=D(market), qty=D(qty), **given)
+    return TwinFill(venue=at_venue, price=D(price), market=D(market), qty=D(qty), **given)
 
 
 def parts(order: OrderFacts, *moves: Move, mark: str = "100", holes: Any = ()) -> OrderParts:
@@ -202,7 +209,7 @@ def orders(draw: st.DrawFn) -> tuple[OrderFacts, list[Move]]:
         at_venue, maker = draw(st.booleans()), draw(st.booleans())
         price = draw(prices)
         moves.append(
-            Execution(
+            TwinFill(
                 seq,
                 T0 + draw(st.integers(0, 4)) * 20_000,
                 at_venue,

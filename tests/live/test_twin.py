@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.analysis.twin import TwinReport, attribute_run
 from agent.analysis.twin_parts import exact
+from agent.analysis.twin_report import TwinReport, attribute_run
 from agent.core.events import OrderType
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon

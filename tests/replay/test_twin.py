@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.analysis.twin import TwinReport, attribute_run
-from agent.analysis.twin_parts import Cause, Execution, exact
+from agent.analysis.twin_parts import Cause, TwinFill, exact
+from agent.analysis.twin_report import TwinReport, attribute_run
 from agent.config import parse
 from agent.core.errors import UsageError
 from agent.core.events import MINUTE_MS, Fill, Kline
@@ -159,7 +159,7 @@ def test_an_hour_of_gaps(database: Database) -> None:
     begin, end = BEGIN + 60 * MINUTE_MS, BEGIN + 120 * MINUTE_MS
     expected = D(0)
     for order in report.orders:
-        moves = [m for m in record_.moves[order.id] if isinstance(m, Execution)]
+        moves = [m for m in record_.moves[order.id] if isinstance(m, TwinFill)]
         if begin <= min((m.ts for m in moves if m.venue), default=0) < end:
             assert set(order.causes) <= {"data", "fee"}
             expected -= sum(((1 if m.venue else -1) * m.side.sign * m.qty * m.price for m in moves), D(0))

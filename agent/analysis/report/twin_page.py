@@ -9,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from agent.analysis.report import formats
-from agent.analysis.twin import Delays, TwinReport, by_size, waterfall
 from agent.analysis.twin_parts import LABELS
+from agent.analysis.twin_report import Delays, TwinReport, by_size, waterfall
 from agent.core.errors import StoreError, TapewireError
 from agent.system.atomic import write_bytes
 

@@ -19,11 +19,11 @@ from agent.analysis.twin_parts import (
     LABELS,
     Cause,
     CostRules,
-    Execution,
     Move,
     OrderAttribution,
     OrderFacts,
     OrderParts,
+    TwinFill,
     exact,
 )
 from agent.core.errors import ReconciliationError
@@ -285,8 +285,8 @@ class _Attribution:
 
     def _row(self, order: OrderFacts) -> TwinOrder:
         moves = self._record.moves.get(order.id, [])
-        venue = [m for m in moves if isinstance(m, Execution) and m.venue and not m.is_fee]
-        paper = [m for m in moves if isinstance(m, Execution) and not m.venue]
+        venue = [m for m in moves if isinstance(m, TwinFill) and m.venue and not m.is_fee]
+        paper = [m for m in moves if isinstance(m, TwinFill) and not m.venue]
         parts = self._parts.get(order.id)
         venue_qty, venue_price = _average(venue)
         paper_qty, paper_price = _average(paper)
@@ -342,7 +342,7 @@ def funding_parts(moves: Iterable[FundingMove]) -> dict[Cause, Decimal]:
     return {cause: amount for cause, amount in parts.items() if amount}
 
 
-class WaterfallStep(msgspec.Struct, frozen=True):
+class TwinStep(msgspec.Struct, frozen=True):
     """A row of the waterfall; start and width of its bar are in per cent of the chart's width."""
 
     label: str
@@ -352,7 +352,7 @@ class WaterfallStep(msgspec.Struct, frozen=True):
     is_total: bool = False
 
 
-def waterfall(report: TwinReport) -> list[WaterfallStep]:
+def waterfall(report: TwinReport) -> list[TwinStep]:
     """Lay out the way from the twin's result to the venue's; each bar begins where the last one ended."""
     start, end = report.twin_equity - report.initial, report.venue_equity - report.initial
     steps = [(LABELS[cause], amount) for cause, amount in report.causes.items() if amount]
@@ -362,9 +362,9 @@ def waterfall(report: TwinReport) -> list[WaterfallStep]:
     low, high = min(0.0, float(end), *levels), max(0.0, float(end), *levels)
     scale = 100 / (high - low) if high > low else 0.0
 
-    def bar(label: str, amount: Decimal, begin: float, to: float, *, total: bool = False) -> WaterfallStep:
+    def bar(label: str, amount: Decimal, begin: float, to: float, *, total: bool = False) -> TwinStep:
         left, width = (min(begin, to) - low) * scale, abs(to - begin) * scale
-        return WaterfallStep(label, amount, round(left, 2), round(width, 2), total)
+        return TwinStep(label, amount, round(left, 2), round(width, 2), total)
 
     rows = [bar("result of the twin", start, 0.0, float(start), total=True)]
     rows += [bar(label, amount, levels[i], levels[i + 1]) for i, (label, amount) in enumerate(steps)]
@@ -381,7 +381,7 @@ def by_size(causes: Mapping[Cause, Decimal]) -> list[tuple[Cause, Decimal]]:
     return sorted(causes.items(), key=lambda item: -abs(item[1]))
 
 
-def _average(fills: Sequence[Execution]) -> tuple[Decimal, float | None]:
+def _average(fills: Sequence[TwinFill]) -> tuple[Decimal, float | None]:
     qty = sum((fill.qty for fill in fills), _ZERO)
     value = sum((fill.qty * fill.price for fill in fills), _ZERO)
     return qty, float(value / qty) if qty else None
