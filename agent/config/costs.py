@@ -31,9 +31,9 @@ class CostsConfig(Section):
 
     runs: tuple[str, ...] = ()  # the runs whose fills were measured; empty: the costs are not fitted
     fills: int = Field(0, ge=0)  # taker fills behind spread and impact
-    half_spread_bps: Interval | None = None
-    impact: Interval | None = None
-    latency: Interval | None = None  # ms
+    half_spread_bps: Interval | None = None  # lower and upper end
+    impact: Interval | None = None  # lower and upper end
+    latency: Interval | None = None  # lower and upper end, ms
     fitted: dict[str, str] = {}  # the fitted values, to notice later changes in [paper]
 
 
