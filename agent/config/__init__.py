@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from agent.config.checks import check_fractions, check_limits, check_symbols, fraction_hint, refuse_variables
 from agent.config.control import ArchiveConfig, BackupConfig, ControlConfig
-from agent.config.costs import CostsConfig
+from agent.config.costs import CostsConfig, TwinConfig
 from agent.config.execution import ExecutionConfig
 from agent.config.live import BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.config.llm import LlmConfig
@@ -116,6 +116,7 @@ class Config(CoreConfig):
     fusion: FusionConfig = FusionConfig()
     execution: ExecutionConfig = ExecutionConfig()
     costs: CostsConfig = CostsConfig()
+    twin: TwinConfig = TwinConfig()
     bybit: BybitConfig = BybitConfig()
     news: NewsConfig = NewsConfig()
     live: LiveConfig = LiveConfig()

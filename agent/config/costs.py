@@ -37,6 +37,15 @@ class CostsConfig(Section):
     fitted: dict[str, str] = {}  # the fitted values, to notice later changes in [paper]
 
 
+class TwinConfig(Section):
+    """The twin that a run at a venue folds beside itself; `tapewire twin` does the same afterwards."""
+
+    enabled: bool = False
+    window: int = Field(200, ge=30)  # latest filled orders that are judged
+    # the mean difference that is not alarming, bps of the value; with fitted costs their interval is added
+    tolerance_bps: float = Field(1.0, gt=0)
+
+
 def costs_in_words(paper: PaperConfig, costs: CostsConfig) -> str:
     """Return whose costs a configuration uses: default, given, or fitted from runs."""
     if costs.runs:

@@ -30,10 +30,13 @@ PRICE_BAND = "price band"
 MODEL_DRIFT = "model drift"
 """Rule of an alarm about headlines that differ from the sentiment model's training texts."""
 
+TWIN = "twin"
+"""Rule of a note that a venue's fills cost more or less than the paper model allows, or no longer do."""
+
 SHORT_HISTORY = "short history"
 """Rule of a note that fewer bars were at hand for the warm-up than the strategy needs."""
 
-NOTES = (STALE, CLOCK, PRICE_BAND, MODEL_DRIFT, SHORT_HISTORY)
+NOTES = (STALE, CLOCK, PRICE_BAND, MODEL_DRIFT, TWIN, SHORT_HISTORY)
 """Rules of risk events that neither change the state nor refuse an order."""
 
 FLATTEN = "flatten"

@@ -27,6 +27,7 @@ from agent.live.interfaces.running_agent import Services
 from agent.live.interfaces.status import Status
 from agent.live.kill_file import KillSwitch
 from agent.live.life import Life, Sources
+from agent.live.live_twin import LiveTwin
 from agent.live.model_drift import ModelDrift
 from agent.live.observers import LogObserver, RecentActivity
 from agent.live.order_routing import open_gateway, open_guard, venue_port
@@ -237,7 +238,10 @@ class Daemon:
                     mark=self.record.mark,
                 )
             )
-            gateway = None
+            gateway = twin = None
+            if port is not None and self.config.twin.enabled:
+                twin = LiveTwin(self.config, pipeline.engine.portfolio)
+                pipeline.observers.append(twin)
             if port is not None:
                 gateway = open_gateway(self.config, port, pipeline, self.clock, self._rng)
             commands = CommandHandler(self.config, pipeline, queue, self.clock, self.kill_switch, self.model)
@@ -262,6 +266,7 @@ class Daemon:
                 self.clock,
                 self._rng,
                 self.drift,
+                twin,
             )
             self._life = life
             _log.info(

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from agent.analysis.twin_parts import CostRules, Move, TwinFill
+from agent.analysis.twin_parts import CostRules
 from agent.analysis.twin_report import BarDifferences, Boundary, DifferentDecision, TwinRecord, day_of
 from agent.config import Config
 from agent.config.costs import costs_in_words
@@ -20,16 +18,13 @@ from agent.core.events import Order
 from agent.replay.backtest import Progress
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.twin_events import recorded_events, run_config
-from agent.replay.twin_fold import DecidesAnew, OwnOrders, is_strategys
+from agent.replay.twin_fold import DecidesAnew, OwnOrders, find_holes, is_strategys, with_markets
 from agent.replay.twin_history import HistoryTwin, replay_history
 from agent.store.database import Database
 from agent.store.runs import Run
 from strategies import check_source, load_strategy
 
 _TICK: Final = 16_384
-_HOLE: Final = 1.5
-"""Bars without a streamed price that count as a hole."""
-
 _COMPARED: Final = ("side", "type", "qty", "price", "trigger", "reduce_only")
 """Fields in which two orders must agree to be the same decision."""
 
@@ -110,12 +105,13 @@ def fold_twin(
         initial=own.venue.initial,
         orders={id: record.facts() for id, record in own.records.items()},
         moves={
-            id: _with_markets(record.order.symbol, record.moves, own) for id, record in own.records.items()
+            id: with_markets(record.moves, own.prices[record.order.symbol])
+            for id, record in own.records.items()
         },
         funding=own.funding,
         boundaries=boundaries,
         rules={symbol: CostRules(rules, half_spread) for symbol, rules in own.instruments.items()},
-        holes={symbol: _holes(times, config) for symbol, times in own.fresh.items()},
+        holes={symbol: find_holes(times, config) for symbol, times in own.fresh.items()},
         first_different=None if second is None else first_difference(ours, second.orders),
         notes=notes,
         bars=bars,
@@ -187,26 +183,3 @@ def _in_words(decided: tuple[int, Order] | None) -> str:
     price = "" if order.price is None else f" at {order.price:f}"
     trigger = "" if order.trigger is None else f" from {order.trigger:f}"
     return f"{order.side.value.lower()} {order.qty:f} {order.type.value.lower()}{price}{trigger}"
-
-
-def _with_markets(symbol: str, moves: list[Move], own: OwnOrders) -> list[Move]:
-    """Add to the venue's taker fills the market's last streamed price at their time."""
-    prices = own.prices[symbol]
-    prices.sort(key=lambda price: price[0])  # stable: of equal times the last one counts
-    times = [ts for ts, _ in prices]
-    result: list[Move] = []
-    for move in moves:
-        if isinstance(move, TwinFill) and move.venue and not move.market:
-            at = max(bisect_right(times, move.ts) - 1, 0)
-            market = Decimal(repr(prices[at][1])) if prices else move.price
-            move = msgspec.structs.replace(move, market=market)
-        result.append(move)
-    return result
-
-
-def _holes(times: list[int], config: Config) -> list[tuple[int, int]]:
-    """Return the times (after, until] without a streamed price; none for markets that close at night."""
-    if config.market.category == "equity":
-        return []
-    most = _HOLE * config.market.interval
-    return [(before, after) for before, after in pairwise(sorted(times)) if after - before > most]

@@ -8,9 +8,11 @@ is an engine that decides for itself on paper.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -50,6 +52,9 @@ from agent.core.strategy import Strategy
 from agent.data.funding import constant_funding
 
 _ZERO: Final = Decimal(0)
+_HOLE: Final = 1.5
+"""Bars without a streamed price that count as a hole."""
+
 NO_BALANCE: Final = "insufficient balance"
 NO_POSITION: Final = "reduce-only order, but there is no position to reduce"
 
@@ -139,6 +144,7 @@ class OwnOrders:
         self.prices: dict[str, list[tuple[int, float]]] = {symbol: [] for symbol in symbols}
         self.fresh: dict[str, list[int]] = {symbol: [] for symbol in symbols}
         self.ignored_bars = 0
+        self.handed_over: list[OrderRecord] = []  # orders that have ended at the venue and on paper
         self._interval = config.market.interval
         self._margined = config.market.category == "linear"
         self._at_close = config.paper.fill == "close"
@@ -238,6 +244,7 @@ class OwnOrders:
                 working.append(record)
                 continue
             self._cancel(record.order.id, symbol, now, "the order has ended at the venue")
+            self.handed_over.append(record)
             held = record.held()
             if held:
                 record.moves.append(Handover(self._seq, mark))
@@ -396,6 +403,30 @@ class _OrderSink(NullSink):
 
     def decision(self, decision: Decision) -> None:
         self._owner.record(decision)
+
+
+def with_markets(moves: Iterable[Move], prices: list[tuple[int, float]]) -> list[Move]:
+    """Add to the venue's taker fills the market's last streamed price at their time.
+
+    `prices` are (UTC ms, price) and get sorted.
+    """
+    prices.sort(key=lambda price: price[0])  # stable: of equal times the last one counts
+    result: list[Move] = []
+    for move in moves:
+        if isinstance(move, TwinFill) and move.venue and not move.market:
+            at = max(bisect_right(prices, move.ts, key=lambda price: price[0]) - 1, 0)
+            market = Decimal(repr(prices[at][1])) if prices else move.price
+            move = msgspec.structs.replace(move, market=market)
+        result.append(move)
+    return result
+
+
+def find_holes(times: Iterable[int], config: Config) -> list[tuple[int, int]]:
+    """Return the times (after, until] without a streamed price; none for markets that close at night."""
+    if config.market.category == "equity":
+        return []
+    most = _HOLE * config.market.interval
+    return [(before, after) for before, after in pairwise(sorted(times)) if after - before > most]
 
 
 def is_strategys(order: Order) -> bool:

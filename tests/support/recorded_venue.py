@@ -109,9 +109,10 @@ def record(
     run_id: str = "run",
     step: int = 1_000,
     volatility: float = 2e-4,
+    begin: int = BEGIN,
 ) -> Run:
     """Record a run of so many minutes, with a price each `step` ms and symbol; return it, complete."""
-    return _Recording(database, config, venue or Venue(), seed, run_id, step, volatility).play(minutes)
+    return _Recording(database, config, venue or Venue(), seed, run_id, step, volatility, begin).play(minutes)
 
 
 class _Recording:
@@ -124,14 +125,16 @@ class _Recording:
         run_id: str,
         step: int,
         volatility: float,
+        begin: int,
     ) -> None:
+        self.begin = begin
         self.config, self.venue, self.step, self.volatility = config, venue, step, volatility
         self.rng = random.Random(seed)
         strategy = load_strategy(config.strategy.name, config.strategy.params)
         self.run = Run(
             run_id,
             RunKind.LIVE,
-            BEGIN,
+            self.begin,
             config.strategy.name,
             params=strategy.params.model_dump(mode="json"),
             config=config.persisted(),
@@ -154,7 +157,7 @@ class _Recording:
         )
         self.queue: list[tuple[int, int, Any]] = []
         self.numbers = count()
-        self.now = BEGIN
+        self.now = self.begin
         self.orders = 0
         symbols = config.market.symbols
         rules = PaperConfig.model_validate(PAPER | venue.rules | {"latency": 0})
@@ -171,19 +174,19 @@ class _Recording:
     # -- time -------------------------------------------------------------------------------------------
 
     def play(self, minutes: int) -> Run:
-        end = BEGIN + minutes * MINUTE_MS
-        self._input(Command("life", BEGIN, BEGIN, {"incarnation": "a", "cash": "stated"}))
-        self._input(Command("reconciling", BEGIN, BEGIN))
-        self._input(AccountSnapshot(BEGIN, BEGIN, {"USDT": CAPITAL}))
-        for ts in range(BEGIN + self.step // 2, end, self.step):
+        end = self.begin + minutes * MINUTE_MS
+        self._input(Command("life", self.begin, self.begin, {"incarnation": "a", "cash": "stated"}))
+        self._input(Command("reconciling", self.begin, self.begin))
+        self._input(AccountSnapshot(self.begin, self.begin, {"USDT": CAPITAL}))
+        for ts in range(self.begin + self.step // 2, end, self.step):
             for symbol in self.config.market.symbols:
                 self._at(ts, ("price", symbol))
-        for start in range(BEGIN, end, MINUTE_MS):
+        for start in range(self.begin, end, MINUTE_MS):
             for symbol in self.config.market.symbols:
                 self._at(start + MINUTE_MS, ("close", symbol, start))
         if self.config.market.category == "linear" and float(self.venue.funding_rate):
             for stamp in constant_funding(
-                self.config.market.symbols, float(self.venue.funding_rate), 28_800_000, BEGIN, end
+                self.config.market.symbols, float(self.venue.funding_rate), 28_800_000, self.begin, end
             ):
                 self._at(stamp.ts, ("funding", stamp))
         while self.queue:
@@ -192,7 +195,7 @@ class _Recording:
         self.engine.finish()
         Journal(self.database, self.run.id).append(self.events)
         return self.recorder.finish(
-            first_event_at=BEGIN,
+            first_event_at=self.begin,
             last_event_at=self.now,
             final_equity=self.engine.portfolio.exact_equity(),
             metrics={},
@@ -247,7 +250,7 @@ class _Recording:
 
     def _hidden(self, ts: int) -> bool:
         gap = self.venue.gap
-        return gap is not None and gap[0] <= (ts - BEGIN) // MINUTE_MS < gap[1]
+        return gap is not None and gap[0] <= (ts - self.begin) // MINUTE_MS < gap[1]
 
     def _do_funding(self, stamp: Any) -> None:
         self.exchange.on_funding(stamp)
