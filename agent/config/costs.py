@@ -40,7 +40,7 @@ class CostsConfig(Section):
 class TwinConfig(Section):
     """The twin that a run at a venue folds beside itself; `tapewire twin` does the same afterwards."""
 
-    enabled: bool = False
+    enabled: bool = False  # only runs at a venue have one
     window: int = Field(200, ge=30)  # latest filled orders that are judged
     # the mean difference that is not alarming, bps of the value; with fitted costs their interval is added
     tolerance_bps: float = Field(1.0, gt=0)

@@ -11,7 +11,7 @@ import pytest
 
 from agent.analysis.twin_report import attribute_run
 from agent.config import Config
-from agent.core.events import MINUTE_MS, Command, RiskEvent, RiskState
+from agent.core.events import MINUTE_MS, Amend, RiskEvent, RiskState
 from agent.core.portfolio import Portfolio
 from agent.core.risk import TWIN
 from agent.live.app import make_agent
@@ -147,10 +147,13 @@ def test_an_error_ends_the_twin_and_not_the_agent(store: Database) -> None:
     twin = LiveTwin(config, Portfolio(config.account.initial_capital, SYMBOLS))
     for seq, event, decisions in recorded_events(store, run, config):
         twin.event(seq, event)
-        for decision in decisions * 2:  # each order twice
+        for decision in decisions:
             twin.decision(seq, decision)
-    twin.event(0, Command("stop", 0, 0))
-    assert isinstance(twin.status().problem, str)
+        if seq == 10:
+            twin.decision(seq, Amend("o", "UNTRADED", 0))
+    assert twin.status().problem == "KeyError: 'UNTRADED'"
+    assert twin.status().orders == 0
+    assert twin.due_alarm() is None
 
 
 async def test_an_agent_whose_fees_are_doubled_raises_the_alarm(
