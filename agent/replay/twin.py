@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from agent.analysis.twin_parts import CostRules
+from agent.analysis.twin_parts import CostRules, exact
 from agent.analysis.twin_report import BarDifferences, Boundary, DifferentDecision, TwinRecord, day_of
 from agent.config import Config
 from agent.config.costs import costs_in_words
@@ -25,6 +25,7 @@ from agent.store.runs import Run
 from strategies import check_source, load_strategy
 
 _TICK: Final = 16_384
+_NO_MONEY: Final = Decimal("1e-9")
 _COMPARED: Final = ("side", "type", "qty", "price", "trigger", "reduce_only")
 """Fields in which two orders must agree to be the same decision."""
 
@@ -61,16 +62,17 @@ def fold_twin(
     def close(day: str) -> None:
         marks = {symbol: position.mark_decimal for symbol, position in own.paper.positions.items()}
         equity = None if second is None else second.equity
-        boundaries.append(
-            Boundary(last, day, marks, own.venue.exact_equity(), own.paper.exact_equity(), equity)
-        )
+        with exact():
+            venue, paper = own.venue.exact_equity(), own.paper.exact_equity()
+        boundaries.append(Boundary(last, day, marks, venue, paper, equity))
 
     for seq, event, decisions in recorded_events(database, run, config):
         if (today := day_of(event.available_at)) != day:
             if day:
                 close(day)
             day = today
-        own.handle(seq, event, decisions)
+        with exact():  # a venue's amounts may have many digits, and no sum of the parts may be rounded
+            own.handle(seq, event, decisions)
         if second is not None:
             second.handle(seq, event, decisions)
         ours += [(seq, one) for one in decisions if isinstance(one, Order) and is_strategys(one)]
@@ -81,7 +83,7 @@ def fold_twin(
     if not last:
         raise UsageError(f"run {run.id} has no events yet")
     close(day)
-    if run.final_equity is not None and run.final_equity != boundaries[-1].venue:
+    if run.final_equity is not None and abs(run.final_equity - boundaries[-1].venue) > _NO_MONEY:
         notes.append(
             f"the recorded fills give an equity of {boundaries[-1].venue:f}, the run recorded "
             f"{run.final_equity:f}"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from agent.analysis.twin_report import attribute_run
-from agent.config import Config
+from agent.config import Config, parse
+from agent.core.errors import ConfigError
 from agent.core.events import MINUTE_MS, Amend, RiskEvent, RiskState
 from agent.core.portfolio import Portfolio
 from agent.core.risk import TWIN
@@ -154,6 +155,12 @@ def test_an_error_ends_the_twin_and_not_the_agent(store: Database) -> None:
     assert twin.status().problem == "KeyError: 'UNTRADED'"
     assert twin.status().orders == 0
     assert twin.due_alarm() is None
+
+
+def test_a_run_on_paper_has_no_twin() -> None:
+    with pytest.raises(ConfigError, match="the run trades on paper and has no twin"):
+        parse({"twin": {"enabled": True}}, where="test").check_live()
+    parse({"twin": {"enabled": True}, "execution": {"mode": "testnet"}}, where="test").check_live()
 
 
 async def test_an_agent_whose_fees_are_doubled_raises_the_alarm(

@@ -47,7 +47,7 @@ def twin(database: Database, run: Run, **more: Any) -> TwinReport:
             assert sum(day.causes.values(), D(0)) == day.difference
         for order in report.orders:
             assert sum(order.causes.values(), D(0)) == order.difference
-    assert report.venue_equity == run.final_equity
+    assert report.venue_equity == pytest.approx(run.final_equity, abs=D("1e-12"))
     assert not report.notes
     return report
 
@@ -218,6 +218,17 @@ def test_days_are_divided_at_midnight(database: Database) -> None:
     report = twin(database, run)
     assert [day.day for day in report.days] == ["2025-01-01", "2025-01-02"]
     assert all(day.difference for day in report.days)
+
+
+def test_on_spot(database: Database) -> None:
+    """Fees of the category, no short sales, and no funding."""
+    hold = {"name": "sma_cross", "params": {"fast": 2, "slow": 5}}
+    config = configuration(SYMBOLS, hold, market={"symbols": SYMBOLS, "category": "spot"})
+    assert not twin(database, record(database, config, minutes=90)).difference
+    dearer = Venue(rules={"taker_fee": "0.002"})
+    report = twin(database, record(database, config, dearer, minutes=90, run_id="dearer"), anew=False)
+    assert named(report) == {"fee"}
+    assert len(report.orders) > 20
 
 
 def test_other_costs_for_the_twin(database: Database) -> None:
