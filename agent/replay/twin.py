@@ -16,9 +16,10 @@ from agent.config.costs import costs_in_words
 from agent.core.errors import DataError, ModelError, SafetyError, UsageError
 from agent.core.events import Order
 from agent.replay.backtest import Progress
+from agent.replay.decides_anew import DecidesAnew
 from agent.replay.fusion_model import reopen_predictor
-from agent.replay.twin_events import recorded_events, run_config
-from agent.replay.twin_fold import DecidesAnew, OwnOrders, find_holes, is_strategys, with_markets
+from agent.replay.twin_events import is_strategys, recorded_events, run_config
+from agent.replay.twin_fold import OwnOrders, find_holes, with_markets
 from agent.replay.twin_history import HistoryTwin, replay_history
 from agent.store.database import Database
 from agent.store.runs import Run

@@ -8,8 +8,18 @@ from decimal import Decimal
 from agent.config import Config, parse
 from agent.core.engine import CORE
 from agent.core.errors import UsageError
-from agent.core.events import AccountSnapshot, CashAdjustment, Command, Decision, Event
+from agent.core.events import (
+    AccountSnapshot,
+    CashAdjustment,
+    Command,
+    Decision,
+    Event,
+    Funding,
+    Kline,
+    Order,
+)
 from agent.core.instruments import with_first_rules
+from agent.data.funding import constant_funding
 from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import read_decisions
@@ -66,3 +76,25 @@ class _FirstBalance:
             reason = "the account's balance when the run began"
             return [CashAdjustment(event.ts, account.currency, amount, reason), *decisions]
         return decisions
+
+
+class PaperFunding:
+    """The configured funding rate at every stamp that the market has passed; see docs/assumptions.md."""
+
+    def __init__(self, config: Config) -> None:
+        linear = config.market.category == "linear"
+        self._symbols = config.market.symbols if linear and config.paper.funding_rate else ()
+        self._rate, self._interval = float(config.paper.funding_rate), config.paper.funding_interval
+        self._since = 0
+
+    def due(self, kline: Kline) -> Iterator[Funding]:
+        """Yield the stamps that a closed bar shows to have passed."""
+        since, self._since = self._since, max(kline.ts, self._since)
+        if since and self._symbols:
+            for stamp in constant_funding(self._symbols, self._rate, self._interval, since + 1, kline.ts + 1):
+                yield Funding(stamp.symbol, stamp.ts, kline.available_at, stamp.rate)
+
+
+def is_strategys(order: Order) -> bool:
+    """Return whether an order is the strategy's (or a flatten's), and none that protects a position."""
+    return not order.oco and order.reason != "liquidation"

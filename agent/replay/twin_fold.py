@@ -2,15 +2,14 @@
 
 `OwnOrders` submits the orders of a venue run, at the time of their decisions, to a paper exchange that sees
 the prices of the run's journal. It takes over the run's position in a symbol before each new order of the
-strategy, because that order was decided from it; so a difference lasts until the next decision. `DecidesAnew`
-is an engine that decides for itself on paper.
+strategy, because that order was decided from it; so a difference lasts until the next decision.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import pairwise
 from typing import Final
@@ -21,19 +20,16 @@ from msgspec import UNSET
 from agent.analysis.twin_parts import Cause, Handover, Move, OrderFacts, TwinFill
 from agent.analysis.twin_report import FundingMove
 from agent.config import Config
-from agent.core.engine import Engine
 from agent.core.events import (
     Amend,
     Cancel,
     CashAdjustment,
-    Command,
     Decision,
     Event,
     Fill,
     FillKind,
     Funding,
     FundingPayment,
-    FundingSettlement,
     Kline,
     Order,
     OrderStatus,
@@ -43,13 +39,10 @@ from agent.core.events import (
 )
 from agent.core.exchange import Report
 from agent.core.fill_models import FillRules
-from agent.core.fusion_inputs import Predictor
 from agent.core.instruments import instrument_for
 from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
-from agent.core.sinks import NullSink
-from agent.core.strategy import Strategy
-from agent.data.funding import constant_funding
+from agent.replay.twin_events import PaperFunding, is_strategys
 
 _ZERO: Final = Decimal(0)
 _HOLE: Final = 1.5
@@ -57,23 +50,6 @@ _HOLE: Final = 1.5
 
 NO_BALANCE: Final = "insufficient balance"
 NO_POSITION: Final = "reduce-only order, but there is no position to reduce"
-
-
-class PaperFunding:
-    """The configured funding rate at every stamp that the market has passed; see docs/assumptions.md."""
-
-    def __init__(self, config: Config) -> None:
-        linear = config.market.category == "linear"
-        self._symbols = config.market.symbols if linear and config.paper.funding_rate else ()
-        self._rate, self._interval = float(config.paper.funding_rate), config.paper.funding_interval
-        self._since = 0
-
-    def due(self, kline: Kline) -> Iterator[Funding]:
-        """Yield the stamps that a closed bar shows to have passed."""
-        since, self._since = self._since, max(kline.ts, self._since)
-        if since and self._symbols:
-            for stamp in constant_funding(self._symbols, self._rate, self._interval, since + 1, kline.ts + 1):
-                yield Funding(stamp.symbol, stamp.ts, kline.available_at, stamp.rate)
 
 
 class OrderRecord:
@@ -351,60 +327,6 @@ class OwnOrders:
         self.funding.append(FundingMove(self._seq, p.symbol, p.ts, venue, p.qty, p.mark, p.rate, p.amount))
 
 
-class DecidesAnew:
-    """An engine that decides on paper from the inputs of a venue run, without the venue's reports."""
-
-    def __init__(self, config: Config, strategy: Strategy, run_id: str, predictor: Predictor | None) -> None:
-        self._seq = 0
-        self.orders: list[tuple[int, Order]] = []
-        self._engine = Engine(
-            config,
-            strategy,
-            _OrderSink(self),
-            run_id=run_id,
-            exchange=PaperExchange,
-            predictor=predictor,
-            contain_errors=True,
-        )
-        self._engine.risk.set_reconciled(False)
-        self._stamps = PaperFunding(config)
-
-    def handle(self, seq: int, event: Event, decisions: Sequence[Decision]) -> None:
-        """Handle an event; of the venue's `decisions` only those count that changed its capital."""
-        self._seq = seq
-        engine = self._engine
-        for decision in decisions:
-            if isinstance(decision, CashAdjustment):
-                engine.portfolio.transfer(decision.amount)
-            elif isinstance(decision, Fill) and decision.kind is FillKind.TRANSFER:
-                engine.portfolio.apply(decision)
-        if isinstance(event, OrderUpdate | Fill | FundingSettlement):
-            return
-        engine.handle(event)
-        if isinstance(event, Command) and event.action == "reconciling":
-            engine.risk.set_reconciled(False)
-        if isinstance(event, Kline) and event.confirm and event.symbol in engine.states:
-            for stamp in self._stamps.due(event):
-                engine.handle(stamp)
-
-    @property
-    def equity(self) -> Decimal:
-        return self._engine.portfolio.exact_equity()
-
-    def record(self, decision: Decision) -> None:
-        """Keep an order of the strategy."""
-        if isinstance(decision, Order) and is_strategys(decision):
-            self.orders.append((self._seq, decision))
-
-
-class _OrderSink(NullSink):
-    def __init__(self, owner: DecidesAnew) -> None:
-        self._owner = owner
-
-    def decision(self, decision: Decision) -> None:
-        self._owner.record(decision)
-
-
 def with_markets(moves: Iterable[Move], prices: list[tuple[int, float]]) -> list[Move]:
     """Add to the venue's taker fills the market's last streamed price at their time.
 
@@ -427,8 +349,3 @@ def find_holes(times: Iterable[int], config: Config) -> list[tuple[int, int]]:
         return []
     most = _HOLE * config.market.interval
     return [(before, after) for before, after in pairwise(sorted(times)) if after - before > most]
-
-
-def is_strategys(order: Order) -> bool:
-    """Return whether an order is the strategy's (or a flatten's), and none that protects a position."""
-    return not order.oco and order.reason != "liquidation"

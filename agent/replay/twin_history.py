@@ -33,9 +33,9 @@ from agent.core.events import (
     OrderUpdate,
 )
 from agent.data.klines import KlineFile
+from agent.replay.decides_anew import DecidesAnew
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.twin_events import recorded_events
-from agent.replay.twin_fold import DecidesAnew
 from agent.store.database import Database
 from agent.store.runs import Run
 from strategies import load_strategy

@@ -94,7 +94,7 @@ def assert_exact(report: TwinReport) -> None:
 
 @pytest.mark.slow
 async def test_three_hundred_orders_with_faults_add_up(database: Database, tmp_path: Path) -> None:
-    report = await trade(database, tmp_path, 300, faults=FAULTS, participation=0.05)
+    report = await trade(database, tmp_path, 330, faults=FAULTS, participation=0.05)
     assert len(report.orders) >= 300
     assert report.difference
     assert_exact(report)
