@@ -201,10 +201,14 @@ def _command(path: str, command: Any, level: int) -> Iterator[str]:
         yield ""
         yield from inspect.cleandoc(command.help or "").splitlines()
         yield ""
-    if inner is not None:
-        for name in sorted(inner):
-            yield from _command(f"{path} {name}", inner[name], level + path.count(" "))
-        return
+    if inner is None or path.count(" "):  # a group may have options of its own
+        yield from _parameters(command)
+    for name in sorted(inner or ()):
+        yield from _command(f"{path} {name}", inner[name], level + path.count(" "))
+
+
+def _parameters(command: Any) -> Iterator[str]:
+    """The arguments and options of a verb as a table."""
     from agent.cli.typer_setup import metavar
 
     rows = [p for p in command.params if p.name != "help"]

@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from agent.cli.command_options import ConfigFile, Json, ReplayOptions, RunId
+from agent.cli.command_options import ConfigFile, Json, ReplayOptions
 from agent.cli.console import err, out, print_json, print_text, progress_bar
 from agent.cli.research_output import number, percent, show_stamps
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.config.costs import costs_in_words
+from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
     from agent.replay.backtest import CompletedBacktest
@@ -86,12 +88,25 @@ def backtest(
 
 
 def verify(
-    run: RunId = "latest",
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="Id of a run, or its first characters; latest: the newest run; or a file made by tapewire "
+            "bundle.",
+            metavar="RUN|FILE",
+        ),
+    ] = "latest",
     config: ConfigFile = None,
     trust_strategy: Annotated[
         bool,
-        option("--trust-strategy", "Import the run's strategy even if its file has changed since the run."),
+        option(
+            "--trust-strategy",
+            "Import the run's strategy even if its file has changed since the run, or comes with a bundle.",
+        ),
     ] = False,
+    inputs: Annotated[
+        Path | None, option("--inputs", "Folder with the inputs that a bundle lacks.", "FOLDER")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Replay a recorded run and compare every decision with the record. Exit code 1 if one differs.
@@ -99,14 +114,10 @@ def verify(
     A strategy that isn't built in is imported only if its file is unchanged since the run.
     """
     from agent.replay.verify import verify as verify_run
-    from agent.store.database import open_database
-    from agent.store.queries import find_run
 
-    with closing(open_database(load(config).store.url, create=False)) as database:
-        recorded = find_run(database, run)
-        with replay_progress(
-            "verifying", recorded.first_event_at or 0, recorded.last_event_at or 0
-        ) as progress:
+    with _recorded_run(run, config, inputs, trust_strategy=trust_strategy) as (database, recorded):
+        begin, end = recorded.first_event_at or 0, recorded.last_event_at or 0
+        with replay_progress("verifying", begin, end) as progress:
             result = verify_run(database, recorded, progress, trust_strategy=trust_strategy)
     if json:
         fields = {field: getattr(result, field) for field in result.__struct_fields__}
@@ -115,6 +126,29 @@ def verify(
         _print_verification(result)
     if not result.identical:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _recorded_run(
+    run: str, config: Path | None, inputs: Path | None, *, trust_strategy: bool
+) -> Iterator[tuple[Database, Run]]:
+    """Yield the store and the run of an id, or of a bundle."""
+    from agent.replay.run_bundle import open_bundle
+    from agent.store.bundle_file import is_bundle, read_bundle
+    from agent.store.database import open_database
+    from agent.store.queries import find_run
+
+    if not is_bundle(Path(run)):
+        if inputs is not None:
+            raise UsageError("--inputs is for bundles", hint="name a file made by tapewire bundle")
+        with closing(open_database(load(config).store.url, create=False)) as database:
+            yield database, find_run(database, run)
+        return
+    with TemporaryDirectory(prefix="tapewire-bundle-") as folder:
+        bundle = read_bundle(Path(run))
+        database, recorded = open_bundle(bundle, Path(folder), inputs=inputs, trust_strategy=trust_strategy)
+        with closing(database):
+            yield database, recorded
 
 
 @contextmanager

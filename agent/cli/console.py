@@ -55,6 +55,14 @@ def print_text(text: str, style: str | None = None, *, wrap: bool = False) -> No
     out.print(text, style=style, markup=False, soft_wrap=not wrap)
 
 
+def print_table(table: RenderableType, width: int) -> None:
+    """Print a table; if standard output is no terminal, with room for `width` columns."""
+    if not out.is_terminal and out.width < width:
+        SafeConsole(highlight=False, width=width).print(table)
+    else:
+        out.print(table)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object on one line of standard output."""
     sys.stdout.write(

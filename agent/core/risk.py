@@ -233,6 +233,10 @@ class RiskManager:
         )
         return min(limits)
 
+    def recent_orders(self, now: int) -> int:
+        """Return the number of orders that were allowed in the last minute, without reductions."""
+        return sum(at > now - MINUTE_MS for at in self._sent)
+
     def allows(
         self,
         now: int,

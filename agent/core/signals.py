@@ -40,7 +40,7 @@ from agent.core.deduplication import HeadlineDeduplicator
 from agent.core.events import News, Sentiment, Signal
 from agent.core.settings import SignalsConfig
 from agent.core.symbols import SymbolMapper
-from agent.core.votes import NEVER, SymbolVote, leading
+from agent.core.votes import NEVER, CountedVote, SymbolVote, leading
 
 MAX_WAITING: Final = 10_000
 """Most headlines that wait for their sentiment, and most that wait for a revision; beyond that the oldest is
@@ -329,6 +329,10 @@ class SignalEngine:
     def current(self, symbol: str) -> Signal | None:
         """Return the last signal on `symbol`; None before the first, and after it has expired."""
         return self._votes[symbol].signal
+
+    def votes(self, symbol: str, now: int) -> list[CountedVote]:
+        """Return the votes that count on `symbol` at `now` (UTC ms)."""
+        return self._votes[symbol].counted(now)
 
     @property
     def abstain_rate(self) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 from math import floor, log2
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-from agent.core.events import BUY, HOLD, SELL, Signal
+from agent.core.events import BUY, HOLD, SELL, Direction, Signal
 from agent.core.settings import SignalsConfig
 from agent.core.symbols import base_of
 
@@ -24,6 +24,19 @@ kind of news."""
 _DIRECTIONS: Final = (SELL, HOLD, BUY)
 _MAX_HALF_LIVES: Final = 500.0
 """Longest time between the reference time and now; 2 ** 1024 would overflow."""
+
+
+class CountedVote(NamedTuple):
+    """A vote that counts, with its weight at the moment of asking; `at` is when it was cast (UTC ms)."""
+
+    news_id: str
+    at: int
+    weight: float
+    bearish: float
+    neutral: float
+    bullish: float
+    direction: Direction
+    kind: str
 
 
 def leading(bearish: float, neutral: float, bullish: float) -> int:
@@ -174,6 +187,26 @@ class SymbolVote:
         if not self.announced:
             self.signal = None
         return None
+
+    def counted(self, now: int) -> list[CountedVote]:
+        """Return the votes that count at `now`, in the order in which they were cast. Nothing changes."""
+        found: list[CountedVote] = []
+        for at, weight, bearish, neutral, bullish, side, news_id, kind in self._votes:
+            if at > now - self._window and weight > 0.0:
+                decayed = weight * 2.0 ** ((self._reference - now) / self._half_life)
+                found.append(
+                    CountedVote(
+                        news_id,
+                        at,
+                        decayed,
+                        bearish / weight,
+                        neutral / weight,
+                        bullish / weight,
+                        _DIRECTIONS[side],
+                        kind,
+                    )
+                )
+        return found
 
     def _signal(self, now: int, kind: str) -> Signal:
         """Return the signal of all votes; `kind` is that of the latest one."""

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import structlog
 
+from agent.analysis.run_rows import RunRow, run_row
 from agent.core.errors import TapewireError
 from agent.dashboard.playback import RunPlayback
 from agent.store.database import Database
@@ -34,27 +35,6 @@ class ArchiveBusy(TapewireError):
     """The archive can't serve the request now, but a later try may succeed."""
 
 
-class RunRow(msgspec.Struct, frozen=True):
-    """A run in the list. Results are fractions; None if the run has not recorded them."""
-
-    id: str
-    kind: str
-    status: str
-    strategy: str
-    symbols: tuple[str, ...]
-    started_at: int
-    first_event_at: int | None
-    last_event_at: int | None
-    events: int
-    decisions: int
-    total_return: float | None
-    max_drawdown: float | None
-    sharpe: float | None
-    trades: int | None
-    stamps: tuple[str, ...]
-    error: str
-
-
 class RunArchive:
     """Read-only access to the recorded runs. Keeps the last reports and playbacks in memory."""
 
@@ -65,6 +45,7 @@ class RunArchive:
         self._pending = 0
         self._playbacks: OrderedDict[str, _OpenPlayback] = OrderedDict()
         self._reports: OrderedDict[tuple[str, int | None], bytes] = OrderedDict()
+        self._comparisons: OrderedDict[tuple[tuple[str, int | None], ...], bytes] = OrderedDict()
         self._drawdowns: dict[
             tuple[str, int | None], float | None
         ] = {}  # of ended runs without recorded metrics
@@ -84,6 +65,19 @@ class RunArchive:
                 self._reports[key] = page
                 if len(self._reports) > _MAX_REPORTS:
                     self._reports.popitem(last=False)
+        return page
+
+    async def comparison(self, a: str, b: str) -> bytes:
+        """Return the HTML page that compares two runs. Raises like `report`."""
+        runs = await self._in_thread(lambda: (find_run(self._database, a), find_run(self._database, b)))
+        key = tuple((run.id, run.finished_at) for run in runs)
+        page = self._comparisons.get(key)
+        if page is None:
+            page = await self._in_thread(lambda: _render_comparison(self._database, *runs))
+            if all(run.status is not RunStatus.RUNNING for run in runs):
+                self._comparisons[key] = page
+                if len(self._comparisons) > _MAX_REPORTS:
+                    self._comparisons.popitem(last=False)
         return page
 
     async def find(self, run_id: str) -> Run | None:
@@ -206,39 +200,17 @@ def failure(run: Run) -> str:
     return f"The run {ended}: {why}." if why else f"The run {ended}."
 
 
-def run_row(run: Run) -> RunRow:
-    """Return the row of a run, without what only its recorded curve contains."""
-    performance, trades = run.metrics.get("performance", {}), run.metrics.get("trades", {})
-    initial = float(run.config.get("account", {}).get("initial_capital") or 0)
-    total = performance.get("total_return")
-    # At a venue the capital is what the account held at the start, not the configured amount
-    configured_capital = run.config.get("execution", {}).get("mode") != "testnet"
-    if total is None and run.final_equity is not None and initial and configured_capital:
-        total = float(run.final_equity) / initial - 1
-    return RunRow(
-        id=run.id,
-        kind=run.kind.value,
-        status=run.status.value,
-        strategy=run.strategy,
-        symbols=tuple(run.config.get("market", {}).get("symbols", ())),
-        started_at=run.started_at,
-        first_event_at=run.first_event_at,
-        last_event_at=run.last_event_at,
-        events=run.events,
-        decisions=run.decisions,
-        total_return=total,
-        max_drawdown=performance.get("max_drawdown"),
-        sharpe=performance.get("sharpe"),
-        trades=trades.get("trades"),
-        stamps=run.stamps,
-        error=run.error,
-    )
-
-
 def _max_drawdown(database: Database, run_id: str) -> float | None:
     """Return the largest drawdown of the recorded curve as a fraction <= 0; None if no curve was recorded."""
     equity = read_frame(database, run_id, "equity").equity.to_numpy()
     return float((equity / np.maximum.accumulate(equity) - 1).min()) if len(equity) else None
+
+
+def _render_comparison(database: Database, a: Run, b: Run) -> bytes:
+    from agent.analysis.comparison.comparison_page import render_comparison
+    from agent.replay.run_comparison import compare_runs
+
+    return render_comparison(compare_runs(database, a, b)).encode()
 
 
 def _render_report(database: Database, run_id: str) -> bytes:

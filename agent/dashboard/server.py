@@ -183,6 +183,7 @@ class Dashboard:
             ("GET", "/runs", self._page),
             ("GET", "/runs/{id}", self._page),
             ("GET", "/runs/{id}/report", self._report),
+            ("GET", "/runs/{id}/compare/{other}", self._compare),
             ("GET", "/assets/{name}", self._asset),
             ("GET", "/favicon.ico", self._icon),  # for reports, which have no <link rel="icon">
             ("GET", "/login", self._login),
@@ -281,6 +282,21 @@ class Dashboard:
         headers = {"Content-Security-Policy": _REPORT_POLICY}
         return web.Response(body=page, content_type="text/html", charset="utf-8", headers=headers)
 
+    async def _compare(self, request: web.Request) -> web.StreamResponse:
+        a, b = request.match_info["id"], request.match_info["other"]
+        try:
+            page = await self._archive.comparison(a, b)
+        except TapewireError as error:
+            markup = {
+                "<!-- title -->": "These runs can't be compared",
+                "<!-- run -->": f"{escape(a)} and {escape(b)}",
+                "<!-- link -->": "See",
+                "<!-- why -->": escape(str(error)),
+            }
+            return self._render(request, "no-report.html", markup, status=_status_of(error))
+        headers = {"Content-Security-Policy": _REPORT_POLICY}
+        return web.Response(body=page, content_type="text/html", charset="utf-8", headers=headers)
+
     async def _no_report(self, request: web.Request, error: TapewireError) -> web.Response:
         requested = request.match_info["id"]
         run = await self._archive.find(requested)
@@ -290,6 +306,7 @@ class Dashboard:
             why = f"{ended} {reason[0].upper()}{reason[1:]}."
         link = f'<a href="{{root}}runs/{quote(run.id)}">Open the run</a>, or see' if run else "See"
         markup = {
+            "<!-- title -->": "This run has no report",
             "<!-- run -->": escape(run.id if run else requested),
             "<!-- link -->": link,
             "<!-- why -->": escape(why),

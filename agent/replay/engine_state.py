@@ -97,7 +97,8 @@ _BLANK: Final = {
 }
 
 
-def _spec(strategy: Strategy) -> Spec:
+def spec_of(strategy: Strategy) -> Spec:
+    """Return which objects and attributes are the state of an engine with `strategy`."""
     package = type(strategy).__module__.partition(".")[0]
     return Spec((*_MODULES, f"{package}."), wiring=WIRING, first=_FIRST, rebuild=_REBUILD, blank=_BLANK)
 
@@ -114,14 +115,14 @@ def capture(engine: Engine) -> bytes:
     except Exception as error:
         cause = f"not saved: snapshot() raised {type(error).__name__}: {error}"
         raise Unencodable(cause, "strategy") from error
-    return encode([engine, own, saved], _spec(strategy))
+    return encode([engine, own, saved], spec_of(strategy))
 
 
 def restore(engine: Engine, data: bytes) -> None:
     """Load the state in `data` into a fresh `engine`. After a StateError the engine must be discarded."""
     strategy = engine.strategy
     own = type(strategy).snapshot is not Strategy.snapshot
-    parts = decode_into(data, [engine, None, None if own else strategy], _spec(strategy))
+    parts = decode_into(data, [engine, None, None if own else strategy], spec_of(strategy))
     if own:
         try:
             strategy.restore(parts[2])

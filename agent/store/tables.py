@@ -337,6 +337,20 @@ def _decision_table(name: str, struct: type[msgspec.Struct]) -> Table:
     )
 
 
+run_tags = Table(
+    "run_tags",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("tag", CleanText, primary_key=True),
+)
+"""Tags of runs, and of walk-forwards, which have no row in `runs`."""
+run_notes = Table(
+    "run_notes",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("text", CleanText, nullable=False),
+    Column("written_at", BigInteger, nullable=False),
+)
 feed_health = Table(
     "feed_health",
     metadata,

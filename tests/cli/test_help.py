@@ -92,7 +92,7 @@ def test_some_help_texts_have_brackets() -> None:
 
 def test_commands_are_listed_in_panels() -> None:
     shown = help_of((), 100)
-    assert re.findall(r"╭─ (\w+) ─", shown) == ["Options", *PANELS]
+    assert re.findall(r"╭─ (\w[\w ]*\w) ─", shown) == ["Options", *PANELS]
     for name in ALL[()].commands:
         assert re.search(rf"^│ {name} ", shown, re.MULTILINE), name
 

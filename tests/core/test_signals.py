@@ -86,6 +86,26 @@ def test_votes(rows: list[Row]) -> None:
         assert signals.current(BTC) is signal
 
 
+def test_the_votes_that_count_have_their_decayed_weight() -> None:
+    """With a half-life of 30 minutes, 0.9 is 0.225 after an hour and 0.45 after half an hour."""
+    signals = engine()
+    signals.on_sentiment(sentiment("n1", 0, BULL))
+    (signal,) = signals.on_sentiment(sentiment("n2", 30, BEAR))
+    hour = 60 * MINUTE_MS
+    found = signals.votes(BTC, hour)
+    assert [(vote.news_id, vote.at, vote.direction) for vote in found] == [
+        ("n1", 0, BUY),
+        ("n2", 30 * MINUTE_MS, SELL),
+    ]
+    assert [vote.weight for vote in found] == pytest.approx([0.225, 0.45])
+    assert [vote.bullish for vote in found] == pytest.approx([0.9, 0.05])
+    mean = sum(vote.weight * vote.bearish for vote in found) / sum(vote.weight for vote in found)
+    assert mean == pytest.approx(signal.bearish)
+    assert [vote.news_id for vote in signals.votes(BTC, 4 * hour)] == ["n2"]  # n1 has left the window
+    assert signals.votes("ETHUSDT", hour) == []
+    assert signals.votes(BTC, hour) == found  # asking changes nothing
+
+
 def test_a_headline_below_the_threshold_does_not_vote() -> None:
     signals = engine()
     assert signals.on_sentiment(sentiment("a", 0, WEAK)) == []

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from agent.analysis.run_rows import run_row
 from agent.cli.main import build
-from agent.dashboard.run_archive import run_row
 from agent.store.database import Database, open_database
 from agent.store.queries import list_runs
 from agent.store.runs import Run, RunKind, RunStatus

@@ -57,3 +57,11 @@ def test_each_command_has_a_heading_of_the_level_of_its_words(reference: ModuleT
     found = re.findall(r"^(#+) `tapewire (.*)`$", reference.commands(), re.MULTILINE)
     assert len(found) > 30
     assert all(len(level) == 2 + path.count(" ") for level, path in found)
+
+
+def test_the_options_of_a_group_are_listed_under_it(reference: ModuleType) -> None:
+    """`tapewire runs` lists runs without a command."""
+    text = reference.commands()
+    own = text.partition("## `tapewire runs`\n")[2].partition("### `tapewire runs delete`")[0]
+    assert "| `--sort` | COLUMN | -started |" in own
+    assert "| `--folds` |" in own

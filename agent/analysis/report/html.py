@@ -39,7 +39,8 @@ SHOWN_TRADES: Final = 50
 SHOWN_SYMBOLS: Final = 6
 """Number of price charts, for the most traded symbols. Each takes about a quarter of a megabyte."""
 
-_PAGE: Final = Path(__file__).with_name("page")
+PAGE: Final = Path(__file__).with_name("page")
+"""Folder of the templates, the style and the script."""
 
 
 def render(data: ReportData) -> str:
@@ -47,8 +48,8 @@ def render(data: ReportData) -> str:
     config, evidence = data.config, data.evidence
     trades_of = Counter(trade.symbol for trade in data.trades)
     drawn = sorted(data.prices, key=lambda symbol: -trades_of[symbol])[:SHOWN_SYMBOLS]
-    scripts = [_plotly(), (_PAGE / "report.js").read_text(encoding="utf-8")]
-    page = _environment().get_template("report.html.j2")
+    scripts = [plotly_source(), (PAGE / "report.js").read_text(encoding="utf-8")]
+    page = environment().get_template("report.html.j2")
     return page.render(
         data=data,
         run=data.run,
@@ -71,10 +72,10 @@ def render(data: ReportData) -> str:
         drawn=[symbol for symbol in data.prices if symbol in drawn],
         marked={symbol: len(charts.marked(data.trades, symbol)) for symbol in drawn},
         trades_of=trades_of,
-        style=Markup((_PAGE / "report.css").read_text(encoding="utf-8")),
+        style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
-        script_hashes=[_csp_hash(script) for script in scripts],
-        figures=_json(_figures(data, drawn)),
+        script_hashes=[csp_hash(script) for script in scripts],
+        figures=script_json(_figures(data, drawn)),
     )
 
 
@@ -158,9 +159,10 @@ def _months(data: ReportData) -> dict[str, list[Any]]:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the templates of the pages, with escaping and the filters of `formats`."""
     environment = Environment(
-        loader=FileSystemLoader(_PAGE),
+        loader=FileSystemLoader(PAGE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -173,17 +175,19 @@ def _environment() -> Environment:
 
 
 @cache
-def _plotly() -> str:
+def plotly_source() -> str:
+    """Return the source of plotly.js."""
     from plotly.offline import get_plotlyjs
 
     source: str = get_plotlyjs()
     return source
 
 
-def _csp_hash(script: str) -> str:
+def csp_hash(script: str) -> str:
+    """Return the hash that allows a script in the page's Content-Security-Policy."""
     return f"sha256-{b64encode(sha256(script.encode()).digest()).decode()}"
 
 
-def _json(value: Any) -> Markup:
+def script_json(value: Any) -> Markup:
     """Encode as JSON for a script element; escaping `<` ensures that the data can't end the element."""
     return Markup(msgspec.json.encode(value).decode().replace("<", "\\u003c"))

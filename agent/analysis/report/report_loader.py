@@ -64,7 +64,7 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     """
     run = find_run(database, which)
     config, notes = recorded_config(run), list[str]()
-    ts, equity, exposed = _samples(database, run)
+    ts, equity, exposed = equity_samples(database, run)
     known = len(ts) < 2 or config.market.calendar_bars
     interval = config.market.interval if known else int(np.median(np.diff(ts)))
     decided = _decisions(database, run.id)
@@ -73,7 +73,7 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         notes.append(f"Before its start the run read {needed} without trading, as far as there were any.")
     notes += [*dict.fromkeys(decided.short), *decided.lines.notes()]
     if config.execution.mode == "testnet":
-        decided.flows[:0] = _unrecorded_flow(database, run, config)
+        decided.flows[:0] = unrecorded_flow(database, run, config)
     initial, equity = without_flows(ts, equity, decided.flows, float(config.account.initial_capital))
     if later := [amount for at, amount in decided.flows if at > ts[0]]:
         notes.append(
@@ -155,7 +155,7 @@ def horizon_of(run: Run, config: Config, notes: list[str]) -> int | None:
     return int(card.hyper["horizon"] or 0)
 
 
-def _unrecorded_flow(database: Database, run: Run, config: Config) -> list[tuple[int, float]]:
+def unrecorded_flow(database: Database, run: Run, config: Config) -> list[tuple[int, float]]:
     """Return the first balance minus the configured capital, for runs that didn't record changes of cash."""
     for number, (_, event) in enumerate(read_journal(database, run.id)):
         if number == 0 and isinstance(event, Command) and event.states_cash:
@@ -166,7 +166,9 @@ def _unrecorded_flow(database: Database, run: Run, config: Config) -> list[tuple
     return []
 
 
-def _samples(database: Database, run: Run) -> tuple[Ints, Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+def equity_samples(
+    database: Database, run: Run
+) -> tuple[Ints, Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
     """Return the recorded equity samples: times (UTC ms), equity, and whether a position was open."""
     columns = equity_table.c.ts, equity_table.c.equity, equity_table.c.exposure
     query = select(*columns).where(equity_table.c.run_id == run.id).order_by(equity_table.c.seq)

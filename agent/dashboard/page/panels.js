@@ -348,10 +348,31 @@ function storageProblem({ writable, failing_s: failing, error }) {
 /** The displayed name of a run's status. */
 export const statusName = (status) => (status === "interrupted" ? "stopped" : status);
 
+const compared = []; // ids of the ticked runs, the last two
+
+/** A box that ticks a run for the comparison; with two ticked runs the link to it appears. */
+function compareBox(id) {
+  const box = element("input", { type: "checkbox", value: id, "aria-label": `Compare ${id}` });
+  box.addEventListener("change", () => {
+    const at = compared.indexOf(id);
+    if (at >= 0) compared.splice(at, 1);
+    if (box.checked) compared.push(id);
+    if (compared.length > 2) {
+      const dropped = compared.shift();
+      for (const other of byId("run-table").querySelectorAll("input")) if (other.value === dropped) other.checked = false;
+    }
+    const [a, b] = compared.map(encodeURIComponent);
+    byId("compare").hidden = compared.length < 2;
+    byId("compare").href = address(compared.length < 2 ? "runs" : `runs/${a}/compare/${b}`);
+    byId("compare").textContent = `Compare ${compared.join(" with ")}`;
+  });
+  return box;
+}
+
 export function runs({ runs: rows, run: running }) {
   const columns = [
     ["Run"], ["Strategy"], ["Start, market time"], ["Return", "n"], ["Drawdown", "n"], ["Sharpe", "n"],
-    ["Round trips", "n"], ["Events", "n"], ["Status"], ["Report"],
+    ["Round trips", "n"], ["Events", "n"], ["Status"], ["Report"], ["Compare"],
   ];
   const status = (row) => {
     const text = [row.id === running ? "running here" : statusName(row.status), ...row.stamps].join(", ");
@@ -373,6 +394,7 @@ export function runs({ runs: rows, run: running }) {
       row.events ? number(row.events, 0) : MISSING,
       status(row),
       element("a", { href: address(`${path}/report`), target: "_blank", rel: "noopener", text: "report" }),
+      compareBox(row.id),
     ] };
   }), "No runs recorded yet. Start one with tapewire backtest or tapewire run.");
 }

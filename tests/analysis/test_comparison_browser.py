@@ -1,0 +1,48 @@
+"""The page of a comparison in a real browser: no requests, no console messages, both schemes, phone width."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.analysis.comparison.comparison_page import render_comparison, write_page
+from agent.replay.run_comparison import compare_runs
+from agent.store.queries import find_run
+from tests.analysis.stored import record_run
+from tests.support.browser import chromium
+
+_TOO_WIDE = """
+    return [...document.querySelectorAll('body *')]
+        .filter(e => !e.closest('.scroll, pre, svg, .js-plotly-plot'))
+        .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
+        .map(e => e.outerHTML.slice(0, 80))
+"""
+_LINE = "return document.getElementById('overlay')._fullData.find(trace => trace.name === 'a').line.color"
+_ACCENT = "return getComputedStyle(document.documentElement).getPropertyValue('--accent').trim()"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a trade on a headline that contains HTML, against itself."""
+    folder = tmp_path_factory.mktemp("comparison")
+    database = record_run(folder, hours=24 * 30)
+    run = find_run(database)
+    found = compare_runs(database, run, run)
+    return write_page(render_comparison(found), folder / "diff.html")
+
+
+@pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_draws_without_requests_and_fits(page: Path, scheme: str, phone: bool) -> None:
+    with chromium(390 if phone else 1280, 844, phone=phone) as browser:
+        browser.devtools(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
+        browser.open(page)
+        assert browser.console_messages() == []
+        requests = [url for url in browser.requests() if not url.startswith(("data:", "blob:"))]
+        assert requests == [page.resolve().as_uri()]
+        assert browser.run(_TOO_WIDE) == []
+        assert browser.run(_LINE) == browser.run(_ACCENT)
+        assert browser.run("return document.querySelectorAll('#overlay .trace').length") > 0
