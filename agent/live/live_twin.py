@@ -23,7 +23,7 @@ from agent.core.portfolio import Portfolio
 from agent.core.risk import TWIN
 from agent.live.interfaces.status import TwinStatus
 from agent.live.model_drift import CLEARED, RAISED
-from agent.replay.twin_fold import OrderRecord, OwnOrders, find_holes, with_markets
+from agent.replay.twin_fold import FollowedOrder, OwnOrders, find_holes, with_markets
 
 LEAST_ORDERS: Final = 30
 """Orders without which nothing is judged."""
@@ -104,7 +104,7 @@ class LiveTwin:
             if len(kept) > 2 * _KEPT:
                 del kept[:-_KEPT]
 
-    def _judge(self, record: OrderRecord) -> None:
+    def _judge(self, record: FollowedOrder) -> None:
         """Add the difference of an order that both sides, or one of them, has filled."""
         symbol = record.order.symbol
         moves = with_markets(record.moves, self._fold.prices[symbol])

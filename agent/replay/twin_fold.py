@@ -52,7 +52,7 @@ NO_BALANCE: Final = "insufficient balance"
 NO_POSITION: Final = "reduce-only order, but there is no position to reduce"
 
 
-class OrderRecord:
+class FollowedOrder:
     """An order of the run, and what became of it at the venue and on paper."""
 
     def __init__(self, order: Order, missing: Cause | None = None) -> None:
@@ -115,12 +115,12 @@ class OwnOrders:
         self.instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
         self.venue = Portfolio(initial, symbols)
         self.paper = Portfolio(initial, symbols)
-        self.records: dict[str, OrderRecord] = {}
+        self.records: dict[str, FollowedOrder] = {}
         self.funding: list[FundingMove] = []
         self.prices: dict[str, list[tuple[int, float]]] = {symbol: [] for symbol in symbols}
         self.fresh: dict[str, list[int]] = {symbol: [] for symbol in symbols}
         self.ignored_bars = 0
-        self.handed_over: list[OrderRecord] = []  # orders that have ended at the venue and on paper
+        self.handed_over: list[FollowedOrder] = []  # orders that have ended at the venue and on paper
         self._interval = config.market.interval
         self._margined = config.market.category == "linear"
         self._at_close = config.paper.fill == "close"
@@ -128,7 +128,7 @@ class OwnOrders:
         self._liquidations = 0
         self._exchange = PaperExchange(config, self.instruments, self.paper, self._on_report, self._new_id)
         self._next_start = dict.fromkeys(symbols, -1)
-        self._open: dict[str, list[OrderRecord]] = defaultdict(list)  # by symbol, since their last handover
+        self._open: dict[str, list[FollowedOrder]] = defaultdict(list)  # by symbol, since their last handover
         self._stamps = PaperFunding(config)
         self._seq = 0
         self._kline: Kline | None = None
@@ -203,7 +203,7 @@ class OwnOrders:
     def _submit(self, order: Order) -> None:
         if is_strategys(order):
             self._hand_over(order.symbol, order.ts)
-        record = self.records[order.id] = OrderRecord(order)
+        record = self.records[order.id] = FollowedOrder(order)
         self._open[order.symbol].append(record)
         # The run places protection itself, and ends entries that expire
         alone = msgspec.structs.replace(order, stop=None, take_profit=None)
@@ -270,11 +270,11 @@ class OwnOrders:
             )
         )
 
-    def _undecided(self, fill: Fill) -> OrderRecord:
+    def _undecided(self, fill: Fill) -> FollowedOrder:
         """Return a record for a fill of an order that the run has not decided, such as a liquidation."""
         id = fill.order_id or fill.id
         order = Order(id, fill.symbol, fill.ts, fill.side, OrderType.MARKET, fill.qty, reason=fill.kind.value)
-        record = self.records.get(id) or OrderRecord(order, "undecided")
+        record = self.records.get(id) or FollowedOrder(order, "undecided")
         record.status = OrderStatus.FILLED
         self.records[id] = record
         if record not in self._open[fill.symbol]:
@@ -289,7 +289,7 @@ class OwnOrders:
 
     def _on_report(self, report: Report) -> None:
         if isinstance(report, Order):  # of a liquidation
-            record = self.records[report.id] = OrderRecord(report, "undecided")
+            record = self.records[report.id] = FollowedOrder(report, "undecided")
             record.status = OrderStatus.CANCELLED
             self._open[report.symbol].append(record)
         elif isinstance(report, OrderUpdate):
