@@ -18,6 +18,7 @@ from agent.cli.research_output import number, percent, show_stamps
 from agent.cli.sleeve_output import print_sleeves, sleeves_json
 from agent.cli.typer_setup import option
 from agent.config import Config, load
+from agent.config.costs import costs_in_words
 from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def backtest(
                 "final_equity": result.run.final_equity,
                 "metrics": result.metrics,
                 **({"sleeves": sleeves_json(result.sleeves)} if result.sleeves is not None else {}),
+                "costs": costs_in_words(history.config.paper, history.config.costs),
                 "stamps": result.run.stamps,
                 "notes": result.notes,
                 "seconds": round(result.seconds, 3),
@@ -216,6 +218,7 @@ def _print_result(result: CompletedBacktest, history: History) -> None:
     out.print(table)
     if result.sleeves is not None:
         print_sleeves(result.sleeves, currency)
+    print_text(f"costs: {costs_in_words(history.config.paper, history.config.costs)}", wrap=True)
     for note in result.notes:
         print_text(f"note: {note}", wrap=True)
     if _has_own_parameters(history.config):

@@ -367,6 +367,19 @@ def _show_costs(found: CostCheck) -> None:
         limit = found.latest
         late = "still profitable at a day" if limit is None else f"no profit at {format_duration(limit)}"
         out.print(f"{late} of latency")
+    print_text(f"the configured costs are {found.costs}", wrap=True)
+    if (fitted := found.fitted) is not None:
+        out.print(
+            f"at the lower ends of their intervals {percent(fitted.low)}, at the upper ends "
+            f"{percent(fitted.high)}",
+            soft_wrap=True,
+        )
+        _show_verdict(
+            found.passed,
+            "The strategy stays profitable at the upper ends of the fitted costs.",
+            "The strategy isn't profitable at the upper ends of the fitted costs.",
+        )
+        return
     _show_verdict(
         found.passed,
         f"The strategy stays profitable at {found.margin:g} times the configured costs.",

@@ -10,7 +10,7 @@ from agent.core.masking import mask, masked
 from agent.data.text import one_line
 
 if TYPE_CHECKING:
-    from agent.live.interfaces.status import ModelDriftStatus, Status
+    from agent.live.interfaces.status import ModelDriftStatus, Status, TwinStatus
 
 _ERROR: Final = 160  # characters shown of an error
 
@@ -62,6 +62,8 @@ def show(status: Status) -> None:
             show_language_model(own)
     if status.model_drift is not None:
         show_drift(status.model_drift)
+    if status.twin is not None:
+        show_twin(status.twin)
     positions = Table(
         "symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim"
     )
@@ -247,3 +249,18 @@ def show_last(config: Path | None, json: bool) -> None:
         if feeds:
             out.print(f"its sources at {iso(feeds[0].written_at)}:")
             out.print(table)
+
+
+def show_twin(twin: TwinStatus) -> None:
+    """Print how the latest orders at the venue differ from the same on paper."""
+    if twin.problem:
+        print_text(f"the twin has ended: {twin.problem}", "yellow")
+    elif twin.mean_bps is None:
+        print_text("twin: no order has been compared with paper yet")
+    else:
+        interval = "" if twin.low is None else f" (99 % interval {twin.low:+.2f} to {twin.high:+.2f})"
+        allowed = f"the model allows {twin.allowed_low:+.2f} to {twin.allowed_high:+.2f}"
+        line = (
+            f"twin: {twin.orders} orders differ from paper by {twin.mean_bps:+.2f} bps{interval}; {allowed}"
+        )
+        print_text(line, "yellow" if twin.outside else None, wrap=True)

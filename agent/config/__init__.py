@@ -21,6 +21,7 @@ from agent.config.checks import (
     refuse_variables,
 )
 from agent.config.control import ArchiveConfig, BackupConfig, ControlConfig
+from agent.config.costs import CostsConfig, TwinConfig
 from agent.config.execution import ExecutionConfig
 from agent.config.live import BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.config.llm import LlmConfig
@@ -123,6 +124,8 @@ class Config(CoreConfig):
     llm: LlmConfig = LlmConfig()
     fusion: FusionConfig = FusionConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    costs: CostsConfig = CostsConfig()
+    twin: TwinConfig = TwinConfig()
     bybit: BybitConfig = BybitConfig()
     news: NewsConfig = NewsConfig()
     live: LiveConfig = LiveConfig()
@@ -142,13 +145,20 @@ class Config(CoreConfig):
         return tuple(symbol for symbol in self.instruments if symbol not in self.market.symbols)
 
     def check_live(self) -> None:
-        """Raise ConfigError if an untraded symbol has rules or a contract settles in another currency."""
+        """Raise ConfigError for rules of an untraded symbol, a contract that settles in another currency, and
+        a twin of a run on paper.
+        """
         symbols = self.market.symbols
         if untraded := self.untraded_instruments():
             raise ConfigError(
                 f"instruments.{untraded[0]} is not traded, so its rules have no effect",
                 hint=did_you_mean(untraded[0], symbols, prefix="instruments.")
                 or f"market.symbols are {', '.join(symbols)}",
+            )
+        if self.twin.enabled and self.execution.mode == "paper":
+            raise ConfigError(
+                "twin.enabled is true, but the run trades on paper and has no twin",
+                hint='leave it out, or set execution.mode = "testnet"',
             )
         if self.market.category == "linear":
             currency = self.account.currency

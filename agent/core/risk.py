@@ -31,13 +31,16 @@ PRICE_BAND = "price band"
 MODEL_DRIFT = "model drift"
 """Rule of an alarm about headlines that differ from the sentiment model's training texts."""
 
+TWIN = "twin"
+"""Rule of a note that a venue's fills cost more or less than the paper model allows, or no longer do."""
+
 SHORT_HISTORY = "short history"
 """Rule of a note that fewer bars were at hand for the warm-up than the strategy needs."""
 
 SLEEVE = "sleeve"
 """Rule of a note that a sleeve was added or removed, or that a command for one can't be followed."""
 
-NOTES = (SLEEVE, STALE, CLOCK, PRICE_BAND, MODEL_DRIFT, SHORT_HISTORY)
+NOTES = (SLEEVE, STALE, CLOCK, PRICE_BAND, MODEL_DRIFT, TWIN, SHORT_HISTORY)
 """Rules of risk events that neither change the state nor refuse an order."""
 
 FLATTEN = "flatten"

@@ -28,6 +28,7 @@ from agent.live.interfaces.running_agent import Services
 from agent.live.interfaces.status import Status
 from agent.live.kill_file import KillSwitch
 from agent.live.life import Life, Sources
+from agent.live.live_twin import LiveTwin
 from agent.live.market_data.kline_producer import KlineProducer
 from agent.live.model_drift import ModelDrift
 from agent.live.observers import LogObserver, RecentActivity
@@ -248,7 +249,10 @@ class Daemon:
                     mark=self.record.mark,
                 )
             )
-            gateway = None
+            gateway = twin = None
+            if port is not None and self.config.twin.enabled:
+                twin = LiveTwin(self.config, pipeline.engine.portfolio)
+                pipeline.observers.append(twin)
             if port is not None:
                 gateway = open_gateway(self.config, port, pipeline, self.clock, self._rng)
             sources, market = self._sources(pipeline, gateway)
@@ -279,6 +283,7 @@ class Daemon:
                 self.clock,
                 self._rng,
                 self.drift,
+                twin,
             )
             self._life = life
             _log.info(

@@ -3,20 +3,22 @@
 Bybit pushes the open bar of each symbol up to once a second. Most of these states decide nothing, since
 features and the strategy's callbacks come from closed bars, so only some of them are journalled: those that
 meet a working order of the paper exchange, move a trailing stop, end an entry whose time is up or take the
-equity to a risk limit, and a sample of the others. The
+equity to a risk limit, those that an order at a venue may have met, and a sample of the others. The
 states left out change no order, fill or limit, but marks are as old as the sample. The last state of each
 symbol is therefore held back, and journalled before an event that a strategy decides on: a closed bar of
-another symbol, a headline, its score.
+another symbol, a headline, its score. It is also journalled before a fill at a venue, whose costs are
+measured from that price (`tapewire twin`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Final
 
 from msgspec.structs import replace
 
-from agent.core.events import Event, Kline, News, Sentiment
+from agent.core.events import Event, Fill, Kline, News, Sentiment
 from agent.core.orders import WorkingOrder
 from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
@@ -25,6 +27,9 @@ from agent.core.trading_engine import TradingEngine
 from agent.data.text import news_id, title_key
 from agent.live.interfaces.producer import Emit, deliver
 from agent.live.resume import ResumePoint, title_hashes
+
+_FIRST_PRICES: Final = 5_000
+"""Milliseconds after the decision of an order at a venue in which every price is journalled."""
 
 
 class OpenBarSampler:
@@ -39,8 +44,10 @@ class OpenBarSampler:
         self._engine = engine
         self._every = every
         exchanges = [one.exchange for one in engines_of(engine).values()]
-        # otherwise the orders are at the venue
-        self._matches = all(isinstance(one, PaperExchange) for one in exchanges)
+        matches = all(
+            isinstance(one, PaperExchange) for one in exchanges
+        )  # otherwise orders are at the venue
+        self._concerns = affects_order if matches else concerns_sent_order
         self._last: dict[str, int] = {}  # ts of the last state passed on
         self._held: dict[str, Kline] = {}  # a later state, held back
         self._check_limit = False  # a limit is reached: the engine checks the equity at the next event
@@ -59,7 +66,7 @@ class OpenBarSampler:
             due
             or self._check_limit
             or any(bar.ts >= one.exchange.next_expiry for one in engines_of(self._engine).values())
-            or (self._matches and any(affects_order(working, bar) for working in state.book))
+            or any(self._concerns(working, bar) for working in state.book)
         ):
             self._check_limit = False
             yield self._pass_on(bar)
@@ -119,6 +126,15 @@ def affects_order(working: WorkingOrder, bar: Kline) -> bool:
     return working.triggered or working.crossed(bar.close, bar.close)
 
 
+def concerns_sent_order(working: WorkingOrder, bar: Kline) -> bool:
+    """Whether an order at a venue may have met the last price of an open bar, or met it first on paper."""
+    if bar.ts - working.arrives_at <= _FIRST_PRICES:
+        return True
+    if working.is_limit:
+        return working.marketable(bar.close)
+    return working.triggered or working.crossed(bar.close, bar.close)
+
+
 class EventFilter:
     """Passes each headline once in a run, and the states of open bars that `OpenBarSampler` selects.
 
@@ -147,7 +163,7 @@ class EventFilter:
             if headline is None:
                 return
             event = headline
-        if isinstance(event, News | Sentiment):
+        if isinstance(event, News | Sentiment | Fill):
             for bar in self._open_bars.release():
                 await deliver(self._emit, bar)
         await deliver(self._emit, event)

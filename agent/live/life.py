@@ -26,6 +26,7 @@ from agent.live.gateway.venue_gateway import VenueGateway
 from agent.live.interfaces.producer import Emit, Producer
 from agent.live.interfaces.running_agent import HeadlineScorer, Services
 from agent.live.kill_file import KillSwitch
+from agent.live.live_twin import LiveTwin
 from agent.live.model_drift import ModelDrift
 from agent.live.news.news_producer import NewsProducer
 from agent.live.pipeline import Pipeline
@@ -86,6 +87,7 @@ class Life:
         clock: Clock,
         rng: random.Random,
         drift: ModelDrift | None,
+        twin: LiveTwin | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.queue = queue
@@ -102,6 +104,7 @@ class Life:
         self._clock = clock
         self._rng = rng
         self._drift = drift
+        self.twin = twin
         self._stopped = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -136,6 +139,8 @@ class Life:
             shell.append(tasks.create_task(self._time.watch(self.pipeline.memory, alarm)))
             if self._drift is not None:
                 shell.append(tasks.create_task(self._drift.watch(commands.alarm)))
+            if self.twin is not None:
+                shell.append(tasks.create_task(self.twin.watch(commands.alarm)))
             shell.append(tasks.create_task(self._kill_switch.watch(commands.kill, lambda: commands.killed)))
             shell.append(tasks.create_task(self._keep_feed_health()))
             segments = watch_segments(

@@ -92,6 +92,7 @@ def report_status(
         ignored=dict(engine.counts) | ({"open bars left out": left_out} if left_out else {}),
         headlines=dict(engine.signals.counts),
         model_drift=None if drift is None else drift.status(),
+        twin=None if life.twin is None else life.twin.status(),
         recent=list(recent.lines),
         record=record.problem,
     )

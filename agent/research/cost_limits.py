@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from agent.config import Config
+from agent.config.costs import changed_costs, costs_in_words
 from agent.core.events import DAY_MS
 from agent.core.instruments import instrument_for
 from agent.research.parallel import Advance
@@ -23,8 +24,8 @@ MARGIN: Final = 1.5
 
 _MAX_FACTOR: Final = 64.0
 _PRECISION: Final = 0.02  # relative, of both limits
-MAX_SEARCH_REPLAYS: Final = 30
-"""Upper bound of the replays that find the two limits."""
+MAX_SEARCH_REPLAYS: Final = 32
+"""Upper bound of the replays that find the two limits and try the fitted intervals."""
 
 
 class CostCell(msgspec.Struct, frozen=True):
@@ -40,8 +41,20 @@ class CostCell(msgspec.Struct, frozen=True):
     trades: int
 
 
+class FittedCosts(msgspec.Struct, frozen=True):
+    """Total returns at both ends of the intervals of costs that were fitted to fills (`[costs]`).
+
+    At the `low` end spread, impact and latency are all as small as their intervals allow, at the `high` end
+    as large.
+    """
+
+    costs: str  # whose they are
+    low: float
+    high: float
+
+
 class CostCheck(msgspec.Struct, frozen=True):
-    """Result of the check.
+    """Result of the check. It passes by `fitted` if there are intervals, else by `margin`.
 
     - `total_return`, `round_trip` (a fraction of the notional): at the configured costs.
     - `break_even`: multiple of the configured fees, spread and slippage at which the total return reaches
@@ -60,6 +73,8 @@ class CostCheck(msgspec.Struct, frozen=True):
     break_even_round_trip: float | None
     latest: int | None
     table: list[CostCell]
+    costs: str = "default"  # whose costs the configuration uses
+    fitted: FittedCosts | None = None
 
 
 def check_costs(
@@ -74,7 +89,8 @@ def check_costs(
 ) -> CostCheck:
     """Replay settled `inputs` at all combinations, then search the limits.
 
-    It passes if the edge survives `margin` times the costs.
+    It passes if the edge survives `margin` times the costs; if the costs were fitted to fills and have not
+    been changed since, it passes if the edge survives the upper ends of their intervals.
     """
     config = inputs.config
     points = list(product(latencies, fees, slippage))
@@ -101,10 +117,12 @@ def check_costs(
     latest = find_break_even(
         at_latency, float(own_latency), float(max(own_latency * 2, 1_000)), float(DAY_MS)
     )
+    fitted = _at_interval(inputs)
     clear_window_cache()
     at_limit = results.get(factor) if factor else None
     return CostCheck(
-        passed=total_return > 0 and (factor is None or factor > margin),
+        passed=total_return > 0
+        and (factor is None or factor > margin if fitted is None else fitted.high > 0),
         strategy=config.strategy.name,
         margin=margin,
         total_return=total_return,
@@ -113,7 +131,30 @@ def check_costs(
         break_even_round_trip=at_limit.cost if at_limit else None,
         latest=None if latest is None else round(latest) if total_return > 0 else 0,
         table=table,
+        costs=costs_in_words(config.paper, config.costs),
+        fitted=fitted,
     )
+
+
+def _at_interval(inputs: ReplayInputs) -> FittedCosts | None:
+    """Return the returns at the ends of the fitted intervals; None if a fitted value was changed."""
+    config = inputs.config
+    intervals = {
+        name: interval
+        for name in ("half_spread_bps", "impact", "latency")
+        if (interval := getattr(config.costs, name)) is not None
+    }
+    if not intervals or changed_costs(config.paper, config.costs):
+        return None
+
+    def at(end: int) -> float:
+        ends = {name: interval[end] for name, interval in intervals.items()}
+        if "latency" in ends:
+            ends["latency"] = round(ends["latency"])
+        paper = config.paper.model_copy(update=ends)
+        return replay_variant((inputs, Variant(config.model_copy(update={"paper": paper})))).total_return
+
+    return FittedCosts(costs_in_words(config.paper, config.costs), at(0), at(1))
 
 
 def with_costs(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
@@ -24,11 +26,13 @@ from agent.core.events import (
     RiskEvent,
     RiskState,
     Sentiment,
+    Side,
 )
 from agent.core.sinks import ListSink
 from agent.core.strategy import Market, Strategy, StrategyParams
-from agent.live.event_filter import OpenBarSampler
-from tests.support.market import SYMBOL, T0, config
+from agent.live.event_filter import EventFilter, OpenBarSampler
+from agent.live.resume import ResumePoint
+from tests.support.market import SYMBOL, T0, config, flat_bars
 
 SYMBOLS = (SYMBOL, "ETHUSDT")
 
@@ -242,3 +246,86 @@ def test_an_interval_of_zero_passes_all_states() -> None:
     engine = Engine(a_config(), Strategy(), ListSink(), run_id="run")
     sampler = OpenBarSampler(engine, 0)
     assert [one for event in events for one in sampler.on_bar(event)] == events
+
+
+# -- orders at a venue --------------------------------------------------------------------------------------
+
+
+def state(second: float, price: float, symbol: str = SYMBOL) -> Kline:
+    """A state of the second bar."""
+    start = T0 + MINUTE_MS
+    at = start + round(second * 1000)
+    return Kline(symbol, MINUTE_MS, start, at, at, 100.0, 110.0, 90.0, price, 10.0, confirm=False)
+
+
+class OnceAtAVenue(Strategy):
+    """One order at the close of the first bar."""
+
+    def __init__(self, **target: Any) -> None:
+        super().__init__()
+        self.wanted = target
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        if kline.confirm and kline.start == T0:
+            self.target(kline.symbol, **self.wanted)
+
+
+def sampled_at_venue(states: Sequence[Kline], **target: Any) -> list[int]:
+    """Return the seconds of the states that are journalled while an order works at a venue."""
+    settings = config(execution={"mode": "testnet"}, market={"symbols": SYMBOLS})
+    engine = Engine(
+        settings, OnceAtAVenue(**target), ListSink(), run_id="run", exchange=settings.execution.exchange()
+    )
+    engine.risk.set_reconciled(True)
+    engine.handle(flat_bars([100.0])[0])
+    assert engine.states[SYMBOL].book
+    sampler = OpenBarSampler(engine, 15_000)
+    kept = []
+    for one in states:
+        for passed in sampler.on_bar(one):
+            kept.append((passed.ts - T0 - MINUTE_MS) // 1000)
+            engine.handle(passed)
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("what", "target", "prices", "expected"),
+    [
+        ("every price while a market order works", {"weight": 0.1}, [100.0] * 9, list(range(1, 10))),
+        (
+            "the first five seconds, the limit, and the samples",
+            {"weight": 0.1, "limit": 95.0},
+            [100.0] * 8 + [94.0, 96.0] + [100.0] * 20,
+            [1, 2, 3, 4, 5, 9, 24],
+        ),
+        (
+            "a stop entry's trigger",
+            {"weight": 0.1, "stop_entry": 105.0},
+            [100.0] * 7 + [106.0, 100.0],
+            [1, 2, 3, 4, 5, 8],
+        ),
+    ],
+)
+def test_states_that_an_order_at_a_venue_may_have_met_are_journalled(
+    what: str, target: dict[str, Any], prices: list[float], expected: list[int]
+) -> None:
+    states = [state(second, price) for second, price in enumerate(prices, 1)]
+    assert sampled_at_venue(states, **target) == expected, what
+
+
+async def test_the_last_state_is_journalled_before_a_fill() -> None:
+    settings = config(execution={"mode": "testnet"}, market={"symbols": SYMBOLS})
+    engine = Engine(settings, Strategy(), ListSink(), run_id="run", exchange=settings.execution.exchange())
+    passed: list[Event] = []
+
+    async def keep(event: Event) -> None:
+        passed.append(event)
+
+    writable = asyncio.Event()
+    writable.set()
+    filter = EventFilter(OpenBarSampler(engine, 15_000), ResumePoint(), keep, writable)
+    for second in (1, 2, 3):
+        await filter(state(second, 100.0))
+    fill = Fill("f", "o", SYMBOL, T0, T0, Side.BUY, Decimal(1), Decimal(100), Decimal(0))
+    await filter(fill)
+    assert passed == [state(1, 100.0), state(3, 100.0), fill]

@@ -112,6 +112,32 @@ def test_a_strategy_that_loses_without_costs_has_no_break_even(tapewire: Tapewir
     assert "no profit even without fees" in tapewire("check", "costs", *args).out
 
 
+def test_fitted_costs_are_judged_by_their_intervals(tapewire: Tapewire, markets: Markets) -> None:
+    data = ("--klines", markets.moving, "--sentiment", markets.scores)
+    args = (*data, *TRADE, "--latency", "0s", "--fees", 1, "--slippage", 1, "-j", 1)
+
+    def configure(impact: float, most: float) -> tuple[str, Path]:
+        path = Path(f"{impact}-{most}.toml")
+        path.write_text(
+            f"[paper]\nhalf_spread_bps = 1.0\nimpact = {impact}\nlatency = 100\n"
+            '[costs]\nruns = ["a"]\nfills = 90\nhalf_spread_bps = [0.5, 2.0]\nlatency = [50, 200.5]\n'
+            f'impact = [0.1, {most}]\n[costs.fitted]\nhalf_spread_bps = "1.0"\nimpact = "0.2"\n'
+        )
+        return "--config", path
+
+    found = checked(tapewire, "costs", *args, *configure(0.2, 0.3), passes=True)
+    assert found["costs"] == "fitted from 90 fills of run a"
+    assert found["fitted"]["low"] > found["total_return"] > found["fitted"]["high"] > 0
+    strict = ("--margin", found["break_even"] + 1)  # the intervals replace the margin
+    checked(tapewire, "costs", *args, *configure(0.2, 0.3), *strict, passes=True)
+    worse = checked(tapewire, "costs", *args, *configure(0.2, 1_000.0), passes=False)
+    assert worse["fitted"]["high"] < 0
+    assert "upper ends of the fitted costs" in tapewire("check", "costs", *args, *configure(0.2, 0.3)).out
+    changed = checked(tapewire, "costs", *args, *configure(0.4, 0.3), passes=True)
+    assert changed["fitted"] is None
+    assert changed["costs"].endswith("but impact changed since")
+
+
 def test_costs_are_multiples_of_the_configured_ones() -> None:
     config = load()
     paper = with_costs(config, fees=2, slippage=3).paper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.analysis.report import formats
 from agent.config import Config
+from agent.config.costs import costs_in_words
 from agent.core.durations import format_duration
 from agent.core.instruments import instrument_for
 
@@ -13,6 +14,7 @@ def assumptions(config: Config) -> list[str]:
     paper, history, account = config.paper, config.history, config.account
     margined = config.market.category == "linear"
     return [
+        f"The costs are {costs_in_words(config.paper, config.costs)}.",
         "Orders fill at the close of the bar that gave the signal."
         if paper.fill == "close"
         else f"Orders reach the exchange {format_duration(paper.latency)} after the decision "

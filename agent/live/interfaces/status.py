@@ -101,6 +101,24 @@ class ModelDriftStatus(msgspec.Struct, frozen=True):
     moves: RealisedMoves
 
 
+class TwinStatus(msgspec.Struct, frozen=True):
+    """The latest orders at the venue against the same on paper; bps of their value, negative is worse.
+
+    `low` and `high` are the interval of the mean, None with too few orders. The model allows `allowed_low` to
+    `allowed_high`.
+    """
+
+    orders: int
+    mean_bps: float | None
+    low: float | None
+    high: float | None
+    allowed_low: float
+    allowed_high: float
+    causes_bps: dict[str, float]
+    outside: bool  # the alarm is raised
+    problem: str  # why the twin has ended; empty while it folds
+
+
 class PositionStatus(msgspec.Struct, frozen=True):
     """One symbol: signed quantity in the base coin, mark, value in the account's currency, and age of the
     data.
@@ -185,5 +203,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ignored: dict[str, int]  # inputs, by reason
     headlines: dict[str, int]  # sentiments by outcome
     model_drift: ModelDriftStatus | None = None  # None if no model scores headlines
+    twin: TwinStatus | None = None  # None if none is folded beside the run
     recent: list[dict[str, Any]]
     record: str = ""  # commits that the store lost, or why a loss can't be detected

@@ -30,6 +30,7 @@ from agent.live.interfaces.status import (
     SENTIMENT_TO_REVISION,
     STORE_WRITE,
     Status,
+    TwinStatus,
 )
 from agent.live.services.metrics.drift_metrics import drift_metrics
 from agent.live.services.metrics.llm_metrics import llm_metrics
@@ -100,6 +101,8 @@ class AgentMetrics(Collector):
         yield from llm_metrics(status)
         if status.model_drift is not None:
             yield from drift_metrics(status.model_drift)
+        if status.twin is not None:
+            yield from _twin(status.twin)
 
     def _flow(self, status: Status) -> Iterator[Metric]:
         queue, kinds = status.queue, status.queue.kinds
@@ -268,6 +271,15 @@ def _buckets(histogram: LatencyHistogram) -> tuple[list[tuple[str, float]], floa
     return [
         ("+Inf" if ms == float("inf") else f"{ms / 1000:.4g}", count) for ms, count in bounds
     ], histogram.total_ms / 1000
+
+
+def _twin(twin: TwinStatus) -> Iterator[Metric]:
+    yield _gauge("tapewire_twin_orders", "Latest filled orders that are compared with paper", twin.orders)
+    yield _gauge("tapewire_twin_outside", "1 while the alarm of the twin is raised", twin.outside)
+    if twin.mean_bps is not None:
+        text = "Mean difference of these orders, venue minus paper, bps of their value"
+        yield _gauge("tapewire_twin_difference_bps", text, twin.mean_bps)
+        yield _gauges("tapewire_twin_cause_bps", "Its parts", "cause", twin.causes_bps)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

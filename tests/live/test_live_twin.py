@@ -1,0 +1,200 @@
+"""The twin beside a running agent: what it judges, its alarm, and that it disturbs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.analysis.twin_report import attribute_run
+from agent.config import Config, parse
+from agent.core.errors import ConfigError
+from agent.core.events import MINUTE_MS, Amend, RiskEvent, RiskState
+from agent.core.portfolio import Portfolio
+from agent.core.risk import TWIN
+from agent.live.app import make_agent
+from agent.live.interfaces.status import TwinStatus
+from agent.live.live_twin import LEAST_ORDERS, LiveTwin
+from agent.live.model_drift import CLEARED, RAISED
+from agent.replay.twin import fold_twin
+from agent.replay.twin_events import recorded_events
+from agent.sandbox import Sandbox
+from agent.store.database import Database, open_database
+from agent.store.queries import find_run, read_decisions
+from agent.store.runs import Run
+from tests.live.gateway.churning_strategy import churn, venue_settings
+from tests.live.services.metrics.test_metrics import METRICS, Asked, value
+from tests.support.live import assert_sound, living, load_words, options, settings, until
+from tests.support.recorded_venue import BEGIN, Venue, configuration, record
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+MARKET = churn(limit=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Database]:
+    with closing(open_database(f"sqlite:///{tmp_path / 'runs.db'}")) as opened:
+        yield opened
+
+
+def observed(store: Database, run: Run, config: Config, *, since: int = 0) -> LiveTwin:
+    """Let a twin observe a recorded run; its life begins after event `since`."""
+    ledger = Portfolio(config.account.initial_capital, config.market.symbols)
+    twin = LiveTwin(config, ledger)
+    for seq, event, decisions in recorded_events(store, run, config):
+        if seq <= since:
+            continue
+        twin.event(seq, event)
+        for decision in decisions:
+            twin.decision(seq, decision)
+    assert not twin.status().problem
+    return twin
+
+
+def judged(store: Database, venue: Venue, minutes: int = 60, **sections: Any) -> tuple[LiveTwin, TwinStatus]:
+    config = configuration(SYMBOLS, MARKET, **sections)
+    twin = observed(store, record(store, config, venue, minutes=minutes), config)
+    return twin, twin.status()
+
+
+def test_equal_rules_are_no_alarm(store: Database) -> None:
+    twin, found = judged(store, Venue())
+    assert found.orders > LEAST_ORDERS
+    assert (found.mean_bps, found.low, found.high) == (0, 0, 0)
+    assert twin.due_alarm() is None
+
+
+@pytest.mark.parametrize(
+    ("rules", "cause", "bps"),
+    [({"half_spread_bps": 4.5}, "spread", -4.0), ({"taker_fee": "0.0011"}, "fee", -5.5)],
+)
+def test_a_planted_cause_is_named_once(
+    store: Database, rules: dict[str, Any], cause: str, bps: float
+) -> None:
+    twin, found = judged(store, Venue(rules=rules))
+    assert found.mean_bps == pytest.approx(bps, abs=0.1)
+    assert found.causes_bps[cause] == pytest.approx(bps, abs=0.1)
+    args = twin.due_alarm()
+    assert args is not None
+    assert (args["rule"], args["state"]) == (TWIN, RAISED)
+    assert f"{cause} -" in args["detail"]
+    assert twin.due_alarm() is None
+    assert twin.status().outside
+
+
+def test_it_is_cleared_once_the_mean_is_allowed_again(store: Database) -> None:
+    config = configuration(SYMBOLS, MARKET, twin={"window": 60})
+    worse = record(store, config, Venue(rules={"half_spread_bps": 4.5}), minutes=60, run_id="worse")
+    later = BEGIN + 60 * MINUTE_MS
+    equal = record(store, config, Venue(), minutes=60, run_id="equal", begin=later)
+    twin = observed(store, worse, config)
+    assert twin.due_alarm() is not None
+    for seq, event, decisions in recorded_events(store, equal, config):
+        twin.event(seq, event)
+        for decision in decisions:
+            twin.decision(seq, decision)
+    args = twin.due_alarm()
+    assert args is not None
+    assert args["state"] == CLEARED
+
+
+@pytest.mark.parametrize(("high", "alarms"), [(6.0, False), (2.0, True)])
+def test_fitted_costs_allow_their_interval(store: Database, high: float, alarms: bool) -> None:
+    costs = {"runs": ["a"], "half_spread_bps": [0.2, high]}
+    twin, found = judged(store, Venue(rules={"half_spread_bps": 4.5}), costs=costs)
+    assert (found.allowed_low, found.allowed_high) == pytest.approx((-(high - 0.5) - 1.0, 0.3 + 1.0))
+    assert (twin.due_alarm() is not None) is alarms
+
+
+def test_few_orders_are_not_judged(store: Database) -> None:
+    twin, found = judged(store, Venue(rules={"half_spread_bps": 40.0}), minutes=10)
+    assert 0 < found.orders < LEAST_ORDERS
+    assert found.low is None
+    assert twin.due_alarm() is None
+
+
+def test_it_agrees_with_the_twin_of_the_record(store: Database) -> None:
+    config = configuration(SYMBOLS, churn(), twin={"window": 1_000})
+    run = record(store, config, Venue(rules={"latency": 2_250, "half_spread_bps": 2.5}), minutes=120)
+    found = observed(store, run, config).status()
+    report = attribute_run(fold_twin(store, run, anew=False))
+    values = [
+        float(order.difference)
+        / float(order.venue_qty or order.paper_qty)
+        / (order.venue_price or order.paper_price or 1)
+        for order in report.orders
+        if order.venue_qty or order.paper_qty
+    ]
+    # the last orders of each symbol wait for a next decision
+    compared = values[: found.orders]
+    assert len(values) - found.orders <= 4
+    assert found.mean_bps == pytest.approx(1e4 * sum(compared) / len(compared), rel=0.1)
+
+
+def test_a_life_may_begin_in_the_middle(store: Database) -> None:
+    config = configuration(SYMBOLS, MARKET)
+    run = record(store, config, Venue(), minutes=60)
+    found = observed(store, run, config, since=4_000).status()
+    assert found.orders > LEAST_ORDERS
+    assert found.mean_bps == pytest.approx(0, abs=1)
+
+
+def test_an_error_ends_the_twin_and_not_the_agent(store: Database) -> None:
+    config = configuration(SYMBOLS, MARKET)
+    run = record(store, config, minutes=5)
+    twin = LiveTwin(config, Portfolio(config.account.initial_capital, SYMBOLS))
+    for seq, event, decisions in recorded_events(store, run, config):
+        twin.event(seq, event)
+        for decision in decisions:
+            twin.decision(seq, decision)
+        if seq == 10:
+            twin.decision(seq, Amend("o", "UNTRADED", 0))
+    assert twin.status().problem == "KeyError: 'UNTRADED'"
+    assert twin.status().orders == 0
+    assert twin.due_alarm() is None
+
+
+def test_a_run_on_paper_has_no_twin() -> None:
+    with pytest.raises(ConfigError, match="the run trades on paper and has no twin"):
+        parse({"twin": {"enabled": True}}, where="test").check_live()
+    parse({"twin": {"enabled": True}, "execution": {"mode": "testnet"}}, where="test").check_live()
+
+
+async def test_an_agent_whose_fees_are_doubled_raises_the_alarm(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAPEWIRE_API_KEY", "sandbox-key")
+    monkeypatch.setenv("TAPEWIRE_API_SECRET", "sandbox-secret")
+    async with Sandbox(options(speed=240)) as sandbox:
+        config = settings(
+            sandbox.rest_url,
+            tmp_path,
+            paper={"taker_fee": "0", "maker_fee": "0", "latency": 0, "slippage": "none"},
+            twin={"enabled": True},
+            **venue_settings(sandbox.rest_url, strategy=churn(limit=False)),
+            **METRICS,
+        )
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+        async with living(daemon):
+            asked = Asked(daemon)
+            await until(lambda: any(one.rule == TWIN for one in risk_events(database)))
+            samples = await asked.samples()
+            status = daemon.status()
+    assert status.twin is not None
+    assert status.twin.outside
+    assert not status.twin.problem
+    assert value(samples, "tapewire_twin_outside") == 1
+    assert value(samples, "tapewire_twin_orders") >= LEAST_ORDERS
+    assert value(samples, "tapewire_twin_cause_bps", cause="fee") < -3  # 5.5 bps of what both filled
+    (alarm,) = [one for one in risk_events(database) if one.rule == TWIN]
+    assert alarm.state is RiskState.ACTIVE
+    assert "orders at the venue differ from paper by -" in alarm.detail
+    assert_sound(database, "latest", config)
+
+
+def risk_events(database: Database) -> list[RiskEvent]:
+    decisions = (item.decision for item in read_decisions(database, find_run(database).id))
+    return [decision for decision in decisions if isinstance(decision, RiskEvent)]
