@@ -685,8 +685,6 @@ class Engine:
             if target.weight and not position.qty:
                 self._count_untradable(target, state)
             return
-        if target.risk and float(abs(sized.position_after)) * price > most * _ALMOST:
-            self.counts["targets by risk that risk limits reduce"] += 1
         notional = float(sized.qty) * price
         after = abs(float(sized.position_after)) * price
         gross_after = self.portfolio.gross_notional() - abs(position.size) * price + after
@@ -702,6 +700,8 @@ class Engine:
         ):
             self._move_protection(target, state)
             return
+        if target.risk and after > most * _ALMOST:
+            self.counts["targets by risk that risk limits reduce"] += 1
         kind = OrderType.MARKET if sized.limit is None else OrderType.LIMIT
         protection = sized.protection
         order = Order(

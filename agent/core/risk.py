@@ -30,6 +30,9 @@ PRICE_BAND = "price band"
 MODEL_DRIFT = "model drift"
 """Rule of an alarm about headlines that differ from the sentiment model's training texts."""
 
+WARM_UP = "warm-up"
+"""Rule that opens no position while history is read."""
+
 SHORT_HISTORY = "short history"
 """Rule of a note that fewer bars were at hand for the warm-up than the strategy needs."""
 
@@ -261,7 +264,7 @@ class RiskManager:
             sent.popleft()
         slack = 1 + 1e-9
         if self.warming_up:
-            rule, detail = "warm-up", "what is being read is history"
+            rule, detail = WARM_UP, "what is being read is history"
         elif not self.reconciled:
             rule, detail = "unreconciled", "the venue's account is not known yet"
         elif self.state is not RiskState.ACTIVE:
