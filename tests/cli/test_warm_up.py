@@ -95,10 +95,12 @@ def test_declared_bars_are_read_before_the_start(tapewire: Tapewire, tmp_path: P
 
 def test_targets_during_the_warm_up_are_no_refused_orders(tapewire: Tapewire, tmp_path: Path) -> None:
     strategy = write(tmp_path, "declared_8", DECLARED.replace("WARM_UP", "8"))
-    outcome = backtest(tapewire, "--strategy", strategy, "--start", "2025-03-03T00:00Z")
+    page = tmp_path / "r.html"
+    outcome = backtest(tapewire, "--strategy", strategy, "--start", "2025-03-03T00:00Z", "--report", page)
     # One at the end of each of the eight hours, of which the last ends at the start
     assert "note: 8 targets during the warm-up were not traded" in text(outcome)
     assert "refused" not in outcome.out
+    assert "Orders refused" not in page.read_text()
 
 
 def test_the_bars_that_indicators_need_are_found(tapewire: Tapewire, tmp_path: Path) -> None:
