@@ -5,6 +5,7 @@ they are enough.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,19 @@ class Found(Strategy[Params]):
         if fast == fast and slow == slow:
             self.plot("rsi", self.ta.RSI(bar.symbol, "15m", timeperiod=2))
             self.target(bar.symbol, weight=0.5 if fast > slow else 0.0)
+"""
+PAIR = """
+import numpy as np
+from tapewire import Strategy
+
+class Pair(Strategy):
+    intervals = ("15m",)
+
+    def on_bar(self, bar, market):
+        one, other = (market.bars(symbol, "15m", 5) for symbol in market.symbols)
+        if np.array_equal(one.start, other.start) and np.std(one.close / other.close) > 0:
+            market.bars(bar.symbol, "15m", 30)
+        self.plot("mean", market.bars(bar.symbol, "15m", 3).close[:-3].mean())
 """
 FORGETFUL = """
 from tapewire import Strategy
@@ -110,6 +124,18 @@ def test_the_bars_that_indicators_need_are_found(tapewire: Tapewire, tmp_path: P
     assert "(37 of 15m)" in text(backtest(tapewire, "--strategy", strategy, *start))
     assert "(62 of 15m)" in text(backtest(tapewire, "--strategy", strategy, "--set", "length=5", *start))
     assert tapewire("verify", "latest", "--trust-strategy").out.startswith("identical")
+
+
+def test_the_symbols_of_the_dry_run_have_different_prices_and_its_warnings_are_not_shown(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
+    strategy = write(tmp_path, "pair", PAIR)
+    klines = ("--klines", ROOT / "tests/sample_data/ETHUSDT-1m.csv")
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        plan = text(backtest(tapewire, "--strategy", strategy, *klines, "--end", "2025-03-02T12:05Z"))
+    assert "(30 of 15m)" in plan
+    assert not [one for one in shown if issubclass(one.category, RuntimeWarning)]  # means of nothing
 
 
 def test_too_little_history_is_stated_in_summary_and_report(tapewire: Tapewire, tmp_path: Path) -> None:
