@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import json
+import re
+import tokenize
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -93,6 +97,27 @@ def test_it_is_short_described_and_its_parameters_are_a_search_space(file: Path)
     assert space == {parameter.name for parameter in found.parameters}
     assert grid(default_space(str(file)), str(file), {}, points=2)
     load_strategy(str(file))
+
+
+def code_lines(source: str) -> int:
+    """Return the number of lines with code, without comments, docstrings and empty lines."""
+    documented: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            documented |= {*range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.string.strip() and token.type != tokenize.COMMENT:
+            lines |= {*range(token.start[0], token.end[0] + 1)}
+    return len(lines - documented)
+
+
+def test_the_documented_lengths_are_counted() -> None:
+    page = (ROOT / "docs/coming-from.md").read_text(encoding="utf-8")
+    stated = re.findall(r"\| \d+ \| `(\w+)\.py` \| (\d+) \|", page)
+    assert len(stated) == 3
+    for name, lines in stated:
+        assert code_lines((FOLDER / f"{name}.py").read_text()) == int(lines), name
 
 
 @each
