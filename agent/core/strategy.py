@@ -178,7 +178,8 @@ class Strategy(Generic[P]):
 
         Give one of `weight`, `qty` and `risk`. If the position is already within `paper.rebalance_band` of
         a weight, or has the quantity, nothing is traded, and the working protection moves to the given one.
-        Distances are signed fractions of the entry's price: the limit, else `stop_entry`, else the last price.
+        Distances are signed fractions of the entry's price: the limit, else `stop_entry`, else the last
+        price.
 
         Args:
             symbol: one of `market.symbols`.

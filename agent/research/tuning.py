@@ -31,8 +31,8 @@ from agent.research.assessment import PERIODS_PER_YEAR
 from agent.research.fitters import NoFitter
 from agent.research.folds import Fold, Window, make_folds
 from agent.research.parallel import Advance, run_parallel
-from agent.research.parameter_space import ParameterRange
-from agent.research.replay_inputs import ReplayInputs
+from agent.research.parameter_space import ParameterRange, extremes
+from agent.research.replay_inputs import ReplayInputs, with_widest_warm_up
 from agent.research.replay_window import LoadedWindow, with_params
 from agent.research.walk_forward import FOLDER, Settings, WalkForward, walk_forward
 from models.cards import read_card
@@ -139,8 +139,8 @@ def split(start: int, end: int, *, holdout: int, embargo: int, folds: int) -> tu
     inside = end - holdout - embargo - start
     if holdout <= 0 or inside <= 0 or folds < 1:
         raise UsageError(
-            f"nothing is left in sample: of {(end - start) / DAY_MS:.3g} days, {holdout / DAY_MS:.3g} are held "
-            f"out, and {embargo / DAY_MS:.3g} before them left out",
+            f"nothing is left in sample: of {(end - start) / DAY_MS:.3g} days, {holdout / DAY_MS:.3g} are "
+            f"held out, and {embargo / DAY_MS:.3g} before them left out",
             hint="shorten --holdout or --embargo, or give a longer history",
         )
     found = make_folds(start, start + inside, train=0, test=-(-inside // folds))
@@ -195,7 +195,8 @@ def evaluate_best(
     returns = [np.array(trial.user_attrs["returns"]) for trial in complete]
     ratios = [float(trial.user_attrs["sharpe"]) for trial in valued]
     pruned = [trial for trial in trials if trial.state == optuna.trial.TrialState.PRUNED]
-    inputs = search.inputs._replace(config=with_params(search.inputs.config, params))
+    plan = search.inputs.plan._replace(warm_up=None)  # what these parameters need
+    inputs = search.inputs._replace(plan=plan, config=with_params(search.inputs.config, params))
     tested = walk_forward(
         inputs,
         [held_out],
@@ -253,8 +254,9 @@ def _run_trial(task: tuple[Search, int]) -> None:
     if loaded is None:
         _LOADED.clear()  # one study at a time, because its events may fill the memory
         end = search.folds[-1].test.end
+        inputs = with_widest_warm_up(search.inputs, extremes(search.ranges))
         windows = [
-            search.inputs.load_window(fold.test, warmup=search.warmup, close_out=True, judged_from=end)
+            inputs.load_window(fold.test, warmup=search.warmup, close_out=True, judged_from=end)
             for fold in search.folds
         ]
         study = _open_study(search, create=False, seed=search.seed + number)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.cli.conftest import Outcome
 from tests.conftest import ROOT
+from tests.research.market_files import write_klines
 
 Tapewire = Callable[..., Outcome]
 BTC = ROOT / "tests/sample_data/BTCUSDT-1m.csv"  # from 2025-03-02T12:00Z, for 36 hours
@@ -58,6 +59,22 @@ class Pair(Strategy):
         if np.array_equal(one.start, other.start) and np.std(one.close / other.close) > 0:
             market.bars(bar.symbol, "15m", 30)
         self.plot("mean", market.bars(bar.symbol, "15m", 3).close[:-3].mean())
+"""
+COUNTS = """
+from pydantic import Field
+from tapewire import Strategy, StrategyParams
+
+class Params(StrategyParams):
+    length: int = Field(3, ge=2, le=100)
+    weight: float = Field(0.5, ge=0.1, le=1)
+
+class Counts(Strategy[Params]):
+    intervals = ("1h",)
+
+    def on_bar(self, bar, market):
+        close = market.bars(bar.symbol, "1h", self.params.length).close
+        if len(close) == self.params.length:
+            self.target(bar.symbol, weight=self.params.weight * (1 if close[-1] > close.mean() else -1))
 """
 FORGETFUL = """
 from tapewire import Strategy
@@ -136,6 +153,45 @@ def test_the_symbols_of_the_dry_run_have_different_prices_and_its_warnings_are_n
         plan = text(backtest(tapewire, "--strategy", strategy, *klines, "--end", "2025-03-02T12:05Z"))
     assert "(30 of 15m)" in plan
     assert not [one for one in shown if issubclass(one.category, RuntimeWarning)]  # means of nothing
+
+
+def test_each_variant_of_a_sweep_reads_the_warm_up_that_it_reads_alone(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
+    strategy = write(tmp_path, "found_by_sweep", FOUND)
+    # 62 bars of 15 minutes are 15.5 hours, of which those of the default, 37, leave out six
+    span = ("--strategy", strategy, "--start", "2025-03-03T04:00Z", "--end", "2025-03-03T14:00Z")
+    done = tapewire("sweep", "--klines", BTC, *span, "--range", "length=3,5,4", "--json")
+    assert done.code == 0, done.err
+    results = json.loads(done.out)
+    assert [one["params"]["length"] for one in results] == [3, 5, 4]
+    for one in results:
+        length = f"length={one['params']['length']}"
+        alone = json.loads(backtest(tapewire, *span, "--set", length, "--json").out)
+        assert one["trades"] == alone["trades"] > 0
+        assert one["final_equity"] == alone["final_equity"]
+        single = json.loads(tapewire("sweep", "--klines", BTC, *span, "--range", length, "--json").out)
+        assert [one["digest"]] == [other["digest"] for other in single]
+
+
+def test_tune_and_walkforward_read_the_warm_up_of_the_parameters_that_they_try(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
+    klines = write_klines(tmp_path / "BTCUSDT-1h.csv", days=40)
+    strategy = write(tmp_path, "counts_bars", COUNTS)
+    common = ("--klines", klines, "--strategy", strategy, "--warmup", "1h", "--embargo", "1h", "--json")
+    given = ("--trials", 2, "--holdout", "10d", "--folds", 3, "--range", "weight=0.3")
+    named = json.loads(tapewire("tune", *common, *given, "--set", "length=60").out)
+    found = json.loads(tapewire("tune", *common, *given, "--range", "length=60").out)
+    assert found["params"]["length"] == 60
+    assert found["value"] == named["value"]
+    assert found["held_out"]["evidence"]["total_return"] == named["held_out"]["evidence"]["total_return"] != 0
+    folds = ("--train", "10d", "--test", "10d", "--fit", "refit")
+    chosen = json.loads(tapewire("walkforward", *common, *folds, "--range", "length=60").out)
+    fixed = json.loads(
+        tapewire("walkforward", *common, *folds, "--set", "length=60", "--range", "weight=0.5").out
+    )
+    assert chosen["evidence"]["total_return"] == fixed["evidence"]["total_return"] != 0
 
 
 def test_too_little_history_is_stated_in_summary_and_report(tapewire: Tapewire, tmp_path: Path) -> None:
