@@ -16,7 +16,7 @@ class Params(StrategyParams):
         1, ge=0.2, le=5
     )  # profit, in units of that distance, that moves the stop to the entry
     lock_at: float = Field(3.5, ge=1, le=20)  # profit, likewise, that becomes the stop
-    risk: float = Field(0.005, gt=0, le=0.05)  # fraction of equity lost at the first stop
+    risk: float = Field(0.002, gt=0, le=0.05)  # fraction of equity lost at the first stop
 
 
 class BreakEven(Strategy[Params]):

@@ -12,7 +12,7 @@ class Params(StrategyParams):
     length: int = Field(21, ge=3, le=200)  # bars of the range
     up: float = Field(0.7, ge=0.1, le=3)  # fractions of the range
     down: float = Field(0.7, ge=0.1, le=3)
-    risk: float = Field(0.01, gt=0, le=0.05)  # fraction of equity lost at the stop
+    risk: float = Field(0.002, gt=0, le=0.05)  # fraction of equity lost at the stop
     stop: float = Field(2, ge=0.1, le=10)  # distance of the stop, in average true ranges
 
 
