@@ -162,10 +162,10 @@ class History:
             return []
         needed = ", ".join(f"{bars:,} of {name}" for name, bars in self.plan.warm_up.items())
         if self.plan.start is None:
-            return [
-                f"warm-up: the strategy needs bars from before the start ({needed}), and the run begins with "
-                "the files; a later --start leaves it some"
-            ]
+            way = "the run begins with the files; a later --start leaves it some"
+            if warm_up_start(self.end, self.plan.warm_up) < self.start:
+                way = "the files are shorter than that: give longer ones"
+            return [f"warm-up: the strategy needs bars from before the start ({needed}), and {way}"]
         first = min(int(str(facts["first"])) for facts in self._facts)
         return [f"warm-up: bars since {iso(min(first, self.start))} were read without trading ({needed})"]
 

@@ -201,8 +201,11 @@ def test_too_little_history_is_stated_in_summary_and_report(tapewire: Tapewire, 
     assert "BTCUSDT: 8 of 60 bars of 1h are at hand for the warm-up" in text(outcome)
     assert "BTCUSDT: 8 of 60 bars of 1h are at hand for the warm-up." in page.read_text()
     whole = backtest(tapewire, "--strategy", strategy)
-    assert "the run begins with the files; a later --start leaves it some" in text(whole)
+    short = write(tmp_path, "declared_36", DECLARED.replace("WARM_UP", "36"))
+    later = text(backtest(tapewire, "--strategy", short))
+    assert "the run begins with the files; a later --start leaves it some" in later
     assert "BTCUSDT: 0 of 60 bars of 1h" in text(whole)
+    assert "(60 of 1h), and the files are shorter than that: give longer ones" in text(whole)
     assert tapewire("verify", "latest", "--trust-strategy").out.startswith("identical")
 
 
