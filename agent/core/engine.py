@@ -493,7 +493,10 @@ class Engine:
                 return
         if command.action == "flatten" or command.args.get("flatten") == "true":
             self._targets.clear()
-            self._flatten(self.states, "flatten")
+            if command.args.get("pursue") == "true":
+                self.flattener.begin(self.states, now, "flatten")
+            else:
+                self._flatten(self.states, "flatten")
         self._act()
 
     def _note_short_histories(self, needed: dict[str, str], now: int) -> None:

@@ -54,7 +54,12 @@ class ReplayInputs(NamedTuple):
     def part(self, window: Window, *, warmup: int = 0, close_out: bool = False, part_of: str = "") -> Plan:
         """Return the plan of a part of the window."""
         return self.plan._replace(
-            start=window.start, end=window.end, warmup=warmup, close_out=close_out, part_of=part_of
+            start=window.start,
+            end=window.end,
+            warmup=warmup,
+            close_out=close_out,
+            part_of=part_of,
+            pursues=close_out,
         )
 
     @contextmanager

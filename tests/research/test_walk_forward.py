@@ -127,16 +127,23 @@ STUBBORN = """
 from tapewire import Strategy
 
 class Stubborn(Strategy):
-    def on_bar(self, bar, market):  # each bar, so that the close-out at a fold's end is replaced
+    def on_bar(self, bar, market):
         self.target(bar.symbol, weight=0.5 if bar.start // 86_400_000 % 2 else -0.5)
 """
 
 
-def test_a_position_that_stays_open_ends_with_its_fold(tapewire: Tapewire, klines: Path) -> None:
+def test_a_strategy_that_repeats_its_target_ends_flat_too(tapewire: Tapewire, klines: Path) -> None:
     Path("stubborn.py").write_text(STUBBORN)
     span = ("--strategy", "stubborn.py", "--train", "10d", "--test", "7d")
     result = walk_forward(tapewire, "--klines", klines, *span)
     assert len(result["folds"]) > 3
+    database = open_database("sqlite:///var/tapewire.db")
+    for fold in result["folds"]:
+        fills = list(read_rows(database, fold["run"], Fill))
+        assert sum(fill.qty * fill.side.sign for fill in fills) == 0
+        assert len(fills) >= 2
+        assert tapewire("verify", fold["run"]).out.startswith("identical")
+    database.close()
     # always in the market: at random times without overlap the trades fill the whole time, too
     assert result["evidence"]["random_entries"]["draws"] == 2_000
 
