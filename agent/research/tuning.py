@@ -31,8 +31,8 @@ from agent.research.assessment import PERIODS_PER_YEAR
 from agent.research.fitters import NoFitter
 from agent.research.folds import Fold, Window, make_folds
 from agent.research.parallel import Advance, run_parallel
-from agent.research.parameter_space import ParameterRange, extremes
-from agent.research.replay_inputs import ReplayInputs, with_widest_warm_up
+from agent.research.parameter_space import ParameterRange
+from agent.research.replay_inputs import ReplayInputs
 from agent.research.replay_window import LoadedWindow, with_params
 from agent.research.walk_forward import FOLDER, Settings, WalkForward, walk_forward
 from models.cards import read_card
@@ -254,9 +254,8 @@ def _run_trial(task: tuple[Search, int]) -> None:
     if loaded is None:
         _LOADED.clear()  # one study at a time, because its events may fill the memory
         end = search.folds[-1].test.end
-        inputs = with_widest_warm_up(search.inputs, extremes(search.ranges))
         windows = [
-            inputs.load_window(fold.test, warmup=search.warmup, close_out=True, judged_from=end)
+            search.inputs.load_window(fold.test, warmup=search.warmup, close_out=True, judged_from=end)
             for fold in search.folds
         ]
         study = _open_study(search, create=False, seed=search.seed + number)

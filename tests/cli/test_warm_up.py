@@ -171,7 +171,7 @@ def test_each_variant_of_a_sweep_reads_the_warm_up_that_it_reads_alone(
         assert one["trades"] == alone["trades"] > 0
         assert one["final_equity"] == alone["final_equity"]
         single = json.loads(tapewire("sweep", "--klines", BTC, *span, "--range", length, "--json").out)
-        assert [one["digest"]] == [other["digest"] for other in single]
+        assert [one["metrics"]] == [other["metrics"] for other in single]
 
 
 def test_tune_and_walkforward_read_the_warm_up_of_the_parameters_that_they_try(
