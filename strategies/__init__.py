@@ -143,7 +143,10 @@ def blaming(strategy: Strategy) -> Iterator[None]:
             raise
         where = f"{places[-1].filename}, line {places[-1].lineno}"
         what = f"{where}: {type(error).__name__}: {error}"
-        raise StrategyError(f"strategy {type(strategy).__name__} failed: {what}") from error
+        hint = ""
+        if isinstance(error, AttributeError) and error.name:
+            hint = did_you_mean(error.name, [name for name in dir(error.obj) if not name.startswith("_")])
+        raise StrategyError(f"strategy {type(strategy).__name__} failed: {what}", hint=hint) from error
 
 
 def source_of(name: str) -> dict[str, str]:

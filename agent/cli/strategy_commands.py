@@ -137,7 +137,9 @@ def _print_description(found: StrategyDescription) -> None:
     )
     print_text(f"intervals  {', '.join(found.intervals) or 'that of the run'}")
     warm_up = ", ".join(f"{bars} bars of {interval}" for interval, bars in found.warm_up.items())
-    print_text(f"warm-up    {warm_up or 'none declared'}")
+    if not warm_up and (found.intervals or "on_bar" in found.callbacks):
+        warm_up = "found by itself: what market.bars and the indicators need"
+    print_text(f"warm-up    {warm_up or 'none'}")
     if not found.parameters:
         print_text("no parameters")
         return

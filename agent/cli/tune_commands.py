@@ -97,7 +97,8 @@ def tune(
     the share of it that luck explains, given the number of trials.
     """
     from agent.research import tuning
-    from agent.research.parameter_space import describe_space, parse_ranges
+    from agent.research.parameter_space import describe_space, extremes, parse_ranges
+    from agent.research.replay_inputs import with_widest_warm_up
     from agent.research.walk_forward import Settings
 
     material = replay.material()
@@ -107,6 +108,7 @@ def tune(
     space = parse_ranges(ranges or [], strategy.name)
     for line in describe_space(space, strategy.name, fixed=strategy.params):
         err.print(line, markup=False, highlight=False, soft_wrap=True)
+    material = with_widest_warm_up(material, extremes(space))
     search = tuning.Search(material, space, inside, study or "", storage, trials, warm, prune, seed)
     search = search if study else search._replace(study=tuning.study_name(search))
     score_all(material)

@@ -623,7 +623,10 @@ class Engine:
                 return
         if command.action == "flatten" or command.args.get("flatten") == "true":
             self._targets.clear()
-            self._flatten(self.states, "flatten")
+            if command.args.get("pursue") == "true":
+                self.flattener.begin(self.states, now, "flatten")
+            else:
+                self._flatten(self.states, "flatten")
         self._act()
 
     def _note_short_histories(self, needed: dict[str, str], now: int) -> None:
@@ -822,8 +825,6 @@ class Engine:
             if target.weight and not position.qty:
                 self._count_untradable(target, state)
             return
-        if target.risk and float(abs(sized.position_after)) * price > most * _ALMOST:
-            self.counts["targets by risk that risk limits reduce"] += 1
         notional = float(sized.qty) * price
         after = abs(float(sized.position_after)) * price
         gross_after = self.portfolio.gross_notional() - abs(position.size) * price + after
@@ -840,6 +841,8 @@ class Engine:
         ):
             self._move_protection(target, state)
             return
+        if target.risk and after > most * _ALMOST:
+            self.counts["targets by risk that risk limits reduce"] += 1
         kind = OrderType.MARKET if sized.limit is None else OrderType.LIMIT
         protection = sized.protection
         order = Order(

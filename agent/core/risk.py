@@ -34,6 +34,9 @@ MODEL_DRIFT = "model drift"
 TWIN = "twin"
 """Rule of a note that a venue's fills cost more or less than the paper model allows, or no longer do."""
 
+WARM_UP = "warm-up"
+"""Rule that opens no position while history is read."""
+
 SHORT_HISTORY = "short history"
 """Rule of a note that fewer bars were at hand for the warm-up than the strategy needs."""
 
@@ -291,7 +294,7 @@ class RiskManager:
             sent.popleft()
         slack = 1 + 1e-9
         if self.warming_up:
-            rule, detail = "warm-up", "what is being read is history"
+            rule, detail = WARM_UP, "what is being read is history"
         elif not self.reconciled:
             rule, detail = "unreconciled", "the venue's account is not known yet"
         elif self.state is not RiskState.ACTIVE:

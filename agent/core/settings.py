@@ -157,7 +157,7 @@ class PaperConfig(Section):
     funding_rate: Decimal = Decimal("0.0001")  # per stamp, without a history of rates; linear only
     funding_interval: Duration = Field(28_800_000, gt=0)
     liquidation_fee: Decimal = Field(Decimal("0.0005"), ge=0)
-    rebalance_band: float = Field(0.1, ge=0, lt=1)  # smaller changes (fraction of the target) are not traded
+    rebalance_band: float = Field(0.1, ge=0, lt=1)  # smaller changes of a weight, as a share, are left out
 
 
 class CoreConfig(Section):

@@ -36,7 +36,8 @@ def size(
     band: float,
     most: float = inf,
 ) -> Sizing | None:
-    """Return the order for `target`; None if the position is within `band`, a fraction of the target, of it.
+    """Return the order for `target`; None if the position is within `band`, a fraction of the target, of it,
+    or equals the quantity that it states.
 
     The position aimed at is weight * equity / price, the target's quantity, or for a target by risk
     risk * equity / distance of the stop, at most of the value `most`; rounded down to the lot. The price is
@@ -61,7 +62,9 @@ def size(
     if delta % instrument.qty_step:  # a fee in base coin leaves less than a lot, which no order can sell
         delta = instrument.round_qty(delta)
     same_side = wanted * held > 0
-    if not delta or (same_side and abs(delta) < abs(wanted) * Decimal(repr(band))):
+    # A weight drifts with the price, a quantity doesn't
+    slack = _ZERO if target.qty is not None else abs(wanted) * Decimal(repr(band))
+    if not delta or (same_side and abs(delta) < slack):
         return None
     side = Side.BUY if delta > 0 else Side.SELL
     opposite = Side.SELL if side is Side.BUY else Side.BUY

@@ -177,8 +177,9 @@ class Strategy(Generic[P]):
         """Set the target exposure in a symbol; it replaces an earlier target and the symbol's working orders.
 
         Give one of `weight`, `qty` and `risk`. If the position is already within `paper.rebalance_band` of
-        the target, nothing is traded, and the working protection moves to the given one. Distances are signed
-        fractions of the entry's price: the limit, else `stop_entry`, else the last price.
+        a weight, or has the quantity, nothing is traded, and the working protection moves to the given one.
+        Distances are signed fractions of the entry's price: the limit, else `stop_entry`, else the last
+        price.
 
         Args:
             symbol: one of `market.symbols`.

@@ -40,7 +40,7 @@ from agent.core.events import (
     RiskState,
 )
 from agent.core.exchange import MatchingExchange
-from agent.core.risk import SHORT_HISTORY
+from agent.core.risk import SHORT_HISTORY, WARM_UP
 from agent.core.sinks import SleevedSink
 from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
@@ -172,7 +172,10 @@ def _notes_on_orders(engine: Engine) -> list[str]:
     exchange = engine.exchange
     notes = [f"{n:,} orders rejected: {what}" for what, n in sorted(exchange.refusals.items())]
     notes += [
-        f"{n:,} orders refused by risk limits: {rule}" for rule, n in sorted(engine.risk.refusals.items())
+        f"{n:,} targets during the warm-up were not traded"
+        if rule == WARM_UP
+        else f"{n:,} orders refused by risk limits: {rule}"
+        for rule, n in sorted(engine.risk.refusals.items())
     ]
     if not isinstance(exchange, MatchingExchange):
         return notes
@@ -277,7 +280,8 @@ def replay(
             interval=config.market.interval,
             benchmark=sink.benchmark,
         )
-    return ReplayResult(engine, metrics, first, last, sink.short_histories, sink.sleeves)
+    short = [f"{', '.join(symbols)}: {detail}" for detail, symbols in sink.short_histories.items()]
+    return ReplayResult(engine, metrics, first, last, short, sink.sleeves)
 
 
 class BacktestSink:
@@ -294,7 +298,8 @@ class BacktestSink:
         self.benchmark = BuyAndHoldBenchmark(config.market.symbols, capital, interval)
         self.news = inner.news
         self.sentiment = inner.sentiment
-        self.short_histories: list[str] = []
+        self.short_histories: dict[str, list[str]] = {}
+        """What is missing of the warm-up -> the symbols."""
         self.sleeves = SleeveSampler(inner, config, after=after)
         self.sleeve_equity = self.sleeves.sample
         self._inner = inner
@@ -312,7 +317,7 @@ class BacktestSink:
             self.sleeves.add(decision)
             self.trades.add_funding(decision)
         elif decision.__class__ is RiskEvent and decision.rule == SHORT_HISTORY:
-            self.short_histories.append(f"{decision.symbol}: {decision.detail}")
+            self.short_histories.setdefault(decision.detail, []).append(decision.symbol)
 
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]

@@ -55,6 +55,7 @@ class Plan(NamedTuple):
     close_out: bool = False
     part_of: str = ""  # the walk-forward run of which this is a fold
     warm_up: dict[str, int] | None = None  # bars by interval before `start`; None: what the strategy needs
+    pursues: bool = False  # whether targets can't undo the close-out, which they can in runs of version 0.1.0
 
 
 _SHOWN_TICKERS: Final = 5
@@ -162,10 +163,10 @@ class History:
             return []
         needed = ", ".join(f"{bars:,} of {name}" for name, bars in self.plan.warm_up.items())
         if self.plan.start is None:
-            return [
-                f"warm-up: the strategy needs bars from before the start ({needed}), and the run begins with "
-                "the files; a later --start leaves it some"
-            ]
+            way = "the run begins with the files; a later --start leaves it some"
+            if warm_up_start(self.end, self.plan.warm_up) < self.start:
+                way = "the files are shorter than that: give longer ones"
+            return [f"warm-up: the strategy needs bars from before the start ({needed}), and {way}"]
         first = min(int(str(facts["first"])) for facts in self._facts)
         return [f"warm-up: bars since {iso(min(first, self.start))} were read without trading ({needed})"]
 
@@ -226,7 +227,7 @@ class History:
         """The part of the plan that `inputs` doesn't contain; recorded with the run."""
         plan = self.plan
         parts = {"warmup": plan.warmup, "close_out": plan.close_out, "part_of": plan.part_of}
-        parts |= {"warm_up": plan.warm_up or {}}
+        parts |= {"warm_up": plan.warm_up or {}, "pursues": plan.pursues}
         kept = {name: value for name, value in parts.items() if value}
         return {"start": plan.start, "end": plan.end, "timezone": plan.timezone} | kept
 
@@ -320,7 +321,8 @@ class History:
             # after the bar that closes at `start`, which still belongs to the warm-up
             add("warm-up-done", self.start + 1, **{name: str(bars) for name, bars in needed.items()})
         if self.plan.close_out:
-            add("pause", self.end - CLOSING_BARS * self.config.market.interval, flatten="true")
+            how = {"pursue": "true"} if self.plan.pursues else {}
+            add("pause", self.end - CLOSING_BARS * self.config.market.interval, flatten="true", **how)
         return commands
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import exp, sin
 from typing import Final
 
@@ -59,8 +60,10 @@ def bars_needed_by(strategy: Strategy, config: Config) -> dict[str, int]:
         return {name: bars for name, bars in declared.items() if bars}
     engine = Engine(config, strategy, NullSink(), run_id="dry run", contain_errors=True)
     rehearsal = _DryRun(engine)
-    for number in range(_ROUNDS):
-        rehearsal.advance(number)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about made-up bars, of which the user knows nothing
+        for number in range(_ROUNDS):
+            rehearsal.advance(number)
     histories = [state.history for state in engine.states.values() if state.history is not None]
     requested = {name: max(history.series[name].requested for history in histories) for name in intervals}
     return {name: bars for name, bars in requested.items() if bars}
@@ -72,6 +75,8 @@ class _DryRun:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._rows: dict[tuple[str, str], int] = {}
+        # so that symbols have different prices, as a pair trade needs
+        self._phases = {symbol: number for number, symbol in enumerate(engine.states)}
 
     def advance(self, number: int) -> None:
         """Add a bar to each history, and the bars that were requested; then call every callback."""
@@ -112,7 +117,8 @@ class _DryRun:
         number = self._rows[symbol, name] = self._rows.get((symbol, name), 0) + 1
         first = period_start(_BEGIN, series.interval)
         start = first if number == 1 else period_end(series.last_start, series.interval)
-        opened, close = _price(number - 1), _price(number)
+        phase = 2.0 * self._phases[symbol]
+        opened, close = _price(number - 1 + phase), _price(number + phase)
         high, low = max(opened, close) * 1.001, min(opened, close) * 0.999
         volume = 10.0 + number % 7
         series.append(start, opened, high, low, close, volume, 0.0)
@@ -120,5 +126,5 @@ class _DryRun:
         return Bar(symbol, name, start, end, opened, high, low, close, volume)
 
 
-def _price(number: int) -> float:
+def _price(number: float) -> float:
     return 100.0 * exp(0.02 * sin(number / 7) + 0.01 * sin(number / 3))

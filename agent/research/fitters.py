@@ -10,7 +10,7 @@ import msgspec
 from agent.analysis.significance import sharpe
 from agent.research.folds import Window
 from agent.research.parameter_space import ParameterRange, grid
-from agent.research.replay_inputs import ReplayInputs
+from agent.research.replay_inputs import ReplayInputs, with_widest_warm_up
 from agent.research.replay_window import with_params
 from agent.system.atomic import write_bytes
 from strategies.description import Value
@@ -56,9 +56,11 @@ class GridFitter(NamedTuple):
 
     def fit(self, window: tuple[int, int], folder: Path) -> dict[str, Any]:
         config = self.inputs.config
-        loaded = self.inputs.load_window(Window(*window), warmup=self.warmup, judged_from=window[1])
+        variants = grid(self.ranges, config.strategy.name, config.strategy.params, points=self.points)
+        inputs = with_widest_warm_up(self.inputs, variants)
+        loaded = inputs.load_window(Window(*window), warmup=self.warmup, judged_from=window[1])
         trials = []
-        for params in grid(self.ranges, config.strategy.name, config.strategy.params, points=self.points):
+        for params in variants:
             result = loaded.replay(with_params(config, params))
             trades = result.metrics.trades.trades
             trials.append(GridTrial(params, sharpe(result.returns), result.total_return, trades))

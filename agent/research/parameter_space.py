@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from math import ceil, exp, floor, log
 from typing import Any, Final, Literal, Protocol
@@ -192,6 +192,14 @@ def _check_bounds(text: str, found: ParameterRange, parameter: Parameter) -> Non
         values = ", ".join(parameter.text(value) for value in outside)
         stated = parameter.bounds or "one of true, false"
         raise UsageError(f"--range {text!r}: {parameter.name} can't be {values}", hint=f"it is {stated}")
+
+
+def extremes(ranges: Sequence[ParameterRange]) -> list[dict[str, Value]]:
+    """Return sets of parameters with each range's ends, or all its choices, and all ends together."""
+    ends = {item.name: item.points(2) for item in ranges}
+    ends |= {item.name: ends[item.name][:: max(1, len(ends[item.name]) - 1)] for item in ranges if item.step}
+    found = [{name: value} for name, values in ends.items() for value in values]
+    return [*found, *({name: values[at] for name, values in ends.items()} for at in (0, -1))]
 
 
 def grid(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.config import Config
+from agent.core.errors import ConfigError
 from agent.core.events import News
 from agent.data.cascade import CascadeScorer
 from agent.data.news import NewsFile
@@ -14,8 +15,9 @@ from agent.data.sentiment import NamedScorer
 from agent.replay.backtest import refuse_leakage
 from agent.replay.fusion_model import open_predictor
 from agent.replay.history import Plan
+from agent.replay.needed_bars import needed_bars
 from agent.research.folds import Window
-from agent.research.replay_window import LoadedWindow
+from agent.research.replay_window import LoadedWindow, with_params
 from agent.store.database import Database, open_database
 from agent.store.prompts import save_prompts
 from agent.store.runs import LANGUAGE_MODEL, REVISING_MODEL
@@ -52,7 +54,12 @@ class ReplayInputs(NamedTuple):
     def part(self, window: Window, *, warmup: int = 0, close_out: bool = False, part_of: str = "") -> Plan:
         """Return the plan of a part of the window."""
         return self.plan._replace(
-            start=window.start, end=window.end, warmup=warmup, close_out=close_out, part_of=part_of
+            start=window.start,
+            end=window.end,
+            warmup=warmup,
+            close_out=close_out,
+            part_of=part_of,
+            pursues=close_out,
         )
 
     @contextmanager
@@ -105,6 +112,22 @@ class ReplayInputs(NamedTuple):
         return list(
             NewsFile(plan.news, feed_delay=delay, start=plan.start, end=plan.end, timezone=plan.timezone)
         )
+
+
+def with_widest_warm_up(inputs: ReplayInputs, variants: Iterable[dict[str, Any]]) -> ReplayInputs:
+    """Return inputs whose warm-up has the most bars of each interval that one of the variants needs.
+
+    `variants` are sets of parameters; those that the strategy refuses are passed over.
+    """
+    widest = dict(inputs.plan.warm_up or {})
+    for params in variants:
+        try:
+            needed = needed_bars(with_params(inputs.config, params))
+        except ConfigError:
+            continue
+        for interval, bars in needed.items():
+            widest[interval] = max(bars, widest.get(interval, 0))
+    return inputs._replace(plan=inputs.plan._replace(warm_up=widest))
 
 
 NO_SCORING = Scoring(None, (), {})

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from agent.replay.backtest import backtest
 from agent.replay.batch import SweepResult, replay_batch
 from agent.replay.history import History
+from agent.replay.needed_bars import needed_bars
 from agent.research.parallel import Advance, run_parallel
 from agent.research.replay_inputs import ReplayInputs
 from agent.research.replay_window import with_params
@@ -40,8 +41,27 @@ def _replay_part(part: _Part) -> list[SweepResult]:
     inputs = part.inputs
     with inputs.database() as database:
         scorer = inputs.scoring(database, inputs.whole_window.start).scorer
-        history = History(inputs.plan, inputs.config)
-        return replay_batch(history, part.variants, history.sources(scorer=scorer))
+        results: dict[int, SweepResult] = {}
+        for warm_up, numbers in _by_warm_up(part):
+            history = History(inputs.plan._replace(warm_up=warm_up), inputs.config)
+            variants = [part.variants[number] for number in numbers]
+            found = replay_batch(history, variants, history.sources(scorer=scorer))
+            results |= dict(zip(numbers, found, strict=True))
+    return [results[number] for number in range(len(part.variants))]
+
+
+def _by_warm_up(part: _Part) -> list[tuple[dict[str, int], list[int]]]:
+    """Group the numbers of the variants by the warm-up that each reads when it is run alone."""
+    groups: list[tuple[dict[str, int], list[int]]] = []
+    for number, params in enumerate(part.variants):
+        needed = needed_bars(with_params(part.inputs.config, params))
+        for warm_up, numbers in groups:
+            if warm_up == needed:
+                numbers.append(number)
+                break
+        else:
+            groups.append((needed, [number]))
+    return groups
 
 
 def record_variant(inputs: ReplayInputs, params: dict[str, Any]) -> str:
@@ -49,7 +69,7 @@ def record_variant(inputs: ReplayInputs, params: dict[str, Any]) -> str:
     with inputs.database() as database:
         scoring = inputs.scoring(database, inputs.whole_window.start)
         done = backtest(
-            History(inputs.plan, with_params(inputs.config, params)),
+            History(inputs.plan._replace(warm_up=None), with_params(inputs.config, params)),
             database,
             scorer=scoring.scorer,
             stamps=scoring.stamps,

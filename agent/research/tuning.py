@@ -25,6 +25,7 @@ from agent import __version__
 from agent.analysis.overfitting import Overfitting, overfitting
 from agent.analysis.significance import deflated_sharpe, sharpe
 from agent.core.errors import ConfigError, StoreError, UsageError
+from agent.core.events import DAY_MS
 from agent.data.columns import content_hash
 from agent.research.assessment import PERIODS_PER_YEAR
 from agent.research.fitters import NoFitter
@@ -137,7 +138,11 @@ def split(start: int, end: int, *, holdout: int, embargo: int, folds: int) -> tu
     """
     inside = end - holdout - embargo - start
     if holdout <= 0 or inside <= 0 or folds < 1:
-        raise UsageError("nothing is left in sample", hint="shorten --holdout, or name a longer window")
+        raise UsageError(
+            f"nothing is left in sample: of {(end - start) / DAY_MS:.3g} days, {holdout / DAY_MS:.3g} are "
+            f"held out, and {embargo / DAY_MS:.3g} before them left out",
+            hint="shorten --holdout or --embargo, or give a longer history",
+        )
     found = make_folds(start, start + inside, train=0, test=-(-inside // folds))
     return found, Fold(1, Window(end - holdout, end - holdout), Window(end - holdout, end))
 
@@ -190,7 +195,8 @@ def evaluate_best(
     returns = [np.array(trial.user_attrs["returns"]) for trial in complete]
     ratios = [float(trial.user_attrs["sharpe"]) for trial in valued]
     pruned = [trial for trial in trials if trial.state == optuna.trial.TrialState.PRUNED]
-    inputs = search.inputs._replace(config=with_params(search.inputs.config, params))
+    plan = search.inputs.plan._replace(warm_up=None)  # what these parameters need
+    inputs = search.inputs._replace(plan=plan, config=with_params(search.inputs.config, params))
     tested = walk_forward(
         inputs,
         [held_out],

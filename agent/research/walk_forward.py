@@ -246,6 +246,8 @@ def _run_fold(task: _FoldTask) -> _FoldResult:
     if overrides:
         config = with_overrides(config, overrides, where=f"fold {fold.number}")
     inputs = task.inputs._replace(config=config)
+    if overrides:  # the parameters may need another warm-up
+        inputs = inputs._replace(plan=inputs.plan._replace(warm_up=None))
     part_of = f"{task.part_of} fold {fold.number}"
     plan = inputs.part(fold.test, warmup=settings.warmup, close_out=True, part_of=part_of)
     with inputs.database() as database:
@@ -262,6 +264,11 @@ def _run_fold(task: _FoldTask) -> _FoldResult:
         tested = time.monotonic()
         capital = float(config.account.initial_capital)
         days, returns, trades, equity_at = _read_run(database, done.run.id, done.metrics, capital)
+        # A position that is still open ends with its fold, so that it doesn't overlap with the next one's
+        trades = [
+            trade if trade.exit_ts is not None else msgspec.structs.replace(trade, exit_ts=fold.test.end)
+            for trade in trades
+        ]
         placebo: list[float] = []
         if settings.placebo:
             window = LoadedWindow(plan, config, scoring.scorer)

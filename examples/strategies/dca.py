@@ -1,30 +1,33 @@
-"""Dollar-cost averaging with extra buys in dips: a fixed part of the capital at fixed times."""
+"""Dollar-cost averaging: a part of the capital at fixed times, twice as much below the average price."""
 
 from pydantic import Field
 
-from agent.core.durations import Duration
-from tapewire import Kline, Market, Strategy, StrategyParams
+from tapewire import Bar, Market, Strategy, StrategyParams
+
+HOUR_MS = 3_600_000
 
 
 class Params(StrategyParams):
-    every: Duration = Field(4 * 3_600_000, ge=60_000, le=30 * 86_400_000)  # between two buys
-    part: float = Field(0.02, gt=0, le=0.5)  # of equity, for each buy
-    dip: float = Field(0.01, gt=0, lt=0.5)  # fall over 20 bars that doubles the buy
+    hours: int = Field(4, ge=1, le=720)  # between two purchases
+    part: float = Field(0.02, gt=0, le=0.5)  # of equity, for each purchase
+    dip: float = Field(0.01, gt=0, lt=0.5)  # below the average entry price; doubles the purchase
     most: float = Field(0.45, gt=0, le=1)  # fraction of equity, in each symbol
 
 
 class Dca(Strategy[Params]):
-    """Adds `part` of equity every `every`, twice as much in a dip, up to `most`; it never sells."""
+    """Buys `part` of equity every `hours`, up to `most`, and never sells."""
 
-    def on_start(self, market: Market) -> None:
-        self.next: dict[str, int] = {}
+    intervals = ("1h",)
 
-    def on_kline(self, kline: Kline, market: Market) -> None:
-        symbol, params = kline.symbol, self.params
-        if market.now < self.next.get(symbol, 0):
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        symbol, params, held = bar.symbol, self.params, market.position(bar.symbol)
+        if bar.ts // HOUR_MS % params.hours:
             return
-        self.next[symbol] = market.now - market.now % params.every + params.every
-        dip = market.features(symbol).return_20 < -params.dip
-        weight = market.weight(symbol) + params.part * (2 if dip else 1)
-        if weight <= params.most:
-            self.target(symbol, weight=weight, reason="dip" if dip else "due")
+        dip = bar.close < held.entry_price * (1 - params.dip)  # False while flat: the price is then NaN
+        part = params.part * (2 if dip else 1)
+        if market.weight(symbol) + part > params.most:
+            self.notify(f"{symbol} has its share: nothing is bought")
+            return
+        # A quantity: changes of a weight are left out below `paper.rebalance_band`, 10 % of the position
+        qty = held + part * market.equity / bar.close
+        self.target(symbol, qty=qty, reason="below the average price" if dip else "due")

@@ -1,47 +1,35 @@
-"""Breakout of a Donchian channel, sized so that the stop costs a fixed part of the equity.
-
-The idea is the Turtles' of 1983, of which Jesse and freqtrade have many versions.
-"""
-
-from collections import deque
+"""Breakout of a Donchian channel, sized so that its stop costs a fixed part of the equity."""
 
 from pydantic import Field
 
-from tapewire import Kline, Market, Strategy, StrategyParams
+from tapewire import Bar, Market, Strategy, StrategyParams
 
 
 class Params(StrategyParams):
-    entry: int = Field(240, ge=10, le=5_000)  # bars of the channel that is broken
-    exit: int = Field(120, ge=5, le=5_000)  # bars of the channel that ends the trade
+    entry: int = Field(20, ge=5, le=500)  # hours of the channel that is broken
+    exit: int = Field(10, ge=2, le=250)  # hours of the channel that ends the trade, and has the stop
     risk: float = Field(0.005, gt=0, le=0.05)  # fraction of equity lost at the stop
-    stop_atr: float = Field(12, gt=0, le=50)  # distance of the stop, in average true ranges of a bar
 
 
 class DonchianBreakout(Strategy[Params]):
-    """Buys above the highest high of `entry` bars, sells short below the lowest low, and exits likewise."""
+    """Buys above the highest high of `entry` hours, sells short below the lowest low, and exits likewise."""
 
-    def on_start(self, market: Market) -> None:
-        length = max(self.params.entry, self.params.exit)
-        self.bars = {symbol: deque[tuple[float, float]](maxlen=length) for symbol in market.symbols}
+    intervals = ("1h",)
 
-    def on_kline(self, kline: Kline, market: Market) -> None:
-        symbol, params, bars = kline.symbol, self.params, self.bars[kline.symbol]
-        before = list(bars)
-        bars.append((kline.high, kline.low))
-        atr = market.features(symbol).atr_ratio
-        if len(before) < params.entry or not atr > 0:
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        symbol, params, held = bar.symbol, self.params, market.position(bar.symbol)
+        bars = market.bars(symbol, "1h", params.entry + 1)
+        if len(bars) <= params.entry:
             return
-        held, close = market.position(symbol), kline.close
-        leave = before[-params.exit :]
-        if held > 0 and close < min(low for _, low in leave):
+        high, low = bars.high[:-1], bars.low[:-1]  # before this bar
+        exit_high, exit_low = high[-params.exit :].max(), low[-params.exit :].min()
+        self.plot("channel's high", high.max())
+        self.plot("channel's low", low.min())
+        if held > 0 and bar.close < exit_low:
             self.target(symbol, weight=0, reason="below the exit channel")
-        elif held < 0 and close > max(high for high, _ in leave):
+        elif held < 0 and bar.close > exit_high:
             self.target(symbol, weight=0, reason="above the exit channel")
-        elif not held:
-            channel = before[-params.entry :]
-            distance = min(params.stop_atr * atr, 0.5)
-            weight = min(params.risk / distance, 0.5)
-            if close > max(high for high, _ in channel):
-                self.target(symbol, weight=weight, stop=-distance, reason="breakout up")
-            elif close < min(low for _, low in channel):
-                self.target(symbol, weight=-weight, stop=distance, reason="breakout down")
+        elif not held and bar.close > high.max():
+            self.target(symbol, risk=params.risk, stop=exit_low / bar.close - 1, reason="breakout up")
+        elif not held and bar.close < low.min():
+            self.target(symbol, risk=params.risk, stop=exit_high / bar.close - 1, reason="breakout down")

@@ -1,16 +1,15 @@
-"""Crossover of two exponential averages of hourly closes; orders go out on the bars of the run."""
+"""Two hourly averages give the direction, minutes the entry: it buys the first dip of an uptrend."""
 
 from pydantic import Field, model_validator
 
-from tapewire import Kline, Market, Strategy, StrategyParams
-
-HOUR_MS = 3_600_000
+from tapewire import Bar, Market, Strategy, StrategyParams
 
 
 class Params(StrategyParams):
-    fast: int = Field(12, ge=2, le=100)  # hours
-    slow: int = Field(48, ge=4, le=400)  # hours
+    fast: int = Field(20, ge=2, le=100)  # hours
+    slow: int = Field(50, ge=4, le=400)
     weight: float = Field(0.45, gt=0, le=1)  # fraction of equity, in each symbol
+    stop: float = Field(0.03, gt=0, lt=0.5)
 
     @model_validator(mode="after")
     def _check_order(self) -> "Params":
@@ -19,35 +18,27 @@ class Params(StrategyParams):
         return self
 
 
-class Average:
-    """An exponential average that begins with the mean of its first `length` values."""
-
-    def __init__(self, length: int) -> None:
-        self.length, self.count, self.value = length, 0, 0.0
-
-    def push(self, value: float) -> None:
-        self.count += 1
-        step = 1 / self.count if self.count <= self.length else 2 / (self.length + 1)
-        self.value += (value - self.value) * step
-
-
 class EmaCross(Strategy[Params]):
-    """Long while the fast average of hourly closes is above the slow one, else flat."""
+    """Long while the fast average is above the slow one. Enters once in an hour, below its opening price."""
+
+    intervals = ("1m", "1h")
 
     def on_start(self, market: Market) -> None:
-        lengths = self.params.fast, self.params.slow
-        self.averages = {symbol: [Average(length) for length in lengths] for symbol in market.symbols}
+        self.below: dict[str, float] = {}  # price below which a symbol is bought in this hour
 
-    def on_kline(self, kline: Kline, market: Market) -> None:
-        if kline.ts % HOUR_MS:
-            return  # an hour ends with the bar that closes on it
-        fast, slow = self.averages[kline.symbol]
-        fast.push(kline.close)
-        slow.push(kline.close)
-        if slow.count < slow.length:
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        symbol, params, held = bar.symbol, self.params, market.position(bar.symbol)
+        if bar.interval == "1m":
+            if bar.close < self.below.get(symbol, 0.0):
+                del self.below[symbol]
+                self.target(symbol, weight=params.weight, stop=-params.stop, reason="dip in an uptrend")
             return
-        held = market.position(kline.symbol)
-        if fast.value > slow.value and not held:
-            self.target(kline.symbol, weight=self.params.weight, reason="fast average above slow")
-        elif fast.value < slow.value and held:
-            self.target(kline.symbol, weight=0, reason="fast average below slow")
+        fast = self.ta.EMA(symbol, "1h", timeperiod=params.fast)  # NaN until warm: comparisons are false
+        slow = self.ta.EMA(symbol, "1h", timeperiod=params.slow)
+        self.plot("fast", fast)
+        self.plot("slow", slow)
+        self.below.pop(symbol, None)
+        if fast > slow and not held:
+            self.below[symbol] = bar.close
+        elif fast < slow and held:
+            self.target(symbol, weight=0, reason="fast average below slow")

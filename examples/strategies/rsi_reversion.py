@@ -1,37 +1,31 @@
-"""Mean reversion by RSI: buy what has fallen, and trail the stop while the price recovers."""
+"""Mean reversion by RSI: buy what has fallen, and let a trailing stop follow the recovery."""
 
 from pydantic import Field
 
-from tapewire import Fill, Kline, Market, Strategy, StrategyParams
+from tapewire import Bar, Market, Strategy, StrategyParams
 
 
 class Params(StrategyParams):
-    buy_below: float = Field(25, ge=5, le=45)  # RSI over 14 bars
-    sell_above: float = Field(60, ge=50, le=95)
-    weight: float = Field(0.3, gt=0, le=1)  # fraction of equity, in each symbol
-    trail: float = Field(0.006, gt=0, lt=0.2)  # distance of the stop from the highest close
+    length: int = Field(14, ge=2, le=50)  # bars of the RSI
+    buy_below: float = Field(30, ge=5, le=45)
+    sell_above: float = Field(70, ge=50, le=95)
+    weight: float = Field(0.4, gt=0, le=1)  # fraction of equity, in each symbol
+    trail: float = Field(0.01, gt=0, lt=0.2)  # distance of the stop from the best price since the entry
 
 
 class RsiReversion(Strategy[Params]):
-    """Buys below `buy_below`, sells above `sell_above`; the stop follows the highest close."""
+    """Buys when the RSI rises above `buy_below`, tightens the trail above 50, sells above `sell_above`."""
 
-    def on_start(self, market: Market) -> None:
-        self.highest: dict[str, float] = {}
+    intervals = ("5m",)
 
-    def on_kline(self, kline: Kline, market: Market) -> None:
-        symbol, params = kline.symbol, self.params
-        rsi = market.features(symbol).rsi  # NaN until it is warm: the comparisons are then false
-        if not market.position(symbol):
-            if rsi < params.buy_below:
-                self.highest[symbol] = kline.close
-                self.target(symbol, weight=params.weight, stop=-params.trail, reason=f"RSI {rsi:.0f}")
-        elif rsi > params.sell_above:
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        symbol, params, held = bar.symbol, self.params, market.position(bar.symbol)
+        before, rsi = self.ta.RSI(symbol, "5m", timeperiod=params.length, history=2)
+        self.plot("rsi", rsi)
+        if not held and before < params.buy_below <= rsi:
+            self.target(symbol, weight=params.weight, trail=-params.trail, reason=f"RSI {rsi:.0f}")
+        elif held and rsi > params.sell_above:
             self.target(symbol, weight=0, reason=f"RSI {rsi:.0f}")
-        elif kline.close > self.highest.get(symbol, 0.0):
-            # The same weight again moves the stop; only a new high does so, so the stop never falls
-            self.highest[symbol] = kline.close
-            self.target(symbol, weight=market.weight(symbol), stop=-params.trail, reason="trail")
-
-    def on_fill(self, fill: Fill, market: Market) -> None:
-        if not market.position(fill.symbol):
-            self.highest.pop(fill.symbol, None)
+        elif held and rsi > 50 >= before:
+            # The same quantity trades nothing, but moves the protection; a looser trail would be ignored
+            self.target(symbol, qty=held.qty, trail=-params.trail / 2, reason="half the trail")

@@ -2,34 +2,31 @@
 
 from math import sqrt
 
+import numpy as np
 from pydantic import Field
 
-from agent.core.durations import Duration
-from tapewire import Kline, Market, Strategy, StrategyParams
+from tapewire import Bar, Market, Strategy, StrategyParams
 
-YEAR_MS = 365 * 86_400_000
+HOURS_A_YEAR = 24 * 365
 
 
 class Params(StrategyParams):
     volatility: float = Field(0.3, ge=0.05, le=2)  # of the account, a year
+    hours: int = Field(12, ge=6, le=1_000)  # of the estimate
     most: float = Field(0.5, gt=0, le=2)  # fraction of equity, in each symbol
-    every: Duration = Field(3_600_000, ge=60_000, le=86_400_000)  # between two adjustments
 
 
 class VolatilityTarget(Strategy[Params]):
-    """Long only, with the weight target / (current volatility · number of symbols)."""
+    """Long only, with the weight target / (current volatility · number of symbols), adjusted every hour."""
 
-    def on_start(self, market: Market) -> None:
-        self.estimate: dict[str, float] = {}
+    intervals = ("1h",)
 
-    def on_kline(self, kline: Kline, market: Market) -> None:
-        symbol, params = kline.symbol, self.params
-        now = market.features(symbol).volatility
-        if now > 0:
-            before = self.estimate.get(symbol, now)
-            self.estimate[symbol] = before + (now - before) / 100
-        if kline.ts % params.every or symbol not in self.estimate:
+    def on_bar(self, bar: Bar, market: Market) -> None:
+        close = market.bars(bar.symbol, "1h", self.params.hours + 1).close
+        if len(close) <= self.params.hours:
             return
-        yearly = self.estimate[symbol] * sqrt(YEAR_MS / kline.interval)
-        weight = min(params.volatility / (yearly * len(market.symbols)), params.most)
-        self.target(symbol, weight=weight, reason=f"volatility {yearly:.0%}")
+        yearly = np.diff(np.log(close)).std() * sqrt(HOURS_A_YEAR)
+        self.plot("volatility", yearly)
+        if yearly > 0:
+            weight = min(self.params.volatility / (yearly * len(market.symbols)), self.params.most)
+            self.target(bar.symbol, weight=weight, reason=f"volatility {yearly:.0%}")

@@ -5,6 +5,7 @@ they are enough.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.cli.conftest import Outcome
 from tests.conftest import ROOT
+from tests.research.market_files import write_klines
 
 Tapewire = Callable[..., Outcome]
 BTC = ROOT / "tests/sample_data/BTCUSDT-1m.csv"  # from 2025-03-02T12:00Z, for 36 hours
@@ -44,6 +46,35 @@ class Found(Strategy[Params]):
         if fast == fast and slow == slow:
             self.plot("rsi", self.ta.RSI(bar.symbol, "15m", timeperiod=2))
             self.target(bar.symbol, weight=0.5 if fast > slow else 0.0)
+"""
+PAIR = """
+import numpy as np
+from tapewire import Strategy
+
+class Pair(Strategy):
+    intervals = ("15m",)
+
+    def on_bar(self, bar, market):
+        one, other = (market.bars(symbol, "15m", 5) for symbol in market.symbols)
+        if np.array_equal(one.start, other.start) and np.std(one.close / other.close) > 0:
+            market.bars(bar.symbol, "15m", 30)
+        self.plot("mean", market.bars(bar.symbol, "15m", 3).close[:-3].mean())
+"""
+COUNTS = """
+from pydantic import Field
+from tapewire import Strategy, StrategyParams
+
+class Params(StrategyParams):
+    length: int = Field(3, ge=2, le=100)
+    weight: float = Field(0.5, ge=0.1, le=1)
+
+class Counts(Strategy[Params]):
+    intervals = ("1h",)
+
+    def on_bar(self, bar, market):
+        close = market.bars(bar.symbol, "1h", self.params.length).close
+        if len(close) == self.params.length:
+            self.target(bar.symbol, weight=self.params.weight * (1 if close[-1] > close.mean() else -1))
 """
 FORGETFUL = """
 from tapewire import Strategy
@@ -93,6 +124,16 @@ def test_declared_bars_are_read_before_the_start(tapewire: Tapewire, tmp_path: P
     assert run["trades"] > 0
 
 
+def test_targets_during_the_warm_up_are_no_refused_orders(tapewire: Tapewire, tmp_path: Path) -> None:
+    strategy = write(tmp_path, "declared_8", DECLARED.replace("WARM_UP", "8"))
+    page = tmp_path / "r.html"
+    outcome = backtest(tapewire, "--strategy", strategy, "--start", "2025-03-03T00:00Z", "--report", page)
+    # One at the end of each of the eight hours, of which the last ends at the start
+    assert "note: 8 targets during the warm-up were not traded" in text(outcome)
+    assert "refused" not in outcome.out
+    assert "Orders refused" not in page.read_text()
+
+
 def test_the_bars_that_indicators_need_are_found(tapewire: Tapewire, tmp_path: Path) -> None:
     strategy = write(tmp_path, "found", FOUND)
     start = ("--start", "2025-03-03T12:00Z")
@@ -102,6 +143,57 @@ def test_the_bars_that_indicators_need_are_found(tapewire: Tapewire, tmp_path: P
     assert tapewire("verify", "latest", "--trust-strategy").out.startswith("identical")
 
 
+def test_the_symbols_of_the_dry_run_have_different_prices_and_its_warnings_are_not_shown(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
+    strategy = write(tmp_path, "pair", PAIR)
+    klines = ("--klines", ROOT / "tests/sample_data/ETHUSDT-1m.csv")
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        plan = text(backtest(tapewire, "--strategy", strategy, *klines, "--end", "2025-03-02T12:05Z"))
+    assert "(30 of 15m)" in plan
+    assert not [one for one in shown if issubclass(one.category, RuntimeWarning)]  # means of nothing
+
+
+def test_each_variant_of_a_sweep_reads_the_warm_up_that_it_reads_alone(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
+    strategy = write(tmp_path, "found_by_sweep", FOUND)
+    # 62 bars of 15 minutes are 15.5 hours, of which those of the default, 37, leave out six
+    span = ("--strategy", strategy, "--start", "2025-03-03T04:00Z", "--end", "2025-03-03T14:00Z")
+    done = tapewire("sweep", "--klines", BTC, *span, "--range", "length=3,5,4", "--json")
+    assert done.code == 0, done.err
+    results = json.loads(done.out)
+    assert [one["params"]["length"] for one in results] == [3, 5, 4]
+    for one in results:
+        length = f"length={one['params']['length']}"
+        alone = json.loads(backtest(tapewire, *span, "--set", length, "--json").out)
+        assert one["trades"] == alone["trades"] > 0
+        assert one["final_equity"] == alone["final_equity"]
+        single = json.loads(tapewire("sweep", "--klines", BTC, *span, "--range", length, "--json").out)
+        assert [one["metrics"]] == [other["metrics"] for other in single]
+
+
+def test_tune_and_walkforward_read_the_warm_up_of_the_parameters_that_they_try(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
+    klines = write_klines(tmp_path / "BTCUSDT-1h.csv", days=40)
+    strategy = write(tmp_path, "counts_bars", COUNTS)
+    common = ("--klines", klines, "--strategy", strategy, "--warmup", "1h", "--embargo", "1h", "--json")
+    given = ("--trials", 2, "--holdout", "10d", "--folds", 3, "--range", "weight=0.3")
+    named = json.loads(tapewire("tune", *common, *given, "--set", "length=60").out)
+    found = json.loads(tapewire("tune", *common, *given, "--range", "length=60").out)
+    assert found["params"]["length"] == 60
+    assert found["value"] == named["value"]
+    assert found["held_out"]["evidence"]["total_return"] == named["held_out"]["evidence"]["total_return"] != 0
+    folds = ("--train", "10d", "--test", "10d", "--fit", "refit")
+    chosen = json.loads(tapewire("walkforward", *common, *folds, "--range", "length=60").out)
+    fixed = json.loads(
+        tapewire("walkforward", *common, *folds, "--set", "length=60", "--range", "weight=0.5").out
+    )
+    assert chosen["evidence"]["total_return"] == fixed["evidence"]["total_return"] != 0
+
+
 def test_too_little_history_is_stated_in_summary_and_report(tapewire: Tapewire, tmp_path: Path) -> None:
     strategy = write(tmp_path, "declared_60", DECLARED.replace("WARM_UP", "60"))
     page = tmp_path / "r.html"
@@ -109,8 +201,11 @@ def test_too_little_history_is_stated_in_summary_and_report(tapewire: Tapewire, 
     assert "BTCUSDT: 8 of 60 bars of 1h are at hand for the warm-up" in text(outcome)
     assert "BTCUSDT: 8 of 60 bars of 1h are at hand for the warm-up." in page.read_text()
     whole = backtest(tapewire, "--strategy", strategy)
-    assert "the run begins with the files; a later --start leaves it some" in text(whole)
+    short = write(tmp_path, "declared_36", DECLARED.replace("WARM_UP", "36"))
+    later = text(backtest(tapewire, "--strategy", short))
+    assert "the run begins with the files; a later --start leaves it some" in later
     assert "BTCUSDT: 0 of 60 bars of 1h" in text(whole)
+    assert "(60 of 1h), and the files are shorter than that: give longer ones" in text(whole)
     assert tapewire("verify", "latest", "--trust-strategy").out.startswith("identical")
 
 

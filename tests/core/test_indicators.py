@@ -8,10 +8,9 @@ from math import isnan, nan
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-import talib
 from numpy.typing import NDArray
-from talib import abstract
 
 from agent.core import indicators
 from agent.core.engine import Engine
@@ -23,6 +22,9 @@ from agent.core.strategy import Bar, Market, Strategy
 from agent.data.klines import KlineFile
 from tests.conftest import ROOT
 from tests.support.market import SYMBOL, config, flat_bars, run
+
+talib = pytest.importorskip("talib", reason="TA-Lib, the extra `ta`, is not installed")
+abstract = pytest.importorskip("talib.abstract")
 
 RELATIVE = 1e-8
 """Tolerance, as a fraction of the mean absolute value: remaining weight of the start, and rounding."""
@@ -91,6 +93,99 @@ def test_values_equal_those_on_the_whole_history_at_each_bar(name: str, sample: 
     assert filled.sum() > len(sample) - 700
     for number, output in enumerate(outputs):
         assert_equal(rows[filled, number], output[filled], f"{name} {number}")
+
+
+def _wilder(values: pd.Series, n: int) -> pd.Series:
+    """Wilder's average: the mean of the first `n` values, then 1 / n of each new one."""
+    start = values.first_valid_index()
+    assert isinstance(start, int)
+    known = values.iloc[start:].copy()
+    known.iloc[n - 1] = known.iloc[:n].mean()
+    return known.iloc[n - 1 :].ewm(alpha=1 / n, adjust=False).mean().reindex(values.index)
+
+
+def _rsi(bars: pd.DataFrame) -> pd.Series:
+    steps = bars.close.diff()
+    gain, loss = _wilder(steps.clip(lower=0), 4), _wilder(-steps.clip(upper=0), 4)
+    return 100 * gain / (gain + loss)
+
+
+def _atr(bars: pd.DataFrame) -> pd.Series:
+    before = bars.close.shift()
+    ranges = pd.concat([bars.high - bars.low, (bars.high - before).abs(), (bars.low - before).abs()], axis=1)
+    return _wilder(ranges.max(axis=1).where(before.notna()), 4)
+
+
+def _macd(bars: pd.DataFrame) -> pd.Series:
+    fast, slow = (bars.close.ewm(span=n, adjust=False).mean() for n in (3, 8))
+    return fast - slow
+
+
+BY_PANDAS: dict[str, tuple[Callable[..., Any], Callable[[pd.DataFrame], pd.Series], float]] = {
+    # Of the bars alone: equal up to rounding
+    "SMA": (
+        lambda ta, *of: ta.SMA(*of, timeperiod=8),
+        lambda bars: bars.close.rolling(8).mean(),
+        1e-10,
+    ),
+    "STDDEV": (
+        lambda ta, *of: ta.STDDEV(*of, timeperiod=8),
+        lambda bars: bars.close.rolling(8).std(ddof=0),
+        1e-6,  # TA-Lib subtracts squares of prices: seven of sixteen digits are left
+    ),
+    "upper band": (
+        lambda ta, *of: ta.BBANDS(*of, timeperiod=8, nbdevup=2).upperband,
+        lambda bars: bars.close.rolling(8).mean() + 2 * bars.close.rolling(8).std(ddof=0),
+        1e-8,
+    ),
+    "highest high": (
+        lambda ta, *of: ta.MAX(*of, timeperiod=8, price="high"),
+        lambda bars: bars.high.rolling(8).max(),
+        0.0,
+    ),
+    "ROC": (
+        lambda ta, *of: ta.ROC(*of, timeperiod=5),
+        lambda bars: 100 * (bars.close / bars.close.shift(5) - 1),
+        1e-8,
+    ),
+    # Recursive: the start of the window has a weight below 1e-10, that of the history still less
+    "EMA": (
+        lambda ta, *of: ta.EMA(*of, timeperiod=8),
+        lambda bars: bars.close.ewm(span=8, adjust=False).mean(),
+        RELATIVE,
+    ),
+    "RSI": (lambda ta, *of: ta.RSI(*of, timeperiod=4), _rsi, RELATIVE),
+    "ATR": (lambda ta, *of: ta.ATR(*of, timeperiod=4), _atr, RELATIVE),
+    # A difference of averages near each other: the weight counts against the price, not the difference
+    "MACD": (
+        lambda ta, *of: ta.MACD(*of, fastperiod=3, slowperiod=8, signalperiod=3).macd,
+        _macd,
+        1e-6,
+    ),
+}
+
+
+@pytest.mark.parametrize("interval", ["1m", "15m"])
+@pytest.mark.parametrize("name", BY_PANDAS)
+def test_values_equal_those_of_pandas_on_the_whole_history_at_each_bar(
+    name: str, interval: str, sample: list[Kline]
+) -> None:
+    ask, expect, tolerance = BY_PANDAS[name]
+    found = np.array(answers(sample, lambda strategy: ask(strategy.ta, SYMBOL, interval)))
+    minutes = pd.DataFrame(columns_of(sample)).set_index(
+        pd.to_datetime([one.start for one in sample], unit="ms")
+    )
+    how: Any = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
+    step = int(interval.removesuffix("m"))
+    bars = minutes.resample(f"{step}min").agg(how).reset_index(drop=True)
+    expected = expect(bars).to_numpy()
+    # At each minute the value is that of the last bar that has closed
+    closed = np.arange(1, len(sample) + 1) // step - 1
+    known = ~np.isnan(found)
+    assert known[known.argmax() :].all()
+    assert known.sum() > len(sample) - 140 * step
+    scale = np.nanmean(np.abs(expected))
+    np.testing.assert_allclose(found[known], expected[closed[known]], rtol=tolerance, atol=tolerance * scale)
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +274,16 @@ def test_a_value_is_nan_until_the_window_is_full() -> None:
     recursive = answers(flat_bars(closes), lambda strategy: strategy.ta.EMA(SYMBOL, "1m", timeperiod=20))
     # 19 bars of lookback, and 231 after the first value until (19 / 21)^k < 1e-10
     assert [isnan(value) for value in recursive] == [True] * 250 + [False] * 50
+
+
+def test_whole_numbers_may_stand_for_fractions() -> None:
+    bars = flat_bars([100.0 + n % 9 for n in range(60)])
+    whole, exact = (
+        answers(bars, lambda s, n=n: s.ta.BBANDS(SYMBOL, "1m", timeperiod=9, nbdevup=n, nbdevdn=n))[-1]
+        for n in (2, 2.0)
+    )
+    assert whole == exact
+    assert whole.upperband > whole.middleband
 
 
 def test_a_history_of_values_is_a_read_only_column_oldest_first() -> None:

@@ -69,6 +69,23 @@ def test_risk_limits_bound_a_size_by_risk_and_that_is_counted(risk: dict[str, fl
     assert not engine.risk.refusals
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "position"),
+    [
+        ({"qty": 10}, {"qty": 10.5}, "10.5"),  # a quantity is exact
+        ({"qty": 10}, {"qty": 9.999}, "9.999"),
+        ({"weight": 0.1}, {"weight": 0.105}, "10"),  # 5 % more is within `rebalance_band`, 10 %
+        ({"weight": 0.1}, {"weight": 0.112}, "11.2"),
+    ],
+)
+def test_a_small_change_is_traded_if_it_is_a_quantity(
+    first: dict[str, Any], second: dict[str, Any], position: str
+) -> None:
+    engine, _ = trade([FLAT, FLAT, FLAT], {0: first, 1: second})
+
+    assert engine.portfolio.positions[SYMBOL].qty == D(position)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(50, 200_000),

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import NamedTuple
 
 import pytest
 import typer
 
+import tapewire as tw
 from agent.cli.main import build
 from tests.conftest import ROOT
 
@@ -31,6 +33,20 @@ class Block(NamedTuple):
     file: str
     text: str
     run: bool
+
+    @property
+    def is_script(self) -> bool:
+        """True for Python that runs alone."""
+        return self.kind == "python" and self.text.startswith("import tapewire")
+
+    @property
+    def is_strategy(self) -> bool:
+        return self.file.endswith(".py") and "(Strategy" in self.text
+
+    @property
+    def is_fragment(self) -> bool:
+        """True for Python that is meant for the inside of a strategy."""
+        return self.kind == "python" and not (self.file or self.is_script or "class " in self.text)
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -88,13 +104,16 @@ def test_commands_run_as_they_stand(page: Path, tmp_path: Path) -> None:
         "PYTHONPATH": f"{ROOT}:{tmp_path}",
         "COLUMNS": "120",
     }
+    if "self.ta" in page.read_text(encoding="utf-8"):
+        pytest.importorskip("talib", reason="TA-Lib, the extra `ta`, is not installed")
     for block in blocks(page):
         if block.file:
             (tmp_path / block.file).write_text(block.text)
-        elif block.kind == "sh" and block.run:
+        elif (block.kind == "sh" or block.is_script) and block.run:
             script = block.text.replace(".venv/bin/", "")
+            command = ["bash", "-euo", "pipefail", "-c"] if block.kind == "sh" else [sys.executable, "-c"]
             done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", script],
+                [*command, script],
                 cwd=tmp_path,
                 env=env,
                 capture_output=True,
@@ -102,6 +121,64 @@ def test_commands_run_as_they_stand(page: Path, tmp_path: Path) -> None:
                 check=False,
             )
             assert done.returncode == 0, f"{page.name}:\n{block.text}\n{done.stdout}\n{done.stderr}"
+
+
+STRATEGIES = [
+    pytest.param(block, id=f"{page.stem} {block.file}")
+    for page in PAGES
+    for block in blocks(page)
+    if block.is_strategy
+]
+
+
+@pytest.mark.parametrize("block", STRATEGIES)
+def test_each_strategy_trades_on_the_sample(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "self.ta" in block.text:
+        pytest.importorskip("talib", reason="TA-Lib, the extra `ta`, is not installed")
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / f"documented_{block.file}"
+    file.write_text(block.text)
+    news = tw.sample_data("headlines.csv") if "def on_signal" in block.text else None
+    klines = [tw.sample_data("BTCUSDT-1m.csv"), tw.sample_data("ETHUSDT-1m.csv")]
+    result = tw.Backtest(file, klines, news).run()
+    assert result.metrics["fills"] > 0, result.notes
+    assert tw.verify(result.run.id).identical
+
+
+FRAGMENTS = [
+    pytest.param(block.text, id=f"{page.stem} {number}")
+    for page in PAGES
+    for number, block in enumerate(blocks(page))
+    if block.is_fragment
+]
+FRAME = """
+from tapewire import Market, Signal, Strategy, StrategyParams
+
+class Params(StrategyParams):
+    weight: float = 0.1
+
+class Framed(Strategy[Params]):
+    intervals = ("1m", "1h")
+"""
+
+
+@pytest.mark.parametrize("text", FRAGMENTS)
+def test_each_fragment_runs_inside_a_strategy(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "self.ta" in text:
+        pytest.importorskip("talib", reason="TA-Lib, the extra `ta`, is not installed")
+    monkeypatch.chdir(tmp_path)
+    called = ""
+    if "self." in text and not text.startswith("def "):
+        called = "    def on_bar(self, bar, market):\n        symbol = bar.symbol\n"
+    file = tmp_path / "framed.py"
+    file.write_text(FRAME + called + indent(text, "        " if called else "    "))
+    news = tw.sample_data("headlines.csv") if "def on_signal" in text else None
+    result = tw.Backtest(file, tw.sample_data("BTCUSDT-1m.csv"), news).run()
+    assert result.run.id
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_the_written_toml_is_a_configuration(tapewire: Tapewire, klines: Path) -
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--holdout", "60d"), "nothing is left in sample"),
+        (("--holdout", "60d"), "nothing is left in sample: of 60 days, 60 are held out, and 1 before them"),
         (("--storage", "nowhere"), "is not a database URL"),
         (("--range", "fast=90", "--range", "slow=80"), "no trial ran to the end"),
     ],

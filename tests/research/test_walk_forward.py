@@ -123,6 +123,31 @@ def test_refit_learns_only_from_the_past(tapewire: Tapewire, tmp_path: Path, kli
     assert best["params"] == learned[0][0]
 
 
+STUBBORN = """
+from tapewire import Strategy
+
+class Stubborn(Strategy):
+    def on_bar(self, bar, market):
+        self.target(bar.symbol, weight=0.5 if bar.start // 86_400_000 % 2 else -0.5)
+"""
+
+
+def test_a_strategy_that_repeats_its_target_ends_flat_too(tapewire: Tapewire, klines: Path) -> None:
+    Path("stubborn.py").write_text(STUBBORN)
+    span = ("--strategy", "stubborn.py", "--train", "10d", "--test", "7d")
+    result = walk_forward(tapewire, "--klines", klines, *span)
+    assert len(result["folds"]) > 3
+    database = open_database("sqlite:///var/tapewire.db")
+    for fold in result["folds"]:
+        fills = list(read_rows(database, fold["run"], Fill))
+        assert sum(fill.qty * fill.side.sign for fill in fills) == 0
+        assert len(fills) >= 2
+        assert tapewire("verify", fold["run"]).out.startswith("identical")
+    database.close()
+    # always in the market: at random times without overlap the trades fill the whole time, too
+    assert result["evidence"]["random_entries"]["draws"] == 2_000
+
+
 def test_headlines_that_move_the_price_beat_their_placebo(tapewire: Tapewire, tmp_path: Path) -> None:
     signs = headlines(days=90, every=8)
     moving = write_klines(tmp_path / "BTCUSDT-1h.csv", days=90, news=signs, volatility=0.002)

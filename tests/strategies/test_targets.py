@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 
 from agent.core.errors import StrategyError
-from agent.core.strategy import Strategy
+from agent.core.strategy import Kline, Market, Strategy
 from strategies import blaming
-from tests.support.market import SYMBOL
+from tests.support.market import SYMBOL, flat_bars, run
 
 _NAN = float("nan")
 
@@ -82,6 +83,33 @@ def test_an_implausible_target_is_refused(target: dict[str, Any], message: str) 
     assert f"{__file__}, line {line}: " in str(refused.value)
     assert "\n" not in str(refused.value)
     assert strategy.targets == []
+
+
+class _Misspelling(Strategy):
+    def __init__(self, ask: Callable[[Market], object]) -> None:
+        super().__init__()
+        self._ask = ask
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        self._ask(market)
+
+
+@pytest.mark.parametrize(
+    ("ask", "hint"),
+    [
+        (lambda market: market.bar(SYMBOL, "1m", 3), "did you mean bars?"),
+        (lambda market: market.position(SYMBOL).entry_prize, "did you mean entry_price?"),
+        (lambda market: market.features(SYMBOL).rsi14, "did you mean rsi?"),
+    ],
+)
+def test_the_error_suggests_the_name_that_was_meant(ask: Callable[[Market], object], hint: str) -> None:
+    strategy = _Misspelling(ask)
+
+    with pytest.raises(StrategyError) as failed, blaming(strategy):
+        run(strategy, flat_bars([100.0]))
+
+    assert "AttributeError: " in failed.value.message
+    assert failed.value.hint == hint
 
 
 @pytest.mark.parametrize(

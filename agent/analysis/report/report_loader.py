@@ -50,7 +50,7 @@ from agent.core.events import (
     Sentiment,
     Signal,
 )
-from agent.core.risk import NOTES, SHORT_HISTORY
+from agent.core.risk import NOTES, SHORT_HISTORY, WARM_UP
 from agent.core.votes import leading
 from agent.store.database import Database
 from agent.store.journal import read_journal
@@ -236,7 +236,7 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                 signalled, headlines = latest.get(decision.symbol, (None, ()))
                 if signalled == event_seq:
                     sources[decision.id] = headlines
-            case RiskEvent() if decision.rule in NOTES:
+            case RiskEvent() if decision.rule in (*NOTES, WARM_UP):
                 if decision.rule == SHORT_HISTORY:
                     short.append(f"{decision.symbol}: {decision.detail}.")
             case RiskEvent(symbol=""):

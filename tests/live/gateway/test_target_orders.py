@@ -57,6 +57,46 @@ async def test_new_levels_replace_the_ones_at_the_venue(tmp_path: Path) -> None:
         await until(lambda: sorted(conditional(harness).values()) == second)
 
 
+@pytest.mark.parametrize(("sign", "second", "third"), [(1, 49_500, 49_698), (-1, 50_500, 50_298)])
+async def test_an_unchanged_target_moves_the_stop_at_the_venue(
+    sign: int, second: int, third: int, tmp_path: Path
+) -> None:
+    async with gateway_harness(tmp_path) as harness, harness.trading():
+        harness.want(sign * 0.1, stop=-sign * 0.02)
+        first = 50_000 - sign * 1_000
+        await until(lambda: list(conditional(harness).values()) == [(D(first), D("0.02"))])
+        harness.want(sign * 0.1, stop=-sign * 0.01)
+        await until(lambda: list(conditional(harness).values()) == [(D(second), D("0.02"))])
+        # A distance counts from the last price: 1 % of 50,200 is 502, of 49,800 it is 498
+        harness.bar(50_000.0 + sign * 200)
+        harness.want(sign * 0.1, stop=-sign * 0.01)
+        await until(lambda: list(conditional(harness).values()) == [(D(third), D("0.02"))])
+        assert harness.engine.market.position(SYMBOL).stop == third
+        assert harness.exchange.held(SYMBOL) == sign * D("0.02")
+        stops = [one for one in harness.orders if one.reduce_only]
+        await until(lambda: [harness.ends().get(one.id) for one in stops[:2]] == [OrderStatus.CANCELLED] * 2)
+        reach(harness, third - sign * 10.0)
+        assert await harness.ended(stops[2]) is OrderStatus.FILLED
+        await harness.reconciled()
+        assert harness.exchange.held(SYMBOL) == 0
+        harness.assert_sound()
+
+
+async def test_a_new_stop_that_the_venue_refuses_leaves_the_old_one(tmp_path: Path) -> None:
+    async with gateway_harness(tmp_path) as harness, harness.trading():
+        harness.want(0.1, stop=-0.02)
+        await until(lambda: list(conditional(harness).values()) == [(D(49_000), D("0.02"))])
+        # The core believes in 51,000, so that its new stop is above the venue's price of 50,000
+        harness.bar(51_000.0)
+        harness.want(0.1, stop=-0.01)
+        refused = harness.orders[-1]
+        assert refused.trigger == D(50_490)
+        await until(lambda: harness.ends().get(refused.id) is OrderStatus.REJECTED)
+        await harness.reconciled()
+        assert list(conditional(harness).values()) == [(D(49_000), D("0.02"))]
+        assert harness.engine.market.position(SYMBOL).stop == 49_000.0
+
+
 @pytest.mark.parametrize("limit", [None, 50_600.0])
 async def test_a_stop_entry_waits_at_the_venue(limit: float | None, tmp_path: Path) -> None:
     async with gateway_harness(tmp_path) as harness, harness.trading():

@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.core.events import Event, Fill, Kline, Order, OrderStatus, OrderType
+from agent.core.engine import Engine
+from agent.core.events import Fill, Kline, News, Order, OrderStatus, OrderType
+from agent.core.sinks import ListSink
 from agent.sandbox import Sandbox, SandboxOptions
 from agent.sandbox.faults import parse_fault
 from agent.sandbox.replay_market import PublicTrade
-from tests.live.gateway.test_gateway import GatewayHarness, config_for, gateway_harness
+from tests.live.gateway.test_gateway import (
+    GatewayHarness,
+    ScriptedStrategy,
+    config_for,
+    gateway_harness,
+)
 from tests.sandbox.conftest import write_bars
 from tests.support.live import until
-from tests.support.market import SYMBOL, Plan, bar, config, run
+from tests.support.market import SYMBOL, bar, config
 
 D = Decimal
 TRADING_STOP = "rest/v5/position/trading-stop"
-HILL = [50_000.0] * 200 + [50_000.0 + 20 * n for n in range(100)] + [52_000.0 - 20 * n for n in range(400)]
+HILL = [50_000.0] * 60 + [50_000.0 + 20 * n for n in range(40)] + [50_800.0 - 20 * n for n in range(300)]
+VALLEY = [100_000.0 - price for price in HILL]
 
 
 class PriceRecorder:
-    """Keeps the prices of the market from when the position's trailing stop was set."""
+    """Keeps prices and the distances at the venue in their order, from the trailing stop to its end."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self.prices: list[float] = []
-        self.worked = False
+        self.path: list[float | Decimal] = []
+        self._last = 0.0
+        self._distance: Decimal | None = None
+        self._ended = False
         self._leg = sandbox.venue.account.books["linear"].legs[SYMBOL][0]
         sandbox.venue.market.listeners.append(self)
 
     def on_trade(self, trade: PublicTrade) -> None:
-        self.worked = self.worked or self._leg.trailing is not None
-        if self.worked:
-            self.prices.append(trade.price)
+        """Called after the venue's own triggers."""
+        distance = self._leg.trailing
+        if distance is not None and distance != self._distance:
+            # it follows from the price that was the last one when it was set
+            self.path += [distance] if self.path else [self._last, distance]
+            self._distance = distance
+        if self.path and not self._ended:
+            self.path.append(trade.price)
+            self._ended = distance is None
+        self._last = trade.price
+
+    @property
+    def prices(self) -> list[float]:
+        return [one for one in self.path if isinstance(one, float)]
 
     def on_close(self, symbol: str, index: int) -> None:
         pass
@@ -58,12 +79,12 @@ async def held(harness: GatewayHarness) -> None:
 
 
 @asynccontextmanager
-async def on_the_hill(tmp_path: Path) -> AsyncIterator[GatewayHarness]:
-    """A gateway at a sandbox whose price rises from 50,000 to 52,000 and then falls."""
-    file = write_bars(tmp_path / "BTCUSDT-1m.csv", HILL)
+async def moving_market(tmp_path: Path, closes: list[float]) -> AsyncIterator[GatewayHarness]:
+    """A gateway at a sandbox whose minutes pass in a fifteenth of a second."""
+    file = write_bars(tmp_path / "BTCUSDT-1m.csv", closes)
     limits: dict[str, Any] = {"ip_limit": 10**6, "socket_limit": 10**6}
     options = SandboxOptions(
-        (file,), api_key="key", api_secret="secret", speed=900, history_bars=50, **limits
+        (file,), api_key="key", api_secret="secret", speed=900, history_bars=20, **limits
     )
     async with Sandbox(options) as sandbox:
         harness = GatewayHarness(sandbox, config_for(sandbox, tmp_path, {"recv_window": "1m"}))
@@ -71,13 +92,34 @@ async def on_the_hill(tmp_path: Path) -> AsyncIterator[GatewayHarness]:
             yield harness
 
 
-async def test_a_trailing_stop_at_the_venue_leaves_where_paper_does(tmp_path: Path) -> None:
-    async with on_the_hill(tmp_path) as harness:
+@pytest.mark.parametrize(
+    ("closes", "weight", "tighter"),
+    [
+        pytest.param(HILL, 0.1, False, id="long over a hill"),
+        pytest.param(VALLEY, -0.1, False, id="short through a valley"),
+        pytest.param(HILL, 0.1, True, id="long, tightened after the top"),
+        pytest.param(VALLEY, -0.1, True, id="short, tightened after the bottom"),
+    ],
+)
+async def test_a_trailing_stop_at_the_venue_leaves_where_paper_does(
+    closes: list[float], weight: float, tighter: bool, tmp_path: Path
+) -> None:
+    sign = 1 if weight > 0 else -1
+    async with moving_market(tmp_path, closes) as harness:
         recorder = PriceRecorder(harness.sandbox)
-        harness.want(0.1, trail=-0.012)
-        await until(lambda: bool(trailing(harness)))
+        harness.want(weight, trail=-sign * 0.012)
+        if tighter:
+
+            def is_beyond_the_turn() -> bool:
+                way = [price * sign for price in recorder.prices]
+                return bool(way) and max(way) - way[-1] > 250
+
+            await until(is_beyond_the_turn)
+            harness.bar(recorder.prices[-1])  # the core must know the price, of which it takes the fraction
+            harness.want(weight, trail=-sign * 0.004)
+        await until(lambda: len(trailing(harness)) == (2 if tighter else 1))
         stop = trailing(harness)[-1]
-        assert (stop.trail, stop.reduce_only) == (D("600.0"), True)
+        assert stop.reduce_only
         assert await harness.ended(stop) is OrderStatus.FILLED
         orders = harness.sandbox.venue.account.orders.values()
         [closing] = [one for one in orders if one.kind == "TrailingStop"]
@@ -86,26 +128,40 @@ async def test_a_trailing_stop_at_the_venue_leaves_where_paper_does(tmp_path: Pa
         assert harness.exchange.held(SYMBOL) == 0
         assert made[0].reason == "trailing-stop"
 
-        prices = recorder.prices
-        on_paper = paper_exit(prices, stop.trail)
-        step = max(abs(one - other) for one, other in pairwise(prices))
+        distances = [one for one in recorder.path if isinstance(one, Decimal)]
+        assert len(distances) == (2 if tighter else 1)
+        assert distances[-1] == stop.trail
+        on_paper = paper_exit(recorder.path, sign)
+        assert on_paper == pytest.approx(
+            recorder.prices[-1], abs=0.1
+        )  # the very price that triggered it there
         assert closing.average is not None
-        assert abs(float(closing.average) - on_paper) <= step + 0.1 + 0.5e-4 * on_paper  # half the spread
+        assert abs(float(closing.average) - on_paper) <= 0.1 + 0.5e-4 * on_paper  # a tick and half the spread
 
 
-def paper_exit(prices: list[float], distance: object) -> float:
-    """Return the price at which a trailing stop on paper leaves a position that is held from `prices[0]`."""
-    assert isinstance(distance, Decimal)
-    first = prices[0]
+def paper_exit(path: list[float | Decimal], sign: int) -> float:
+    """Return the price at which a trailing stop on paper leaves a position of `sign` on the same path."""
+    first, last = path[0], 0.0
+    assert isinstance(first, float)
+    sink = ListSink()
+    engine = Engine(config(), ScriptedStrategy(), sink, run_id="paper")
     decided, bought = bar(0, *[first] * 4), bar(1, *[first] * 4)
-    updates: list[Event] = []
-    for number, price in enumerate(prices, 1):
+    engine.handle(decided)
+    engine.handle(wish(decided.ts, {"qty": 0.1 * sign}))
+    engine.handle(bought)
+    for number, one in enumerate(path, 1):
         moment = bought.ts + number
-        updates.append(Kline(SYMBOL, 60_000, bought.ts, moment, moment, *[price] * 4, 1.0, confirm=False))
-    target = {"qty": 1, "trail": -float(distance) / first}
-    _, sink = run(Plan({0: target}), [decided, bought, *updates], config(), finish=False)
+        if isinstance(one, Decimal):
+            engine.handle(wish(moment, {"qty": 0.1 * sign, "trail": -sign * float(one) / last}))
+        else:
+            last = one
+            engine.handle(Kline(SYMBOL, 60_000, bought.ts, moment, moment, *[one] * 4, 1.0, confirm=False))
     [leaving] = [one for one in sink.decisions if isinstance(one, Fill) and one.reason == "trailing-stop"]
     return float(leaving.price)
+
+
+def wish(moment: int, target: dict[str, Any]) -> News:
+    return News(f"n{moment}", moment, moment, json.dumps(target))
 
 
 async def test_a_tighter_trail_replaces_the_venues_and_a_looser_one_does_not(tmp_path: Path) -> None:
