@@ -36,6 +36,7 @@ MODULES = (
     "agent/core/signals.py",
     "agent/core/sizing.py",
     "agent/core/votes.py",
+    "agent/core/lockstep.py",
 )
 MANIFEST = "agent/_compiled.json"
 _MYPY = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", "--python-version=3.11"]

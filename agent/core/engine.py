@@ -81,8 +81,9 @@ class Engine:
     """Handles events in their total order and emits decisions.
 
     `sink` receives every decision in order. `counts` counts ignored inputs by reason. With `contain_errors`
-    an error of the strategy stops the strategy instead of leaving `handle`. Raises what `strategy.on_start`
-    raises.
+    an error of the strategy stops the strategy instead of leaving `handle`. `front` is an engine of the same
+    stream and configuration whose features, bars and signals this one reads instead of computing its own; only
+    `agent.core.lockstep` may then pass events to it. Raises what `strategy.on_start` raises.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Engine:
         predictor: Predictor | None = None,
         equity_block: int = EQUITY_BLOCK,
         contain_errors: bool = False,
+        front: Engine | None = None,
     ) -> None:
         symbols = tuple(sorted(config.market.symbols))
         instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
@@ -110,8 +112,7 @@ class Engine:
         self._matching: MatchingExchange | None = matching
         self._venue: ReportingExchange | None = venue
         self.risk.set_reconciled(venue is None)
-        mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
-        self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
+        self.signals = _signals(config) if front is None else front.signals
         self.states = {
             symbol: InstrumentState(
                 instruments[symbol],
@@ -128,7 +129,10 @@ class Engine:
             self.states, self.exchange, self.risk, self._decide, self._new_id, patience
         )
         self._predicts = predictor is not None
-        if predictor is not None:
+        if front is not None:
+            for symbol, state in self.states.items():
+                state.share(front.states[symbol], self.counts)
+        elif predictor is not None:
             for symbol, state in self.states.items():
                 state.fusion_inputs = FusionInputs(symbol, predictor, config.market.interval)
         self.market = MarketView(self.states, self.portfolio, self.signals, self.risk)
@@ -156,7 +160,7 @@ class Engine:
         self._targets = strategy.targets  # the strategy's own list; the engine empties it
         self._call_on_kline = self._callbacks.on_kline
         self._wants_klines = strategy.overrides("on_kline")
-        self._keep_bars(config, strategy)
+        self._keep_bars(config, strategy, shared=front is not None)
         self._wants_sentiment = strategy.overrides("on_sentiment")
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
         self._kline = Kline  # an attribute is faster in compiled code than a module's global
@@ -177,12 +181,12 @@ class Engine:
         strategy.on_start(self.market)
         self._act()
 
-    def _keep_bars(self, config: CoreConfig, strategy: Strategy) -> None:
-        """Keep the histories of bars that the strategy declares."""
+    def _keep_bars(self, config: CoreConfig, strategy: Strategy, *, shared: bool) -> None:
+        """Keep the histories of bars that the strategy declares, unless they are those of another engine."""
         market = config.market
         intervals = declared_intervals(strategy, market.interval, calendar=market.calendar_bars)
         wanted = strategy.overrides("on_bar")
-        for symbol, state in self.states.items() if intervals else ():
+        for symbol, state in self.states.items() if intervals and not shared else ():
             always_open = state.instrument.trades_around_the_clock
             state.history = SymbolHistory(
                 symbol, market.interval, intervals, self.counts, always_open=always_open, collect=wanted
@@ -244,17 +248,49 @@ class Engine:
             self.market.now = now
         matching = self._matching
         if not confirm:
-            state.position.mark = close
-            if state.book and matching is not None:
-                matching.on_price(kline)
-            if now >= self.exchange.next_expiry:
-                self.exchange.expire(now)
-            if self.flattener.pursuits:
-                self.flattener.pursue(self.market.now)
-            self._act()
+            self.meet_open_bar(state, kline)
             return
         state.last_start = start
         state.next_start = closed
+        self.meet_bar(state, kline, now, opened, high, low, close)
+        state.tracker.advance(start, high, low, close, volume)
+        if state.history is not None:
+            state.history.add(start, closed, opened, high, low, close, volume)
+        if now >= self.signals.next_expiry:
+            self._expire_signals(now)
+        if state.fusion_inputs is not None and state.fusion_inputs.on_bar(start, high, low, close, volume):
+            self._predict(state, now)
+        if self._wants_klines:
+            self.market.subject = symbol
+            self._call_on_kline(kline, self.market)
+        if self._targets:
+            self._act()
+            if self._fills_at_close and matching is not None:
+                matching.at_close(kline)
+
+    def meet_open_bar(self, state: InstrumentState, kline: Kline) -> None:
+        """Let orders and pursuits meet the last price of an open bar."""
+        state.position.mark = kline.close
+        if state.book and self._matching is not None:
+            self._matching.on_price(kline)
+        if kline.available_at >= self.exchange.next_expiry:
+            self.exchange.expire(kline.available_at)
+        if self.flattener.pursuits:
+            self.flattener.pursue(self.market.now)
+        self._act()
+
+    def meet_bar(
+        self,
+        state: InstrumentState,
+        kline: Kline,
+        now: int,
+        opened: float,
+        high: float,
+        low: float,
+        close: float,
+    ) -> None:
+        """Let orders, position and pursuits meet a closed bar, which no feature has seen yet."""
+        matching = self._matching
         worst_long, worst_short, first = low, high, opened
         if matching is not None and (state.book or matching.held_funding):
             matching.on_kline(kline)
@@ -271,20 +307,6 @@ class Engine:
                 matching.liquidate(kline, price, first)
         if self.flattener.pursuits:
             self.flattener.pursue(self.market.now)
-        state.tracker.advance(start, high, low, close, volume)
-        if state.history is not None:
-            state.history.add(start, closed, opened, high, low, close, volume)
-        if now >= self.signals.next_expiry:
-            self._expire_signals(now)
-        if state.fusion_inputs is not None and state.fusion_inputs.on_bar(start, high, low, close, volume):
-            self._predict(state, now)
-        if self._wants_klines:
-            self.market.subject = symbol
-            self._call_on_kline(kline, self.market)
-        if self._targets:
-            self._act()
-            if self._fills_at_close and matching is not None:
-                matching.at_close(kline)
 
     def _fits(self, state: InstrumentState, kline: Kline) -> bool:
         """Return whether to use a bar other than the expected next one: the first bar, or one after a gap."""
@@ -566,20 +588,25 @@ class Engine:
         ts = self._period
         risk = self.risk
         if equity > risk.ceiling or equity <= risk.floor or ts >= risk.next_day:
-            halted = risk.halted
-            risk.on_equity(ts, equity)
-            if risk.state is RiskState.HALTED:
-                self._cancel_entries("halted")
-                if not halted and self._on_drawdown == "flatten":
-                    self._waiting.clear()
-                    self._targets.clear()
-                    self.flattener.begin(self.states, self.market.now, "max_drawdown")
+            self.check_equity(ts, equity)
         self._sample_ts.append(ts)
         self._sample_equity.append(equity)
         self._sample_cash.append(cash)
         self._sample_exposure.append(gross)
         if len(self._sample_ts) >= self._equity_block:
             self._flush_samples()
+
+    def check_equity(self, ts: int, equity: float) -> None:
+        """Apply the limits of loss and drawdown to the equity at the end of the bar period `ts`."""
+        risk = self.risk
+        halted = risk.halted
+        risk.on_equity(ts, equity)
+        if risk.state is RiskState.HALTED:
+            self._cancel_entries("halted")
+            if not halted and self._on_drawdown == "flatten":
+                self._waiting.clear()
+                self._targets.clear()
+                self.flattener.begin(self.states, self.market.now, "max_drawdown")
 
     def _flush_samples(self) -> None:
         self._sink.equity(self._sample_ts, self._sample_equity, self._sample_cash, self._sample_exposure)
@@ -762,3 +789,8 @@ class Engine:
             self.counts[f"targets below 0 in {target.symbol}, which can't be sold short"] += 1
         elif self.portfolio.equity() > 0:
             self.counts[f"targets in {target.symbol} smaller than one lot, {rules.qty_step}"] += 1
+
+
+def _signals(config: CoreConfig) -> SignalEngine:
+    mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
+    return SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)

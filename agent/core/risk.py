@@ -230,6 +230,16 @@ class RiskManager:
         )
         return min(limits)
 
+    def refuses_again(self, symbol: str) -> bool:
+        """Return whether an order that opens a position in `symbol` would be refused by the state, as the
+        last one was.
+        """
+        return (
+            self.ready
+            and self.state is not RiskState.ACTIVE
+            and self._refused.get(symbol) == f"state {self.state.value}"
+        )
+
     def allows(
         self,
         now: int,

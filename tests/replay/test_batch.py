@@ -85,7 +85,7 @@ def test_each_variant_decides_as_a_run_alone_to_the_last_bit(
         more = {"sentiment": scores(tmp_path)}
     plan, config = Plan(((BTC, None), (ETH, None)), **more), configured(strategy, **sections)
     history = History(plan, config)
-    together = replay_batch(history, variants, history.sources())
+    together = replay_batch(history, variants, history.sources(), digests=True)
     assert together == [alone(plan, config, params) for params in variants]
     assert all(result.decisions > 10 for result in together)
     assert len({result.digest for result in together}) == len(variants)
@@ -100,7 +100,7 @@ def test_a_gap_in_the_bars_resets_every_variant(tmp_path: Path) -> None:
     plan, config = Plan(((file, None),)), configured(str(file_of_features))
     history = History(plan, config)
     variants = [{"depth": depth} for depth in (0.001, 0.002, 0.004)]
-    together = replay_batch(history, variants, history.sources())
+    together = replay_batch(history, variants, history.sources(), digests=True)
     assert together == [alone(plan, config, params) for params in variants]
     assert [result.decisions > 10 for result in together] == [True] * 3
 
@@ -137,7 +137,7 @@ def test_an_error_in_one_variant_ends_that_variant_only(tmp_path: Path) -> None:
     plan, config = Plan(((BTC, None),)), configured(str(file))
     history = History(plan, config)
     variants = [{}, {"fails_at": 300}, {"depth": 0.003}, {"fails_at": 300, "depth": 0.001}]
-    results = replay_batch(history, variants, history.sources())
+    results = replay_batch(history, variants, history.sources(), digests=True)
     assert [bool(result.error) for result in results] == [False, True, False, True]
     assert "dip.py, line 18: ValueError: no more" in results[1].error
     assert results[0] == alone(plan, config, {})
