@@ -112,7 +112,7 @@ class Engine:
         self._matching: MatchingExchange | None = matching
         self._venue: ReportingExchange | None = venue
         self.risk.set_reconciled(venue is None)
-        self.signals = _signals(config) if front is None else front.signals
+        self.signals: SignalEngine = _signals(config) if front is None else front.signals
         self.states = {
             symbol: InstrumentState(
                 instruments[symbol],
