@@ -159,9 +159,9 @@ class Engine:
         self._waiting: dict[str, Target] = {}
         self._targets = strategy.targets  # the strategy's own list; the engine empties it
         self._call_on_kline = self._callbacks.on_kline
-        self._wants_klines = strategy.overrides("on_kline")
+        self._wants_klines = strategy.wants("on_kline")
         self._keep_bars(config, strategy, shared=front is not None)
-        self._wants_sentiment = strategy.overrides("on_sentiment")
+        self._wants_sentiment = strategy.wants("on_sentiment")
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
         self._kline = Kline  # an attribute is faster in compiled code than a module's global
         self._handlers: dict[type, Callable[[Any], None]] = {

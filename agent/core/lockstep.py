@@ -85,13 +85,13 @@ class Variant:
         self.matching: MatchingExchange = exchange
         self.states: list[InstrumentState] = list(engine.states.values())
         self.targets: list[Target] = strategy.targets
-        self.on_klines = strategy.overrides("on_kline")
+        self.on_klines = strategy.wants("on_kline")
         self.on_bars = strategy.overrides("on_bar")
-        self.on_news = strategy.overrides("on_news")
-        self.on_sentiment = strategy.overrides("on_sentiment")
-        self.on_signals = strategy.overrides("on_signal")
-        self.on_expired = strategy.overrides("on_signal_expired")
-        self.on_predictions = strategy.overrides("on_prediction")
+        self.on_news = strategy.wants("on_news")
+        self.on_sentiment = strategy.wants("on_sentiment")
+        self.on_signals = strategy.wants("on_signal")
+        self.on_expired = strategy.wants("on_signal_expired")
+        self.on_predictions = strategy.wants("on_prediction")
         self.strategy = strategy
         self.on_kline: Callable[[Any, Any], None] = engine._call_on_kline
         self.on_bar_closed: Callable[[Any, Any], None] = engine._call_on_bars
@@ -139,7 +139,7 @@ class Variant:
             return False
         for target in self.targets:
             state = self.engine.states.get(target.symbol)
-            if state is None or state.book or state.position.qty:
+            if state is None or state.book or state.position.size:
                 return False
             if target.weight and not self.risk.refuses_again(target.symbol):
                 return False

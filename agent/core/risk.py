@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from math import inf
+from typing import Final
 
 from agent.core.durations import format_duration
 from agent.core.events import DAY_MS, MINUTE_MS, RiskEvent, RiskState
@@ -49,6 +50,9 @@ STRATEGY = "strategy"
 """Rule that halts a live run whose strategy raised an error."""
 
 _MANUAL = "command"
+
+_BY_STATE: Final = {state: f"state {state.value}" for state in (RiskState.REDUCING, RiskState.HALTED)}
+"""Rules of refusals by the state."""
 
 
 class RiskManager:
@@ -234,11 +238,8 @@ class RiskManager:
         """Return whether an order that opens a position in `symbol` would be refused by the state, as the
         last one was.
         """
-        return (
-            self.ready
-            and self.state is not RiskState.ACTIVE
-            and self._refused.get(symbol) == f"state {self.state.value}"
-        )
+        refused = self._refused.get(symbol)
+        return refused is not None and refused == _BY_STATE.get(self.state) and self.ready
 
     def allows(
         self,
@@ -275,7 +276,7 @@ class RiskManager:
         elif not self.reconciled:
             rule, detail = "unreconciled", "the venue's account is not known yet"
         elif self.state is not RiskState.ACTIVE:
-            rule, detail = f"state {self.state.value}", self.rule
+            rule, detail = _BY_STATE[self.state], self.rule
         elif equity <= 0:
             rule, detail = "equity", f"{equity:.2f}"
         elif self.is_stale(data_age):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from math import isfinite
 from typing import Any, ClassVar, Final, Generic, Protocol, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
@@ -201,6 +202,11 @@ class Strategy(Generic[P]):
         Raises ValueError or TypeError if a number is not finite, a price is not above 0, or a distance is an
         absolute price or on the wrong side.
         """
+        plain = limit is None and stop is None and take_profit is None and trail is None
+        if plain and qty is None and risk is None and stop_entry is None and expire is None:
+            if type(weight) is float and isfinite(weight):  # most targets: nothing else is to be checked
+                self.targets.append(Target(symbol, weight, tif=tif, reason=reason, loosen=bool(loosen)))
+                return
         self.targets.append(
             checked_target(
                 symbol,
@@ -258,6 +264,14 @@ class Strategy(Generic[P]):
     def overrides(cls, *methods: str) -> bool:
         """Return whether the class overrides any of these `on_…` methods."""
         return any(getattr(cls, method) is not getattr(Strategy, method) for method in methods)
+
+    def wants(self, method: str) -> bool:
+        """Return whether the engine calls this `on_…` method: by default, if the class overrides it.
+
+        Override `wants` if that depends on the parameters. A strategy that is not called for every bar costs
+        little in `tapewire sweep`.
+        """
+        return self.overrides(method)
 
     def snapshot(self) -> Any:
         """Return the state as plain data: numbers, strings, decimals and containers of them.
