@@ -177,7 +177,14 @@ class Lockstep:
     `front` and the engines of the variants have the same `config`, except for parameters of the strategy.
     """
 
-    def __init__(self, config: CoreConfig, front: Engine, variants: Sequence[Variant]) -> None:
+    def __init__(
+        self,
+        config: CoreConfig,
+        front: Engine,
+        variants: Sequence[Variant],
+        *,
+        equity_block: int = EQUITY_BLOCK,
+    ) -> None:
         self._front = front
         self._fronts: list[InstrumentState] = list(front.states.values())
         self._index = {symbol: number for number, symbol in enumerate(front.states)}
@@ -190,6 +197,7 @@ class Lockstep:
         self._most_abstained = config.risk.max_abstain_rate
         self._abstained = False  # whether the model had abstained too often at the last headline
         self._decisions = 0  # that all variants share
+        self._equity_block = equity_block
         self._ts: list[int] = []  # of the samples of the block so far
         self._columns: list[list[float]] = [[] for _ in self._fronts]  # marks, by symbol
         self._fields_of: Callable[[Kline], Any] = msgspec.structs.astuple
@@ -367,11 +375,13 @@ class Lockstep:
         self._ts.append(ts)
         for column, mark in zip(self._columns, self._marks, strict=True):
             column.append(mark)
-        if len(self._ts) >= EQUITY_BLOCK:
+        if len(self._ts) >= self._equity_block:
             self._flush()
 
     def _check(self, variant: Variant, ts: int) -> None:
         portfolio, risk = variant.portfolio, variant.risk
+        if not portfolio.open and variant.checked == portfolio.version and ts < risk.next_day:
+            return  # the same equity as at the last check
         equity = portfolio.cash_float
         for position in portfolio.open:
             equity += position.size * position.mark

@@ -37,7 +37,7 @@ from agent.core.events import (
 from agent.core.features import Features
 from agent.core.indicators import BarSource, Indicators
 from agent.core.position_view import PositionView
-from agent.core.target import TakeProfit, Target, checked_target, number_of
+from agent.core.target import TakeProfit, Target, checked_target, number_of, plain_target
 
 __all__ = ["BUY", "HOLD", "SELL", "Bar", "Bars", "Features", "Fill", "Kline", "Market", "News"]
 __all__ += ["PositionView", "Prediction", "Sentiment", "Signal", "Strategy", "StrategyParams", "Target"]
@@ -205,7 +205,7 @@ class Strategy(Generic[P]):
         plain = limit is None and stop is None and take_profit is None and trail is None
         if plain and qty is None and risk is None and stop_entry is None and expire is None:
             if type(weight) is float and isfinite(weight):  # most targets: nothing else is to be checked
-                self.targets.append(Target(symbol, weight, tif=tif, reason=reason, loosen=bool(loosen)))
+                self.targets.append(plain_target(symbol, weight, tif, reason, loosen))
                 return
         self.targets.append(
             checked_target(
