@@ -123,7 +123,7 @@ class Variant:
         """Return whether nothing in the account depends on the next bar."""
         if self.portfolio.open or self.checked != self.portfolio.version:
             return False
-        if self.matching.held_funding or self.engine.flattener.pursuits:
+        if self.targets or self.matching.held_funding or self.engine.flattener.pursuits:
             return False
         for state in self.states:
             if state.book:
@@ -386,6 +386,7 @@ class Lockstep:
         for position in portfolio.open:
             equity += position.size * position.mark
         if equity > risk.ceiling or equity <= risk.floor or ts >= risk.next_day:
+            variant.view.now = self._now  # of an event that may not have concerned the variant
             variant.engine.check_equity(ts, equity)
         variant.checked = portfolio.version
 
@@ -560,9 +561,10 @@ class Lockstep:
             self._wake(variant)
 
     def _act_all(self) -> None:
-        """Turn all targets into orders."""
+        """Turn all targets into orders, also those that are left from a fill at a bar's own close."""
         for variant in self._awake:
             if variant.targets and not variant.ended:
+                self._sync(variant)
                 self._act(variant)
 
     def _act(self, variant: Variant) -> None:
