@@ -11,6 +11,7 @@ from agent.core.strategy import Kline, Market, Strategy, StrategyParams
 
 __all__ = ["RollingMean", "SmaCross", "SmaCrossParams"]
 
+
 class SmaCrossParams(StrategyParams):
     """Parameters of `SmaCross`; lengths are in bars."""
 

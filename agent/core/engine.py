@@ -82,8 +82,8 @@ class Engine:
 
     `sink` receives every decision in order. `counts` counts ignored inputs by reason. With `contain_errors`
     an error of the strategy stops the strategy instead of leaving `handle`. `front` is an engine of the same
-    stream and configuration whose features, bars and signals this one reads instead of computing its own; only
-    `agent.core.lockstep` may then pass events to it. Raises what `strategy.on_start` raises.
+    stream and configuration whose features, bars and signals this one reads instead of computing its own;
+    `agent.core.lockstep` then passes the events. Raises what `strategy.on_start` raises.
     """
 
     def __init__(

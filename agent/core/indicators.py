@@ -123,7 +123,6 @@ class Indicators:
         self._values[key] = series.count, value
         return value
 
-
     def _shared_value(
         self, key: tuple[Any, ...], plan: _Plan, series: BarSeries, rows: int, history: int | None
     ) -> Any:

@@ -203,10 +203,10 @@ class Strategy(Generic[P]):
         absolute price or on the wrong side.
         """
         plain = limit is None and stop is None and take_profit is None and trail is None
-        if plain and qty is None and risk is None and stop_entry is None and expire is None:
-            if type(weight) is float and isfinite(weight):  # most targets: nothing else is to be checked
-                self.targets.append(plain_target(symbol, weight, tif, reason, loosen))
-                return
+        plain = plain and qty is None and risk is None and stop_entry is None and expire is None
+        if plain and type(weight) is float and isfinite(weight):  # most targets: there is no more to check
+            self.targets.append(plain_target(symbol, weight, tif, reason, loosen))
+            return
         self.targets.append(
             checked_target(
                 symbol,

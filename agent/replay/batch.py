@@ -21,8 +21,9 @@ from agent.analysis.trades import TradeBook
 from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, Decision, Event, Fill, FundingPayment, Kline
-from agent.core.lockstep import Lockstep, Variant, front_engine
+from agent.core.lockstep import Lockstep
 from agent.core.sinks import NullSink
+from agent.core.variant import Variant, front_engine
 from agent.core.warm_up import declared_intervals
 from agent.data.merge import merge
 from agent.replay.backtest import Progress, rare_collection
@@ -55,7 +56,7 @@ class SweepResult(NamedTuple):
     error: str = ""
 
 
-class _EventNumber:
+class EventNumber:
     """Number of the event that is handled, shared by all variants."""
 
     __slots__ = ("seq",)
@@ -67,12 +68,12 @@ class _EventNumber:
 class VariantSink(NullSink):
     """Accumulates the inputs of a variant's metrics.
 
-    With `event` it chains the decisions. `hours` and `hourly_equity` have the first sample of each hour, and
-    `moves` fills and funding, if `keeps`.
+    With `event` it chains the decisions. If `keeps`, `hours` and `hourly_equity` have the first sample of
+    each hour.
     """
 
     def __init__(
-        self, config: Config, *, after: int, event: _EventNumber | None = None, keeps: bool = False
+        self, config: Config, *, after: int, event: EventNumber | None = None, keeps: bool = False
     ) -> None:
         self.curve = EquityCurve(float(config.account.initial_capital), config.market.interval)
         self.trades = TradeBook()
@@ -114,7 +115,12 @@ class BatchVariant:
     """One variant of a batch: its engine, and what is known of its result."""
 
     def __init__(
-        self, history: History, params: Mapping[str, Any], event: _EventNumber | None, *, keeps: bool = False
+        self,
+        history: History,
+        params: Mapping[str, Any],
+        event: EventNumber | None = None,
+        *,
+        keeps: bool = False,
     ) -> None:
         base = history.config
         strategy = base.strategy.model_copy(update={"params": {**base.strategy.params, **params}})
@@ -181,7 +187,7 @@ def replay_batch(
     parameters that the strategy refuses, DataError, ReconciliationError, and StrategyError for errors before
     the first event.
     """
-    event = _EventNumber()
+    event = EventNumber()
     running = [BatchVariant(history, params, event if digests else None) for params in variants]
     benchmark = run_variants(history, running, sources, event=event, progress=progress)
     return [one.result(benchmark) for one in running]
@@ -192,7 +198,7 @@ def run_variants(
     variants: Sequence[BatchVariant],
     sources: Sequence[Iterable[Event]],
     *,
-    event: _EventNumber | None = None,
+    event: EventNumber | None = None,
     progress: Progress | None = None,
 ) -> BuyAndHoldBenchmark:
     """Replay `sources` through fresh `variants` to the end, and return the benchmark of their metrics."""
@@ -200,7 +206,7 @@ def run_variants(
     groups: dict[tuple[tuple[str, int], ...], list[BatchVariant]] = {}
     for one in variants:  # those that read the same bars share them
         groups.setdefault(tuple(one.intervals.items()), []).append(one)
-    number = event or _EventNumber()
+    number = event or EventNumber()
     locksteps = []
     for intervals, members in groups.items():
         front = front_engine(config, [name for name, _ in intervals], history.predictor, RUN_ID)

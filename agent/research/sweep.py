@@ -16,6 +16,7 @@ from agent.research.replay_window import with_params
 class _Part(NamedTuple):
     inputs: ReplayInputs
     variants: list[dict[str, Any]]
+    digests: bool
 
 
 def sweep(
@@ -23,15 +24,17 @@ def sweep(
     variants: Sequence[dict[str, Any]],
     *,
     jobs: int = 1,
+    digests: bool = False,
     advance: Advance | None = None,
 ) -> list[SweepResult]:
     """Replay the settled window of `inputs` with each set of parameters; results are in their order.
 
-    `jobs` processes share the variants; each of them reads the window once. `advance` is called after the
-    part of a process. Raises as `replay_batch`, LeakageError, ModelError.
+    `jobs` processes share the variants; each of them reads the window once. With `digests` the results have
+    the heads of the chains of decisions. `advance` is called after the part of a process. Raises as
+    `replay_batch`, LeakageError, ModelError.
     """
     jobs = max(1, min(jobs, len(variants)))
-    parts = [_Part(inputs, list(variants[number::jobs])) for number in range(jobs)]
+    parts = [_Part(inputs, list(variants[number::jobs]), digests) for number in range(jobs)]
     done = run_parallel(_replay_part, parts, jobs=jobs, advance=advance)
     return [done[number % jobs][number // jobs] for number in range(len(variants))]
 
@@ -41,7 +44,8 @@ def _replay_part(part: _Part) -> list[SweepResult]:
     with inputs.database() as database:
         scorer = inputs.scoring(database, inputs.whole_window.start).scorer
         history = History(inputs.plan, inputs.config)
-        return replay_batch(history, part.variants, history.sources(scorer=scorer))
+        sources = history.sources(scorer=scorer)
+        return replay_batch(history, part.variants, sources, digests=part.digests)
 
 
 def record_variant(inputs: ReplayInputs, params: dict[str, Any]) -> str:

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from agent.config import Config
 from agent.core.bar_history import KEPT, BarSeries
 from agent.core.engine import Engine
-from agent.core.events import Decision, Event
-from agent.core.lockstep import Lockstep, Variant, front_engine
+from agent.core.errors import ConfigError
+from agent.core.events import Decision, Event, Kline
+from agent.core.lockstep import Lockstep
 from agent.core.shared_history import SharedSeries
 from agent.core.sinks import NullSink
+from agent.core.variant import Variant, front_engine
 from agent.core.warm_up import declared_intervals
 from strategies import own_error
 from tests.support.market import config
@@ -199,6 +201,6 @@ def test_an_error_that_is_not_the_strategys_ends_the_batch() -> None:
     engine = Engine(setup, strategy, log, run_id=RUN, front=front)
     variant = Variant(engine, log, lambda error: own_error(strategy, error) is not None, records=False)
     lockstep = Lockstep(setup, front, [variant])
-    with pytest.raises(Exception, match="DOGEUSDT, which is not traded"):
-        for event in tape(1, 5, commands=False, odd_bars=False):
-            lockstep.handle(event)
+    bars = [event for event in tape(1, 5, commands=False, odd_bars=False) if isinstance(event, Kline)]
+    with pytest.raises(ConfigError, match="DOGEUSDT, which is not traded"):
+        lockstep.handle(bars[0])
