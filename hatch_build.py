@@ -37,7 +37,7 @@ MODULES = (
     "agent/core/sizing.py",
     "agent/core/votes.py",
     "agent/core/lockstep.py",
-    "agent/core/variant.py",
+    "agent/core/lockstep_variant.py",
     "agent/core/rolling_mean.py",
 )
 MANIFEST = "agent/_compiled.json"

@@ -22,10 +22,10 @@ import numpy as np
 
 from agent.core.engine import EQUITY_BLOCK, Engine
 from agent.core.events import DAY_MS, Event, Funding, Gap, Kline, News, Prediction, Sentiment, Signal
+from agent.core.lockstep_variant import LockstepVariant
 from agent.core.market import InstrumentState
 from agent.core.settings import CoreConfig
 from agent.core.strategy import Market
-from agent.core.variant import Variant
 
 
 class Lockstep:
@@ -38,7 +38,7 @@ class Lockstep:
         self,
         config: CoreConfig,
         front: Engine,
-        variants: Sequence[Variant],
+        variants: Sequence[LockstepVariant],
         *,
         equity_block: int = EQUITY_BLOCK,
     ) -> None:
@@ -59,14 +59,14 @@ class Lockstep:
         self._columns: list[list[float]] = [[] for _ in self._fronts]  # marks, by symbol
         self._fields_of: Callable[[Kline], Any] = msgspec.structs.astuple
         self._kline = Kline
-        self._variants: list[Variant] = []
-        self._awake: list[Variant] = list(variants)
+        self._variants: list[LockstepVariant] = []
+        self._awake: list[LockstepVariant] = list(variants)
         self._failed = False
         self._listen(list(variants))
         for variant in variants:
             variant.note(0)
 
-    def _listen(self, variants: list[Variant]) -> None:
+    def _listen(self, variants: list[LockstepVariant]) -> None:
         """Replace the variants, and note which of them receive what."""
         self._variants = variants
         self._recording = [one for one in variants if one.records]
@@ -106,7 +106,7 @@ class Lockstep:
             self._end(variant)
         self._listen([])
 
-    def drop(self, variant: Variant) -> None:
+    def drop(self, variant: LockstepVariant) -> None:
         """End a variant early, as if the stream ended here."""
         if not variant.ended:
             self._sync(variant)
@@ -363,16 +363,16 @@ class Lockstep:
         if now > self._now:
             self._now = now
 
-    def _sync(self, variant: Variant) -> None:
+    def _sync(self, variant: LockstepVariant) -> None:
         variant.sync(self._now, self._marks, self._fronts)
 
-    def _wake(self, variant: Variant) -> None:
+    def _wake(self, variant: LockstepVariant) -> None:
         """Let a variant meet the bars from now on; it must be up to date."""
         if not variant.awake:
             variant.awake = True
             self._awake.append(variant)
 
-    def _touch(self, variant: Variant) -> None:
+    def _touch(self, variant: LockstepVariant) -> None:
         """Note what may have changed in a variant's account, and check its equity again."""
         variant.note(len(self._ts))
         variant.checked = -1
@@ -386,7 +386,7 @@ class Lockstep:
                 variant.engine._decide(decision)
 
     def _call(
-        self, variant: Variant, callback: Callable[[Any, Market], None], argument: Any, subject: str
+        self, variant: LockstepVariant, callback: Callable[[Any, Market], None], argument: Any, subject: str
     ) -> None:
         """Call a strategy."""
         if variant.ended:
@@ -409,7 +409,7 @@ class Lockstep:
                 self._sync(variant)
                 self._act(variant)
 
-    def _act(self, variant: Variant) -> None:
+    def _act(self, variant: LockstepVariant) -> None:
         """Turn a variant's targets into orders, except for those that a halt is known to refuse."""
         if variant.refuses_all():
             variant.targets.clear()
@@ -420,7 +420,7 @@ class Lockstep:
             if not self._ends(variant, error):
                 raise
 
-    def _fill_at_close(self, variant: Variant, kline: Kline) -> None:
+    def _fill_at_close(self, variant: LockstepVariant, kline: Kline) -> None:
         if not variant.ended:
             try:
                 variant.matching.at_close(kline)
@@ -428,7 +428,7 @@ class Lockstep:
                 if not self._ends(variant, error):
                     raise
 
-    def _ends(self, variant: Variant, error: Exception) -> bool:
+    def _ends(self, variant: LockstepVariant, error: Exception) -> bool:
         """End a variant if its strategy has raised the error; return whether it has."""
         if not variant.blames(error):
             return False
@@ -436,6 +436,6 @@ class Lockstep:
         self._end(variant)
         return True
 
-    def _end(self, variant: Variant) -> None:
+    def _end(self, variant: LockstepVariant) -> None:
         variant.shared_decisions = self._decisions
         variant.finish(self._ts, self._columns, self._period, self._now)

@@ -22,8 +22,8 @@ from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, Decision, Event, Fill, FundingPayment, Kline
 from agent.core.lockstep import Lockstep
+from agent.core.lockstep_variant import LockstepVariant, front_engine
 from agent.core.sinks import NullSink
-from agent.core.variant import Variant, front_engine
 from agent.core.warm_up import declared_intervals
 from agent.data.merge import merge
 from agent.replay.backtest import Progress, rare_collection
@@ -132,14 +132,14 @@ class BatchVariant:
         self.intervals = declared_intervals(self.strategy, market.interval, calendar=market.calendar_bars)
         after = history.start if history.warms_up else 0
         self.sink = VariantSink(base, after=after, event=event, keeps=keeps)
-        self.variant: Variant | None = None
+        self.variant: LockstepVariant | None = None
 
-    def start(self, front: Engine, values: dict[tuple[Any, ...], tuple[int, Any]]) -> Variant:
+    def start(self, front: Engine, values: dict[tuple[Any, ...], tuple[int, Any]]) -> LockstepVariant:
         """Make the engine, which shares `front` and the indicators' `values` with others."""
         self.strategy.ta.share(values)
         with blaming(self.strategy):
             engine = Engine(self.config, self.strategy, self.sink, run_id=RUN_ID, front=front)
-        self.variant = Variant(engine, self.sink, self._blames, records=self.sink.chain is not None)
+        self.variant = LockstepVariant(engine, self.sink, self._blames, records=self.sink.chain is not None)
         return self.variant
 
     def _blames(self, error: Exception) -> bool:

@@ -16,9 +16,9 @@ from agent.core.engine import Engine
 from agent.core.errors import ConfigError
 from agent.core.events import Decision, Event, Kline
 from agent.core.lockstep import Lockstep
+from agent.core.lockstep_variant import LockstepVariant, front_engine
 from agent.core.shared_history import SharedSeries
 from agent.core.sinks import NullSink
-from agent.core.variant import Variant, front_engine
 from agent.core.warm_up import declared_intervals
 from strategies import own_error
 from tests.support.market import config
@@ -94,7 +94,7 @@ def together(
             errors[number] = str(error)
             return isinstance(error, ValueError)
 
-        variants.append(Variant(engine, log, blames, records=True))
+        variants.append(LockstepVariant(engine, log, blames, records=True))
         logs.append(log)
         engines.append(engine)
     lockstep = Lockstep(setup, front, variants, equity_block=BLOCK)
@@ -199,7 +199,9 @@ def test_an_error_that_is_not_the_strategys_ends_the_batch() -> None:
     front = front_engine(setup, (), None, RUN)
     strategy, log = Elsewhere(), Log()
     engine = Engine(setup, strategy, log, run_id=RUN, front=front)
-    variant = Variant(engine, log, lambda error: own_error(strategy, error) is not None, records=False)
+    variant = LockstepVariant(
+        engine, log, lambda error: own_error(strategy, error) is not None, records=False
+    )
     lockstep = Lockstep(setup, front, [variant])
     bars = [event for event in tape(1, 5, commands=False, odd_bars=False) if isinstance(event, Kline)]
     with pytest.raises(ConfigError, match="DOGEUSDT, which is not traded"):

@@ -54,7 +54,7 @@ def front_engine(config: CoreConfig, intervals: Sequence[str], predictor: Any, r
     return Engine(config, silent, NullSink(), run_id=run_id, predictor=predictor)
 
 
-class Variant:
+class LockstepVariant:
     """An engine that shares its front with others, and its samples.
 
     `records` states whether the sink wants the decisions that all variants share.
