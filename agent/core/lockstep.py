@@ -5,10 +5,9 @@ risk limits, exchange and portfolio, in an engine that reads the front's. Events
 `Engine.handle`, each phase for all variants before the next one, so that every strategy sees what it would
 see alone: an order that fills in a bar is reported before the bar has reached the features.
 
-A variant is left alone for as long as nothing concerns it: it is flat, has no order, and its strategy doesn't
-override the callback. Its account is sampled afterwards: the cash and the sizes that it had are noted when
-they change, and a block of samples is computed at once, by the same operations in the same order as in
-`Engine`.
+A variant sleeps for as long as it is flat, has no order, and its strategy wants no callback. The accounts are
+sampled afterwards, a block at once: cash and sizes are noted when they change, and the same operations in the
+same order as in `Engine` give the same equity.
 """
 
 from __future__ import annotations
@@ -78,8 +77,6 @@ class Lockstep:
         self._on_predictions = [one for one in variants if one.on_predictions]
         self._awake = [one for one in self._awake if not one.ended]
 
-    # -- input --------------------------------------------------------------------------------------------
-
     def handle(self, event: Event) -> None:
         """Handle one event for all variants."""
         if type(event) is self._kline:
@@ -105,15 +102,6 @@ class Lockstep:
             self._sync(variant)
             self._end(variant)
         self._listen([])
-
-    def drop(self, variant: LockstepVariant) -> None:
-        """End a variant early, as if the stream ended here."""
-        if not variant.ended:
-            self._sync(variant)
-            self._end(variant)
-            self._listen([one for one in self._variants if not one.ended])
-
-    # -- bars ---------------------------------------------------------------------------------------------
 
     def _on_kline(self, kline: Kline) -> None:
         number = self._index.get(kline.symbol, -1)
@@ -195,9 +183,7 @@ class Lockstep:
                         raise
                     continue
             if variant.targets:
-                self._act(variant)
-                if self._fills_at_close:
-                    self._fill_at_close(variant, kline)
+                self._act(variant, kline if self._fills_at_close else None)
             if variant.portfolio.version != variant.noted:
                 variant.note(row)
             if not variant.on_klines and variant.sleeps():
@@ -205,18 +191,6 @@ class Lockstep:
                 asleep = True
         if asleep:
             self._awake = [one for one in self._awake if one.awake]
-
-    def _on_open_bar(self, kline: Kline, number: int) -> None:
-        """Handle the update of an open bar, which only orders see."""
-        for variant in self._variants:
-            self._sync(variant)
-            try:
-                variant.engine.meet_open_bar(variant.states[number], kline)
-            except Exception as error:
-                if not self._ends(variant, error):
-                    raise
-                continue
-            self._touch(variant)
 
     def _close_period(self) -> None:
         """Check and sample the accounts once all bars of one moment are in."""
@@ -232,18 +206,14 @@ class Lockstep:
         self._ts.append(ts)
         for column, mark in zip(self._columns, self._marks, strict=True):
             column.append(mark)
-        if len(self._ts) >= self._equity_block:
-            self._flush()
-
-    def _flush(self) -> None:
-        ts = np.array(self._ts, np.int64)
+        if len(self._ts) < self._equity_block:
+            return
+        block = np.array(self._ts, np.int64)
         marks = [np.array(column) for column in self._columns]
         for variant in self._variants:
-            variant.sample(ts, marks)
+            variant.sample(block, marks)
         self._ts = []
         self._columns = [[] for _ in self._fronts]
-
-    # -- headlines ----------------------------------------------------------------------------------------
 
     def _on_headline(self, news: News) -> None:
         self._advance(news.available_at)
@@ -261,8 +231,7 @@ class Lockstep:
         affected = signals.affected_symbols(sentiment) if front._predicts else ()
         revises = signals.is_revision(sentiment)
         found = signals.on_sentiment(sentiment)
-        if signals.abstained:
-            self._check_abstentions(now, signals.abstain_rate)
+        self._check_abstentions(now, signals.abstain_rate if signals.abstained else 0.0)
         for variant in self._on_sentiments:
             self._call(variant, variant.strategy.on_sentiment, sentiment, "")
         for signal in found:
@@ -271,8 +240,10 @@ class Lockstep:
                 self._call(variant, variant.strategy.on_signal, signal, signal.symbol)
         if revises and now >= signals.next_expiry:
             self._expire_signals(now)
-        for symbol in affected:
-            self._ask_fusion_model(symbol, sentiment)
+        for number in [self._index[symbol] for symbol in affected if symbol in self._index]:
+            inputs = self._fronts[number].fusion_inputs
+            if inputs is not None and inputs.on_headline(sentiment, self._now) and inputs.features.warm:
+                self._predict(number, self._now)
         self._act_all()
 
     def _expire_signals(self, now: int) -> None:
@@ -296,21 +267,14 @@ class Lockstep:
                     self._wake(variant)
         self._abstained = too_often
 
-    def _ask_fusion_model(self, symbol: str, sentiment: Sentiment) -> None:
-        number = self._index.get(symbol, -1)
-        inputs = None if number < 0 else self._fronts[number].fusion_inputs
-        if inputs is not None and inputs.on_headline(sentiment, self._now) and inputs.features.warm:
-            self._predict(number, self._now)
-
     def _predict(self, number: int, now: int) -> None:
-        shared = self._fronts[number]
-        inputs = shared.fusion_inputs
-        if inputs is None:
+        inputs = self._fronts[number].fusion_inputs
+        prediction = None if inputs is None else inputs.predict(now)
+        if prediction is None or not isfinite(
+            prediction.down + prediction.flat + prediction.up + prediction.move
+        ):
             return
-        prediction = inputs.predict(now)
-        if not isfinite(prediction.down + prediction.flat + prediction.up + prediction.move):
-            return
-        shared.prediction = prediction
+        self._fronts[number].prediction = prediction
         self._spread_prediction(prediction.symbol)
         self._record(prediction)
         for variant in self._on_predictions:
@@ -323,8 +287,6 @@ class Lockstep:
             prediction = self._fronts[number].prediction
             for variant in self._variants:
                 variant.states[number].prediction = prediction
-
-    # -- other events -------------------------------------------------------------------------------------
 
     def _on_funding(self, funding: Funding) -> None:
         number = self._index.get(funding.symbol, -1)
@@ -344,20 +306,26 @@ class Lockstep:
                 variant.matching.on_funding(funding)
                 variant.note(row)
 
+    def _on_open_bar(self, kline: Kline, number: int) -> None:
+        self._pass_on(lambda one: one.engine.meet_open_bar(one.states[number], kline))
+
     def _on_other(self, event: Any) -> None:
-        """Pass an event to all engines that concerns accounts only."""
         self._advance(event.available_at)
+        self._pass_on(lambda one: one.engine.handle(event))
+
+    def _pass_on(self, handle: Callable[[LockstepVariant], None]) -> None:
+        """Call `handle` with each variant for an event that concerns its account alone."""
         for variant in self._variants:
             self._sync(variant)
             try:
-                variant.engine.handle(event)
+                handle(variant)
             except Exception as error:
                 if not self._ends(variant, error):
                     raise
                 continue
-            self._touch(variant)
-
-    # -- variants -----------------------------------------------------------------------------------------
+            variant.note(len(self._ts))
+            variant.checked = -1
+            self._wake(variant)
 
     def _advance(self, now: int) -> None:
         if now > self._now:
@@ -371,12 +339,6 @@ class Lockstep:
         if not variant.awake:
             variant.awake = True
             self._awake.append(variant)
-
-    def _touch(self, variant: LockstepVariant) -> None:
-        """Note what may have changed in a variant's account, and check its equity again."""
-        variant.note(len(self._ts))
-        variant.checked = -1
-        self._wake(variant)
 
     def _record(self, decision: Signal | Prediction) -> None:
         """Record a decision of all variants."""
@@ -409,24 +371,21 @@ class Lockstep:
                 self._sync(variant)
                 self._act(variant)
 
-    def _act(self, variant: LockstepVariant) -> None:
-        """Turn a variant's targets into orders, except for those that a halt is known to refuse."""
-        if variant.refuses_all():
-            variant.targets.clear()
-            return
+    def _act(self, variant: LockstepVariant, kline: Kline | None = None) -> None:
+        """Turn a variant's targets into orders, which meet the close of `kline`.
+
+        Targets that the risk state is known to refuse are dropped: they lead to no decision.
+        """
         try:
-            variant.engine._act()
+            if variant.refuses_all():
+                variant.targets.clear()
+            else:
+                variant.engine._act()
+            if kline is not None:
+                variant.matching.at_close(kline)
         except Exception as error:
             if not self._ends(variant, error):
                 raise
-
-    def _fill_at_close(self, variant: LockstepVariant, kline: Kline) -> None:
-        if not variant.ended:
-            try:
-                variant.matching.at_close(kline)
-            except Exception as error:
-                if not self._ends(variant, error):
-                    raise
 
     def _ends(self, variant: LockstepVariant, error: Exception) -> bool:
         """End a variant if its strategy has raised the error; return whether it has."""
