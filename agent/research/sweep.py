@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from agent.replay.backtest import backtest
 from agent.replay.batch import SweepResult, replay_batch
 from agent.replay.history import History
+from agent.replay.needed_bars import needed_bars
 from agent.research.parallel import Advance, run_parallel
 from agent.research.replay_inputs import ReplayInputs
 from agent.research.replay_window import with_params
@@ -29,9 +30,9 @@ def sweep(
 ) -> list[SweepResult]:
     """Replay the settled window of `inputs` with each set of parameters; results are in their order.
 
-    `jobs` processes share the variants; each of them reads the window once. With `digests` the results have
-    the heads of the chains of decisions. `advance` is called after the part of a process. Raises as
-    `replay_batch`, LeakageError, ModelError.
+    `jobs` processes share the variants; each of them reads the window once for all that need the same
+    warm-up. With `digests` the results have the heads of the chains of decisions. `advance` is called after
+    the part of a process. Raises as `replay_batch`, LeakageError, ModelError.
     """
     jobs = max(1, min(jobs, len(variants)))
     parts = [_Part(inputs, list(variants[number::jobs]), digests) for number in range(jobs)]
@@ -40,12 +41,32 @@ def sweep(
 
 
 def _replay_part(part: _Part) -> list[SweepResult]:
-    inputs = part.inputs
+    inputs, variants = part.inputs, part.variants
+    results: dict[int, SweepResult] = {}
     with inputs.database() as database:
         scorer = inputs.scoring(database, inputs.whole_window.start).scorer
-        history = History(inputs.plan, inputs.config)
-        sources = history.sources(scorer=scorer)
-        return replay_batch(history, part.variants, sources, digests=part.digests)
+        for needed, numbers in _by_warm_up(inputs, variants):
+            history = History(inputs.plan._replace(warm_up=needed), inputs.config)
+            chosen = [variants[number] for number in numbers]
+            found = replay_batch(history, chosen, history.sources(scorer=scorer), digests=part.digests)
+            results.update(zip(numbers, found, strict=True))
+    return [results[number] for number in range(len(variants))]
+
+
+def _by_warm_up(
+    inputs: ReplayInputs, variants: Sequence[dict[str, Any]]
+) -> list[tuple[dict[str, int], list[int]]]:
+    """Return the numbers of the variants by the history that they need before the start.
+
+    Alone, a variant would read no more and no less. Variants with other needs don't share a pass.
+    """
+    history = History(inputs.plan, inputs.config)
+    stated = inputs.plan.warm_up
+    groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
+    for number, params in enumerate(variants):
+        needed = needed_bars(with_params(history.config, params)) if stated is None else stated
+        groups.setdefault(tuple(needed.items()), []).append(number)
+    return [(dict(needed), numbers) for needed, numbers in groups.items()]
 
 
 def record_variant(inputs: ReplayInputs, params: dict[str, Any]) -> str:
