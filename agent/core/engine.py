@@ -246,7 +246,6 @@ class Engine:
             self._period = now
         if now > self.market.now:
             self.market.now = now
-        matching = self._matching
         if not confirm:
             self.meet_open_bar(state, kline)
             return
@@ -265,8 +264,8 @@ class Engine:
             self._call_on_kline(kline, self.market)
         if self._targets:
             self._act()
-            if self._fills_at_close and matching is not None:
-                matching.at_close(kline)
+            if self._fills_at_close and self._matching is not None:
+                self._matching.at_close(kline)
 
     def meet_open_bar(self, state: InstrumentState, kline: Kline) -> None:
         """Let orders and pursuits meet the last price of an open bar."""

@@ -6,7 +6,7 @@ last bit (`agent.core.lockstep`). Nothing is recorded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -36,6 +36,9 @@ RUN_ID: Final = "batch"
 
 _BLOCK: Final = 2_048
 """Events between two calls of `Progress`."""
+
+_TOGETHER: Final = 32
+"""Variants in lockstep that are called on every bar: their state stays in the processor's cache."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -193,6 +196,22 @@ def replay_batch(
     return [one.result(benchmark) for one in running]
 
 
+_Intervals = tuple[tuple[str, int], ...]
+
+
+def _parts(
+    history: History, groups: Mapping[_Intervals, list[BatchVariant]]
+) -> Iterator[tuple[_Intervals, list[BatchVariant]]]:
+    """Split groups whose strategies are called on every bar, unless what they share takes long."""
+    plan = history.plan
+    reads_news = plan.news is not None or plan.sentiment is not None
+    for intervals, members in groups.items():
+        busy = not reads_news and members[0].strategy.wants("on_kline")
+        size = _TOGETHER if busy else len(members)
+        for first in range(0, len(members), size):
+            yield intervals, members[first : first + size]
+
+
 def run_variants(
     history: History,
     variants: Sequence[BatchVariant],
@@ -203,12 +222,12 @@ def run_variants(
 ) -> BuyAndHoldBenchmark:
     """Replay `sources` through fresh `variants` to the end, and return the benchmark of their metrics."""
     config = history.config
-    groups: dict[tuple[tuple[str, int], ...], list[BatchVariant]] = {}
+    groups: dict[_Intervals, list[BatchVariant]] = {}
     for one in variants:  # those that read the same bars share them
         groups.setdefault(tuple(one.intervals.items()), []).append(one)
     number = event or EventNumber()
     locksteps = []
-    for intervals, members in groups.items():
+    for intervals, members in _parts(history, groups):
         front = front_engine(config, [name for name, _ in intervals], history.predictor, RUN_ID)
         values: dict[tuple[Any, ...], tuple[int, Any]] = {}
         locksteps.append(Lockstep(config, front, [member.start(front, values) for member in members]))
