@@ -163,6 +163,16 @@ def test_variants_that_declare_other_intervals_have_their_own_bars(tmp_path: Pat
     assert all(result.decisions > 10 for result in together)
 
 
+def test_more_variants_than_go_together_are_still_those_of_runs_alone() -> None:
+    plan, config = Plan(((BTC, None),)), configured("sma_cross")
+    history = History(plan, config)
+    variants = [{"fast": fast, "slow": 40} for fast in range(2, 38)]  # 36, of which 32 go together
+    together = replay_batch(history, variants, history.sources(), digests=True)
+    assert [result.params for result in together] == variants
+    for at in (0, 31, 32, 35):
+        assert together[at] == alone(plan, config, variants[at])
+
+
 def test_results_without_digests_are_the_same(tmp_path: Path) -> None:
     plan, config = Plan(((BTC, None),), sentiment=scores(tmp_path)), configured("sentiment")
     history = History(plan, config)
