@@ -36,6 +36,9 @@ MODULES = (
     "agent/core/signals.py",
     "agent/core/sizing.py",
     "agent/core/votes.py",
+    "agent/core/lockstep.py",
+    "agent/core/lockstep_variant.py",
+    "agent/core/rolling_mean.py",
 )
 MANIFEST = "agent/_compiled.json"
 _MYPY = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", "--python-version=3.11"]

@@ -128,25 +128,35 @@ def blaming(strategy: Strategy) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        module = sys.modules[type(strategy).__module__]
-        file = getattr(module, "__file__", None)
-        frames = traceback.extract_tb(error.__traceback__)
-        places = [frame for frame in frames if frame.filename == file]
-        if file is None:  # a notebook
-            methods = {
-                code.co_filename
-                for value in vars(type(strategy)).values()
-                if (code := getattr(value, "__code__", None)) is not None
-            }
-            places = [frame for frame in frames if frame.filename in methods]
-        if not places or isinstance(error, TapewireError):
+        own = own_error(strategy, error)
+        if own is None or own is error:
             raise
-        where = f"{places[-1].filename}, line {places[-1].lineno}"
-        what = f"{where}: {type(error).__name__}: {error}"
-        hint = ""
-        if isinstance(error, AttributeError) and error.name:
-            hint = did_you_mean(error.name, [name for name in dir(error.obj) if not name.startswith("_")])
-        raise StrategyError(f"strategy {type(strategy).__name__} failed: {what}", hint=hint) from error
+        raise own from error
+
+
+def own_error(strategy: Strategy, error: Exception) -> StrategyError | None:
+    """Return an error of the strategy's own code as a StrategyError with file and line; None for others."""
+    if isinstance(error, TapewireError):
+        return error if isinstance(error, StrategyError) else None
+    module = sys.modules[type(strategy).__module__]
+    file = getattr(module, "__file__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [frame for frame in frames if frame.filename == file]
+    if file is None:  # a notebook
+        methods = {
+            code.co_filename
+            for value in vars(type(strategy)).values()
+            if (code := getattr(value, "__code__", None)) is not None
+        }
+        places = [frame for frame in frames if frame.filename in methods]
+    if not places:
+        return None
+    where = f"{places[-1].filename}, line {places[-1].lineno}"
+    what = f"{where}: {type(error).__name__}: {error}"
+    hint = ""
+    if isinstance(error, AttributeError) and error.name:
+        hint = did_you_mean(error.name, [name for name in dir(error.obj) if not name.startswith("_")])
+    return StrategyError(f"strategy {type(strategy).__name__} failed: {what}", hint=hint)
 
 
 def source_of(name: str) -> dict[str, str]:

@@ -33,6 +33,9 @@ class SentimentStrategy(Strategy[SentimentParams]):
         super().__init__(params)
         self._hold_until: dict[str, int] = {}
 
+    def wants(self, method: str) -> bool:
+        return super().wants(method) and (method != "on_kline" or self.params.hold is not None)
+
     def on_signal(self, signal: Signal, market: Market) -> None:
         params, symbol = self.params, signal.symbol
         if not signal.actionable or signal.confidence < params.confidence_threshold:

@@ -32,6 +32,10 @@ def sweep(
     store: Annotated[
         bool, option("--store", "Also record each variant as a run of its own, by a replay of its own.")
     ] = False,
+    digests: Annotated[
+        bool,
+        option("--digests", "Also chain the decisions of each variant, to compare sweeps; takes longer."),
+    ] = False,
     jobs: Jobs = 1,
     json: Annotated[
         bool, option("--json", "Print a JSON list on standard output: one object a variant.")
@@ -66,7 +70,7 @@ def sweep(
     leaks = material.leakage(material.whole_window.start)
     workers = min(worker_count(jobs), len(variants))
     with err.status(f"replaying {len(variants):,} variants"):
-        results = sweeping.sweep(material, variants, jobs=workers)
+        results = sweeping.sweep(material, variants, jobs=workers, digests=digests)
     runs: list[str] = []
     if store:
         with counting("recording runs", len(variants)) as advance:
@@ -95,8 +99,9 @@ def _row(result: SweepResult, run: str | None) -> dict[str, Any]:
         "trades": result.metrics.trades.trades,
         "metrics": result.metrics,
         "decisions": result.decisions,
-        "digest": result.digest,
     }
+    if result.digest:
+        row["digest"] = result.digest
     if result.error:
         row["error"] = result.error
     return row if run is None else row | {"run": run}

@@ -72,6 +72,14 @@ def tune(
         int,
         option("--trials -n", "Trials of the study in all; a resumed study runs the missing ones.", min=1),
     ] = 50,
+    batch: Annotated[
+        int,
+        option(
+            "--batch",
+            "Trials that are drawn and replayed together: faster, and drawn without knowing each other.",
+            min=1,
+        ),
+    ] = 8,
     workers: Annotated[int, option("--workers -j", "Worker processes of this machine.", min=1)] = 1,
     warmup: Warmup = None,
     prune: Annotated[
@@ -109,7 +117,7 @@ def tune(
     for line in describe_space(space, strategy.name, fixed=strategy.params):
         err.print(line, markup=False, highlight=False, soft_wrap=True)
     material = with_widest_warm_up(material, extremes(space))
-    search = tuning.Search(material, space, inside, study or "", storage, trials, warm, prune, seed)
+    search = tuning.Search(material, space, inside, study or "", storage, trials, warm, prune, seed, batch)
     search = search if study else search._replace(study=tuning.study_name(search))
     score_all(material)
     done = tuning.count_trials(search)

@@ -80,8 +80,8 @@ class BarSeries:
     """
 
     __slots__ = (
-        *("_data", "_end", "_views", "_writers"),
-        *("requested", "bound", "count", "interval", "last_start", "name"),
+        *("_count", "_data", "_end", "_views", "_writers"),
+        *("requested", "bound", "interval", "last_start", "name"),
     )
 
     def __init__(self, name: str, interval: int, bound: int = KEPT) -> None:
@@ -89,11 +89,16 @@ class BarSeries:
         self.interval = interval  # ms
         self.bound = bound
         self.requested = 0  # the most bars that were requested at once
-        self.count = 0  # bars since the beginning
+        self._count = 0
         self.last_start = -1  # UTC ms
         self._end = 0  # rows in the buffer
-        self._data = np.zeros((len(_COLUMNS), _room(bound)))
+        self._data = np.zeros((len(_COLUMNS), room_for(bound)))
         self.attach()
+
+    @property
+    def count(self) -> int:
+        """Bars since the beginning."""
+        return self._count
 
     def attach(self) -> None:
         """Make the views of the buffer, which are not part of the saved state."""
@@ -126,8 +131,12 @@ class BarSeries:
         starts[at] = start
         absent[at] = missing
         self._end = at + 1
-        self.count += 1
+        self._count += 1
         self.last_start = start
+
+    def available(self, n: int) -> int:
+        """Return how many of the last `n` bars there are."""
+        return min(n, self._end)
 
     def last(self, n: int) -> Bars:
         """Return the last `n` bars, fewer if there aren't as many."""
@@ -165,20 +174,26 @@ class BarSeries:
         self.requested = n
         if n <= self.bound:
             return False
-        self.bound = n
-        if _room(n) > self._data.shape[1]:
-            self._move()
-        return min(self.count, n) > self._end
+        self.hold(n)
+        return min(self.count, n) > self.available(n)
+
+    def hold(self, n: int) -> None:
+        """Make room for at least `n` bars; what has been dropped stays so."""
+        if n > self.bound:
+            self.bound = n
+            if room_for(n) > self._data.shape[1]:
+                self._move()
 
     def _move(self) -> None:
         kept = min(self.bound, self._end)
-        data = np.zeros((len(_COLUMNS), _room(self.bound)))
+        data = np.zeros((len(_COLUMNS), room_for(self.bound)))
         data[:, :kept] = self._data[:, self._end - kept : self._end]
         self._data, self._end = data, kept
         self.attach()
 
 
-def _room(bound: int) -> int:
+def room_for(bound: int) -> int:
+    """Return the rows of the buffer of a series that keeps `bound` bars."""
     return bound + max(256, bound // 4)
 
 
@@ -216,7 +231,10 @@ class SymbolHistory:
         always_open: bool = True,
         collect: bool = False,
     ) -> None:
-        self.series = {name: BarSeries(name, interval) for name, interval in intervals.items()}
+        self.series: dict[str, BarSeries] = {}
+        """Histories by the intervals' names."""
+        for name, interval in intervals.items():
+            self.series[name] = BarSeries(name, interval)
         self.closed: list[Bar] = []
         """Bars that the last bar closed, the shortest interval first; empty without `collect`."""
         self._symbol = symbol

@@ -84,7 +84,9 @@ class Engine:
 
     `sink` receives every decision in order. `counts` counts ignored inputs by reason. With `contain_errors`
     an error of the strategy stops the strategy instead of leaving `handle`. `loader` creates the strategies
-    of commands `use-strategy`; what it raises leaves `handle`. Raises what `strategy.on_start` raises.
+    of commands `use-strategy`; what it raises leaves `handle`. `front` is an engine of the same stream and
+    configuration whose features, bars and signals this one reads instead of computing its own;
+    `agent.core.lockstep` then passes the events. Raises what `strategy.on_start` raises.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Engine:
         equity_block: int = EQUITY_BLOCK,
         contain_errors: bool = False,
         loader: StrategyLoader = no_loader,
+        front: Engine | None = None,
     ) -> None:
         symbols = tuple(sorted(config.market.symbols))
         instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
@@ -113,8 +116,7 @@ class Engine:
         self._matching: MatchingExchange | None = matching
         self._venue: ReportingExchange | None = venue
         self.risk.set_reconciled(venue is None)
-        mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
-        self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
+        self.signals: SignalEngine = _signals(config) if front is None else front.signals
         self.states = {
             symbol: InstrumentState(
                 instruments[symbol],
@@ -131,7 +133,10 @@ class Engine:
             self.states, self.exchange, self.risk, self._decide, self._new_id, patience
         )
         self._predicts = predictor is not None
-        if predictor is not None:
+        if front is not None:
+            for symbol, state in self.states.items():
+                state.share(front.states[symbol], self.counts)
+        elif predictor is not None:
             for symbol, state in self.states.items():
                 state.fusion_inputs = FusionInputs(symbol, predictor, config.market.interval)
         self.market = MarketView(self.states, self.portfolio, self.signals, self.risk)
@@ -161,6 +166,7 @@ class Engine:
         self._fills_at_close = config.paper.fill == "close"
         # by symbol: targets that wait until the orders they replace are cancelled
         self._waiting: dict[str, Target] = {}
+        self._shares = front is not None
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
         self._kline = Kline  # an attribute is faster in compiled code than a module's global
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -188,12 +194,17 @@ class Engine:
         self._targets = strategy.targets  # the strategy's own list; the engine empties it
         self._keep_bars(strategy)
         self.route_bars()
-        self._wants_sentiment = strategy.overrides("on_sentiment")
+        self._wants_sentiment = strategy.wants("on_sentiment")
         strategy.attach(self.market, self._plots)
         strategy._on_notice = self._on_notice
 
     def _keep_bars(self, strategy: Strategy) -> None:
-        """Keep the histories of bars that the strategy declares, beginning with the bars at hand."""
+        """Keep the histories of bars that the strategy declares, beginning with the bars at hand.
+
+        An engine with a front reads the histories of that.
+        """
+        if self._shares:
+            return
         market = self._settings
         needed = {name: int(bars) for name, bars in bars_needed(self.version).items() if bars.isdecimal()}
         intervals = declared_intervals(strategy, market.interval, calendar=market.calendar_bars)
@@ -211,7 +222,7 @@ class Engine:
     def route_bars(self) -> None:
         """Choose what a closed bar calls, so that a strategy pays nothing for what it doesn't use."""
         self._call_on_kline = self._callbacks.on_kline
-        self._wants_klines = self.strategy.overrides("on_kline")
+        self._wants_klines = self.strategy.wants("on_kline")
         if self.strategy.overrides("on_bar"):
             self._call_on_kline, self._wants_klines = self._call_on_bars, True
         self._forward = self._call_on_kline
@@ -356,19 +367,50 @@ class Engine:
             self._period = now
         if now > self.market.now:
             self.market.now = now
-        matching = self._matching
         if not confirm:
-            state.position.mark = close
-            if state.book and matching is not None:
-                matching.on_price(kline)
-            if now >= self.exchange.next_expiry:
-                self.exchange.expire(now)
-            if self.flattener.pursuits:
-                self.flattener.pursue(self.market.now)
-            self._act()
+            self.meet_open_bar(state, kline)
             return
         state.last_start = start
         state.next_start = closed
+        self.meet_bar(state, kline, now, opened, high, low, close)
+        state.tracker.advance(start, high, low, close, volume)
+        if state.history is not None:
+            state.history.add(start, closed, opened, high, low, close, volume)
+        if now >= self.signals.next_expiry:
+            self._expire_signals(now)
+        if state.fusion_inputs is not None and state.fusion_inputs.on_bar(start, high, low, close, volume):
+            self._predict(state, now)
+        if self._wants_klines:
+            self.market.subject = symbol
+            self._call_on_kline(kline, self.market)
+        if self._targets:
+            self._act()
+            if self._fills_at_close and self._matching is not None:
+                self._matching.at_close(kline)
+
+    def meet_open_bar(self, state: InstrumentState, kline: Kline) -> None:
+        """Let orders and pursuits meet the last price of an open bar."""
+        state.position.mark = kline.close
+        if state.book and self._matching is not None:
+            self._matching.on_price(kline)
+        if kline.available_at >= self.exchange.next_expiry:
+            self.exchange.expire(kline.available_at)
+        if self.flattener.pursuits:
+            self.flattener.pursue(self.market.now)
+        self._act()
+
+    def meet_bar(
+        self,
+        state: InstrumentState,
+        kline: Kline,
+        now: int,
+        opened: float,
+        high: float,
+        low: float,
+        close: float,
+    ) -> None:
+        """Let orders, position and pursuits meet a closed bar, which no feature has seen yet."""
+        matching = self._matching
         worst_long, worst_short, first = low, high, opened
         if matching is not None and (state.book or matching.held_funding):
             matching.on_kline(kline)
@@ -385,20 +427,6 @@ class Engine:
                 matching.liquidate(kline, price, first)
         if self.flattener.pursuits:
             self.flattener.pursue(self.market.now)
-        state.tracker.advance(start, high, low, close, volume)
-        if state.history is not None:
-            state.history.add(start, closed, opened, high, low, close, volume)
-        if now >= self.signals.next_expiry:
-            self._expire_signals(now)
-        if state.fusion_inputs is not None and state.fusion_inputs.on_bar(start, high, low, close, volume):
-            self._predict(state, now)
-        if self._wants_klines:
-            self.market.subject = symbol
-            self._call_on_kline(kline, self.market)
-        if self._targets:
-            self._act()
-            if self._fills_at_close and matching is not None:
-                matching.at_close(kline)
 
     def _fits(self, state: InstrumentState, kline: Kline) -> bool:
         """Return whether to use a bar other than the expected next one: the first bar, or one after a gap."""
@@ -708,18 +736,23 @@ class Engine:
         ts = self._period
         risk = self.risk
         if equity > risk.ceiling or equity <= risk.floor or ts >= risk.next_day:
-            halted = risk.halted
-            risk.on_equity(ts, equity)
-            if risk.state is RiskState.HALTED:
-                self._cancel_entries("halted")
-                if not halted and self._on_drawdown == "flatten":
-                    self.close_positions("max_drawdown")
+            self.check_equity(ts, equity)
         self._sample_ts.append(ts)
         self._sample_equity.append(equity)
         self._sample_cash.append(cash)
         self._sample_exposure.append(gross)
         if len(self._sample_ts) >= self._equity_block:
             self._flush_samples()
+
+    def check_equity(self, ts: int, equity: float) -> None:
+        """Apply the limits of loss and drawdown to the equity at the end of the bar period `ts`."""
+        risk = self.risk
+        halted = risk.halted
+        risk.on_equity(ts, equity)
+        if risk.state is RiskState.HALTED:
+            self._cancel_entries("halted")
+            if not halted and self._on_drawdown == "flatten":
+                self.close_positions("max_drawdown")
 
     def _flush_samples(self) -> None:
         self._sink.equity(self._sample_ts, self._sample_equity, self._sample_cash, self._sample_exposure)
@@ -903,3 +936,8 @@ class Engine:
             self.counts[f"targets below 0 in {target.symbol}, which can't be sold short"] += 1
         elif self.portfolio.equity() > 0:
             self.counts[f"targets in {target.symbol} smaller than one lot, {rules.qty_step}"] += 1
+
+
+def _signals(config: CoreConfig) -> SignalEngine:
+    mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
+    return SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)

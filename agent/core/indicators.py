@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
-from agent.core.bar_history import Column, SymbolHistory
+from agent.core.bar_history import BarSeries, Column, SymbolHistory
 from agent.core.errors import StrategyError, did_you_mean
 from agent.core.indicator_windows import CUMULATIVE, NOT_ON_WINDOWS, bars_before
 
@@ -58,10 +58,15 @@ class Indicators:
         self._source: BarSource | None = None
         self._plans: dict[tuple[Any, ...], _Plan] = {}
         self._values: dict[tuple[Any, ...], tuple[int, Any]] = {}
+        self._shared: dict[tuple[Any, ...], tuple[int, Any]] | None = None
 
     def attach(self, source: BarSource) -> None:
         """Take the bars from `source`."""
         self._source = source
+
+    def share(self, values: dict[tuple[Any, ...], tuple[int, Any]]) -> None:
+        """Keep values in `values`, which other indicators of the same bars share."""
+        self._shared = values
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -109,10 +114,30 @@ class Indicators:
             raise ValueError(f"history={history!r} is not a number of values")
         rows = plan.window + (history or 1) - 1
         bars.reserve(series, rows)
-        value = _compute(plan, series.columns(plan.inputs, rows), history)
+        if self._shared is None:
+            value = _compute(plan, series.columns(plan.inputs, rows), history)
+        else:
+            value = self._shared_value(key, plan, series, rows, history)
         if len(self._values) >= _MOST_VALUES:
             self._values.clear()
         self._values[key] = series.count, value
+        return value
+
+    def _shared_value(
+        self, key: tuple[Any, ...], plan: _Plan, series: BarSeries, rows: int, history: int | None
+    ) -> Any:
+        """Return the value that others have computed from as many bars, or compute it for them."""
+        shared = self._shared
+        if shared is None:
+            raise AssertionError("nothing is shared")
+        what, count = (*key, series.available(rows)), series.count
+        known = shared.get(what)
+        if known is not None and known[0] == count:
+            return known[1]
+        value = _compute(plan, series.columns(plan.inputs, rows), history)
+        if len(shared) >= _MOST_VALUES:
+            shared.clear()
+        shared[what] = count, value
         return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import nan
 
 from agent.core.bar_history import Bars, SymbolHistory
@@ -15,6 +16,7 @@ from agent.core.portfolio import Portfolio, Position
 from agent.core.position_view import PositionView
 from agent.core.risk import RiskManager
 from agent.core.settings import MarketConfig
+from agent.core.shared_history import SharedHistory
 from agent.core.signals import SignalEngine
 
 
@@ -51,6 +53,13 @@ class InstrumentState:
         self.prediction: Prediction | None = None
         self.history: SymbolHistory | None = None  # set if the strategy declares intervals
         self.view: PositionView | None = None  # the last one, for as long as it has the position's size
+
+    def share(self, front: InstrumentState, counts: Counter[str]) -> None:
+        """Read the features, bars and fusion inputs of the same symbol's state in another engine."""
+        self.tracker = front.tracker
+        self.fusion_inputs = front.fusion_inputs
+        if front.history is not None:
+            self.history = SharedHistory(front.history, counts)
 
     def start_anew(self) -> None:
         """Reset the features and the prediction after missing bars."""

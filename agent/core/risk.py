@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from math import inf
-from typing import Protocol
+from typing import Final, Protocol
 
 from agent.core.durations import format_duration
 from agent.core.events import DAY_MS, MINUTE_MS, RiskEvent, RiskState
@@ -59,6 +59,9 @@ STRATEGY = "strategy"
 """Rule that halts a live run whose strategy raised an error."""
 
 _MANUAL = "command"
+
+_BY_STATE: Final = {state: f"state {state.value}" for state in (RiskState.REDUCING, RiskState.HALTED)}
+"""Rules of refusals by the state."""
 
 
 class AccountLimits(Protocol):
@@ -261,6 +264,13 @@ class RiskManager:
         """Return the number of orders that were allowed in the last minute, without reductions."""
         return sum(at > now - MINUTE_MS for at in self._sent)
 
+    def refuses_again(self, symbol: str) -> bool:
+        """Return whether an order that opens a position in `symbol` would be refused by the state, as the
+        last one was.
+        """
+        refused = self._refused.get(symbol)
+        return refused is not None and refused == _BY_STATE.get(self.state) and self.ready
+
     def allows(
         self,
         now: int,
@@ -298,7 +308,7 @@ class RiskManager:
         elif not self.reconciled:
             rule, detail = "unreconciled", "the venue's account is not known yet"
         elif self.state is not RiskState.ACTIVE:
-            rule, detail = f"state {self.state.value}", self.rule
+            rule, detail = _BY_STATE[self.state], self.rule
         elif equity <= 0:
             rule, detail = "equity", f"{equity:.2f}"
         elif self.is_stale(data_age):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from math import isfinite
 from typing import Any, ClassVar, Final, Generic, Protocol, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
@@ -36,7 +37,7 @@ from agent.core.events import (
 from agent.core.features import Features
 from agent.core.indicators import BarSource, Indicators
 from agent.core.position_view import PositionView
-from agent.core.target import TakeProfit, Target, checked_target, number_of
+from agent.core.target import TakeProfit, Target, checked_target, number_of, plain_target
 
 __all__ = ["BUY", "HOLD", "SELL", "Bar", "Bars", "Features", "Fill", "Kline", "Market", "News"]
 __all__ += ["PositionView", "Prediction", "Sentiment", "Signal", "Strategy", "StrategyParams", "Target"]
@@ -202,6 +203,11 @@ class Strategy(Generic[P]):
         Raises ValueError or TypeError if a number is not finite, a price is not above 0, or a distance is an
         absolute price or on the wrong side.
         """
+        plain = limit is None and stop is None and take_profit is None and trail is None
+        plain = plain and qty is None and risk is None and stop_entry is None and expire is None
+        if plain and type(weight) is float and isfinite(weight):  # most targets: there is no more to check
+            self.targets.append(plain_target(symbol, weight, tif, reason, loosen))
+            return
         self.targets.append(
             checked_target(
                 symbol,
@@ -259,6 +265,14 @@ class Strategy(Generic[P]):
     def overrides(cls, *methods: str) -> bool:
         """Return whether the class overrides any of these `on_…` methods."""
         return any(getattr(cls, method) is not getattr(Strategy, method) for method in methods)
+
+    def wants(self, method: str) -> bool:
+        """Return whether the engine calls this `on_…` method: by default, if the class overrides it.
+
+        Override `wants` if that depends on the parameters. A strategy that is not called for every bar costs
+        little in `tapewire sweep`.
+        """
+        return self.overrides(method)
 
     def snapshot(self) -> Any:
         """Return the state as plain data: numbers, strings, decimals and containers of them.

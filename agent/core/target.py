@@ -59,6 +59,18 @@ class Target(NamedTuple):
         )
 
 
+def plain_target(symbol: str, weight: float, tif: TimeInForce, reason: str, loosen: object) -> Target:
+    """Return a target that is a weight, which must be finite."""
+    # A NamedTuple's own constructor takes three times as long
+    return tuple.__new__(
+        Target,
+        (symbol, weight, *_NOTHING, tif, reason, None, None, None, bool(loosen), (), None, None),
+    )
+
+
+_NOTHING: Final = (None, None, None)  # no limit, stop or take-profit
+
+
 def checked_target(
     symbol: str,
     weight: Any,

@@ -28,6 +28,7 @@ from agent.core.events import Order, OrderType, Side
 from agent.core.flatten import Pursuit
 from agent.core.fusion_inputs import FusionInputs
 from agent.core.orders import WorkingOrder
+from agent.core.rolling_mean import MeanCross, RollingMean
 from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
 from agent.core.trading_engine import TradingEngine
@@ -117,6 +118,8 @@ _BLANK: Final = {
     "agent.core.orders:WorkingOrder": lambda: WorkingOrder(_BLANK_ORDER, 0),
     "agent.core.venue:SentOrder": lambda: SentOrder(_BLANK_ORDER, 0, 0.0),
     "agent.core.flatten:Pursuit": lambda: Pursuit(0, ""),
+    "agent.core.rolling_mean:RollingMean": lambda: RollingMean(1),
+    "agent.core.rolling_mean:MeanCross": lambda: MeanCross(1, 2),
 }
 
 

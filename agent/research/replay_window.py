@@ -12,11 +12,13 @@ from agent.analysis.daily import daily_returns
 from agent.analysis.run_metrics import Metrics
 from agent.config import Config, parse
 from agent.core.engine import Engine
+from agent.core.errors import StrategyError
 from agent.core.events import Decision, Event, Fill, FundingPayment
 from agent.core.sinks import NullSink
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
-from agent.replay.backtest import rare_collection, replay
+from agent.replay.backtest import Progress, rare_collection, replay
+from agent.replay.batch import BatchVariant, run_variants
 from agent.replay.history import History, Plan
 from strategies import blaming, load_strategy
 
@@ -94,6 +96,26 @@ class LoadedWindow:
         capital = float(history.config.account.initial_capital)
         days, returns = window_daily_returns(log.ts, log.equity_samples, metrics, capital)
         return WindowResult(metrics, days, returns, log.fills_and_funding)
+
+    def replay_batch(
+        self, variants: Sequence[dict[str, Any]], *, progress: Progress | None = None
+    ) -> list[NDArray[np.float64]]:
+        """Replay the window in one pass for all sets of parameters; return the daily returns of each.
+
+        They are those of `replay`. Raises StrategyError for the first error of a strategy's own code.
+        """
+        history = self.history
+        running = [BatchVariant(history, params, keeps=True) for params in variants]
+        benchmark = run_variants(history, running, [self.market_events, self.news_events], progress=progress)
+        capital = float(history.config.account.initial_capital)
+        found = []
+        for one in running:
+            if one.error:
+                raise StrategyError(one.error)
+            sink = one.sink
+            metrics = one.metrics(benchmark)
+            found.append(window_daily_returns(sink.hours, sink.hourly_equity, metrics, capital)[1])
+        return found
 
     def decide(self, events: Iterable[Event]) -> list[NumberedDecision]:
         """Return the decisions of a fresh engine on `events`. Open positions are not closed at the end."""

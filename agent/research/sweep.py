@@ -17,6 +17,7 @@ from agent.research.replay_window import with_params
 class _Part(NamedTuple):
     inputs: ReplayInputs
     variants: list[dict[str, Any]]
+    digests: bool
 
 
 def sweep(
@@ -24,44 +25,48 @@ def sweep(
     variants: Sequence[dict[str, Any]],
     *,
     jobs: int = 1,
+    digests: bool = False,
     advance: Advance | None = None,
 ) -> list[SweepResult]:
     """Replay the settled window of `inputs` with each set of parameters; results are in their order.
 
-    `jobs` processes share the variants; each of them reads the window once. `advance` is called after the
-    part of a process. Raises as `replay_batch`, LeakageError, ModelError.
+    `jobs` processes share the variants; each of them reads the window once for all that need the same
+    warm-up. With `digests` the results have the heads of the chains of decisions. `advance` is called after
+    the part of a process. Raises as `replay_batch`, LeakageError, ModelError.
     """
     jobs = max(1, min(jobs, len(variants)))
-    parts = [_Part(inputs, list(variants[number::jobs])) for number in range(jobs)]
+    parts = [_Part(inputs, list(variants[number::jobs]), digests) for number in range(jobs)]
     done = run_parallel(_replay_part, parts, jobs=jobs, advance=advance)
     return [done[number % jobs][number // jobs] for number in range(len(variants))]
 
 
 def _replay_part(part: _Part) -> list[SweepResult]:
-    inputs = part.inputs
+    inputs, variants = part.inputs, part.variants
+    results: dict[int, SweepResult] = {}
     with inputs.database() as database:
         scorer = inputs.scoring(database, inputs.whole_window.start).scorer
-        results: dict[int, SweepResult] = {}
-        for warm_up, numbers in _by_warm_up(part):
-            history = History(inputs.plan._replace(warm_up=warm_up), inputs.config)
-            variants = [part.variants[number] for number in numbers]
-            found = replay_batch(history, variants, history.sources(scorer=scorer))
-            results |= dict(zip(numbers, found, strict=True))
-    return [results[number] for number in range(len(part.variants))]
+        for needed, numbers in _by_warm_up(inputs, variants):
+            history = History(inputs.plan._replace(warm_up=needed), inputs.config)
+            chosen = [variants[number] for number in numbers]
+            found = replay_batch(history, chosen, history.sources(scorer=scorer), digests=part.digests)
+            results.update(zip(numbers, found, strict=True))
+    return [results[number] for number in range(len(variants))]
 
 
-def _by_warm_up(part: _Part) -> list[tuple[dict[str, int], list[int]]]:
-    """Group the numbers of the variants by the warm-up that each reads when it is run alone."""
-    groups: list[tuple[dict[str, int], list[int]]] = []
-    for number, params in enumerate(part.variants):
-        needed = needed_bars(with_params(part.inputs.config, params))
-        for warm_up, numbers in groups:
-            if warm_up == needed:
-                numbers.append(number)
-                break
-        else:
-            groups.append((needed, [number]))
-    return groups
+def _by_warm_up(
+    inputs: ReplayInputs, variants: Sequence[dict[str, Any]]
+) -> list[tuple[dict[str, int], list[int]]]:
+    """Return the numbers of the variants by the history that they need before the start.
+
+    Alone, a variant would read no more and no less. Variants with other needs don't share a pass.
+    """
+    history = History(inputs.plan, inputs.config)
+    stated = inputs.plan.warm_up
+    groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
+    for number, params in enumerate(variants):
+        needed = needed_bars(with_params(history.config, params)) if stated is None else stated
+        groups.setdefault(tuple(needed.items()), []).append(number)
+    return [(dict(needed), numbers) for needed, numbers in groups.items()]
 
 
 def record_variant(inputs: ReplayInputs, params: dict[str, Any]) -> str:

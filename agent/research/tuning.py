@@ -2,87 +2,58 @@
 
 The best parameters are then tested on held-out time that no trial has seen.
 
-A trial replays the in-sample folds one by one and reports after each, so that hopeless trials are pruned. The
-study is stored in a database: any number of processes on any number of machines can work on it, and it can be
-resumed.
+Trials are drawn in batches. A batch replays the in-sample folds one by one, each in one pass for all of its
+trials; the trials report after each fold, and hopeless ones are pruned and leave the batch. The study is
+stored in a database: any number of processes on any number of machines can work on it, and it can be resumed.
+
+The trials of a batch are drawn before any of them has a result. The sampler takes the running ones for bad
+ones (`constant_liar`), so that it draws them apart from each other, and learns from a batch at once: a search
+of n trials in batches of k has learnt n / k times. A median to be pruned by is that of the batches before.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from agent import __version__
 from agent.analysis.overfitting import Overfitting, overfitting
 from agent.analysis.significance import deflated_sharpe, sharpe
-from agent.core.errors import ConfigError, StoreError, UsageError
+from agent.core.errors import ConfigError, UsageError
 from agent.core.events import DAY_MS
-from agent.data.columns import content_hash
 from agent.research.assessment import PERIODS_PER_YEAR
 from agent.research.fitters import NoFitter
 from agent.research.folds import Fold, Window, make_folds
 from agent.research.parallel import Advance, run_parallel
-from agent.research.parameter_space import ParameterRange
-from agent.research.replay_inputs import ReplayInputs
 from agent.research.replay_window import LoadedWindow, with_params
+from agent.research.study import (
+    HEARTBEAT,
+    STORAGE,
+    Search,
+    count_trials,
+    open_study,
+    storage_error,
+    study_name,
+)
 from agent.research.walk_forward import FOLDER, Settings, WalkForward, walk_forward
-from models.cards import read_card
-from models.sentiment.open_scorer import fingerprint_of
-from strategies import load_strategy, source_hash
+from strategies import load_strategy
 from strategies.description import Value
 
 if TYPE_CHECKING:
     import optuna
 
-STORAGE: Final = "sqlite:///var/tune.db"
-_HEARTBEAT: Final = 60  # seconds; a trial counts as failed after two without a heartbeat
+__all__ = ["STORAGE", "Search", "TuningResult", "count_trials", "evaluate_best", "split", "study_name"]
+__all__ += ["toml_snippet", "tune"]
+
 _NO_SHARPE: Final = -10.0  # value of a trial without a Sharpe ratio, which must not win
-
-
-class Search(NamedTuple):
-    """A search: parameter ranges, in-sample folds and settings. It can be sent to other processes."""
-
-    inputs: ReplayInputs
-    ranges: list[ParameterRange]
-    folds: list[Fold]
-    study: str
-    storage: str
-    trials: int  # of the study, over all processes
-    warmup: int = 0
-    prune: bool = True
-    seed: int = 0
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """Everything that a trial's result depends on. Two searches may share a study if this is equal.
-
-        Files are identified by their content, models by their fingerprints, the strategy by its source.
-        """
-        plan, config = self.inputs.plan, self.inputs.config
-        return {
-            "version": __version__,
-            "config": config.persisted(),
-            "strategy": source_hash(config.strategy.name),
-            "folds": [list(fold.test) for fold in self.folds],
-            "warmup": self.warmup,
-            "ranges": msgspec.to_builtins(self.ranges),
-            "klines": [[symbol, _file_hash(path)] for path, symbol in plan.klines],
-            "timezone": plan.timezone,
-            "news": _file_hash(plan.news),
-            "sentiment": _file_hash(plan.sentiment),
-            "funding": _file_hash(plan.funding),
-            "model": fingerprint_of(config.model.path, config) if plan.news is not None else None,
-            "fusion": _fingerprint(Path(config.fusion.path).expanduser()) if config.fusion.path else None,
-        }
 
 
 class TuningResult(msgspec.Struct, frozen=True):
@@ -111,24 +82,6 @@ class TuningResult(msgspec.Struct, frozen=True):
     reused: int = 0
 
 
-_FILE_HASHES: Final[dict[tuple[Path, int, int], str]] = {}
-
-
-def _file_hash(path: Path | None) -> str | None:
-    """Return the SHA-256 of a file, cached until its size or modification time changes."""
-    if path is None:
-        return None
-    state = path.stat()
-    key = path, state.st_size, state.st_mtime_ns
-    if key not in _FILE_HASHES:
-        _FILE_HASHES[key] = content_hash(path)
-    return _FILE_HASHES[key]
-
-
-def _fingerprint(folder: Path) -> str:
-    return read_card(folder).fingerprint
-
-
 def split(start: int, end: int, *, holdout: int, embargo: int, folds: int) -> tuple[list[Fold], Fold]:
     """Split into in-sample folds over [start, end - holdout - embargo) and the held-out fold.
 
@@ -147,30 +100,31 @@ def split(start: int, end: int, *, holdout: int, embargo: int, folds: int) -> tu
     return found, Fold(1, Window(end - holdout, end - holdout), Window(end - holdout, end))
 
 
-def study_name(search: Search) -> str:
-    """Return a study name that depends only on what the search computes."""
-    described = json.dumps(search.described, sort_keys=True, default=str)
-    digest = hashlib.blake2b(described.encode(), digest_size=4).hexdigest()
-    return f"{search.inputs.config.strategy.name.replace(':', '.')}-{digest}"
-
-
 def tune(search: Search, *, workers: int = 1, advance: Advance | None = None) -> None:
     """Run the trials that the study still lacks, over `workers` processes.
 
     Raises what replays raise, StoreError, UsageError.
 
-    With one worker the same seed gives the same trials; a resumed study draws new ones.
+    With one worker the same seed and batch give the same trials; a resumed study draws new ones. `advance` is
+    called once for each trial.
     """
-    missing = range(count_trials(search), search.trials)
+    done = count_trials(search)
+    missing = max(0, search.trials - done)
+    size = max(1, min(search.batch, -(-missing // workers)))
+    batches = [
+        _Batch(search, first, min(size, search.trials - first)) for first in range(done, search.trials, size)
+    ]
+    sizes = iter([batch.size for batch in batches])
+
+    def advance_batch() -> None:
+        for _ in range(next(sizes)):
+            if advance is not None:
+                advance()
+
     try:
-        run_parallel(_run_trial, [(search, number) for number in missing], jobs=workers, advance=advance)
+        run_parallel(_run_trials, batches, jobs=workers, advance=advance_batch)
     finally:
         _LOADED.clear()
-
-
-def count_trials(search: Search) -> int:
-    """Return how many trials the study already has. Creates the study if it doesn't exist."""
-    return len(_open_study(search, create=True).get_trials(deepcopy=False))
 
 
 def evaluate_best(
@@ -179,7 +133,7 @@ def evaluate_best(
     """Test the study's best parameters on the held-out time. Raises UsageError if no trial is complete."""
     import optuna
 
-    study = _open_study(search, create=False)
+    study = open_study(search, create=False).study
     trials = study.get_trials(deepcopy=False)
     valued = [trial for trial in trials if trial.user_attrs.get("sharpe") is not None]
     complete = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
@@ -235,20 +189,47 @@ def toml_snippet(result: TuningResult, strategy: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-# -- a trial, in any process --------------------------------------------------------------------------------
+# -- a batch of trials, in any process ----------------------------------------------------------------------
+
+
+class _Batch(NamedTuple):
+    """`size` trials of a search, the first of which is number `first`."""
+
+    search: Search
+    first: int
+    size: int
 
 
 class _LoadedSearch(NamedTuple):
     study: optuna.Study
+    storage: optuna.storages.RDBStorage
     windows: list[LoadedWindow]
 
 
+class _RunningTrial:
+    """A trial with the daily returns of the folds so far."""
+
+    def __init__(self, trial: optuna.Trial, params: dict[str, Any]) -> None:
+        self.trial = trial
+        self.params = params
+        self.returns = np.empty(0)
+        self.value = _NO_SHARPE
+
+    def report(self, fold: int, returns: NDArray[np.float64]) -> None:
+        """Add the returns of a fold, and report the annual Sharpe ratio so far."""
+        self.returns = np.concatenate((self.returns, returns))
+        ratio = sharpe(self.returns)
+        self.value = _NO_SHARPE if ratio is None else ratio * PERIODS_PER_YEAR**0.5
+        self.trial.set_user_attr("sharpe", ratio or 0.0)
+        self.trial.report(self.value, fold)
+
+
 _LOADED: dict[str, _LoadedSearch] = {}
-"""The study that this process works on, kept between trials."""
+"""The study that this process works on, kept between batches."""
 
 
-def _run_trial(task: tuple[Search, int]) -> None:
-    search, number = task
+def _run_trials(batch: _Batch) -> None:
+    search = batch.search
     key = search.study + search.storage
     loaded = _LOADED.get(key)
     if loaded is None:
@@ -258,19 +239,63 @@ def _run_trial(task: tuple[Search, int]) -> None:
             search.inputs.load_window(fold.test, warmup=search.warmup, close_out=True, judged_from=end)
             for fold in search.folds
         ]
-        study = _open_study(search, create=False, seed=search.seed + number)
-        loaded = _LOADED[key] = _LoadedSearch(study, windows)
-    if len(loaded.study.get_trials(deepcopy=False)) < search.trials:
-        try:
-            loaded.study.optimize(lambda trial: _value(trial, search, loaded.windows), n_trials=1)
-        except SQLAlchemyError as error:
-            raise _storage_error(search.storage, error) from None
+        opened = open_study(search, create=False, seed=search.seed + batch.first)
+        loaded = _LOADED[key] = _LoadedSearch(*opened, windows)
+    try:
+        missing = search.trials - len(loaded.study.get_trials(deepcopy=False))  # others may work on it
+        _evaluate(loaded, search, min(batch.size, missing))
+    except SQLAlchemyError as error:
+        raise storage_error(search.storage, error) from None
 
 
-def _value(trial: optuna.Trial, search: Search, windows: Sequence[LoadedWindow]) -> float:
-    """Return the annual Sharpe ratio over all folds; report the ratio so far after each."""
+def _evaluate(loaded: _LoadedSearch, search: Search, count: int) -> None:
+    """Draw `count` trials and evaluate them together: the annual Sharpe ratio over all folds.
+
+    Their state is `FAIL` after an error.
+    """
+    study, windows = loaded.study, loaded.windows
+    trials = _ask(study, count)
+    unfinished = {trial.number: trial for trial in trials}
+    try:
+        running = [one for trial in trials if (one := _begin(study, search, trial)) is not None]
+        alive = {one.trial.number for one in running}
+        for number in unfinished.keys() - alive:
+            del unfinished[number]
+        pulse = _Pulse(loaded.storage)
+        for fold, window in enumerate(windows):
+            pulse.trials = [one.trial for one in running]
+            pulse.beat()
+            found = window.replay_batch([one.params for one in running], progress=pulse.on_progress)
+            for one, returns in zip(running, found, strict=True):
+                one.report(fold, returns)
+            if fold + 1 < len(windows):
+                for one in [one for one in running if one.trial.should_prune()]:
+                    study.tell(one.trial, state=_states().PRUNED)
+                    del unfinished[one.trial.number]
+                    running.remove(one)
+            if not running:
+                break
+        for one in running:
+            one.trial.set_user_attr("returns", one.returns.tolist())
+            study.tell(one.trial, one.value)
+            del unfinished[one.trial.number]
+    finally:
+        for trial in unfinished.values():
+            study.tell(trial, state=_states().FAIL)
+
+
+def _ask(study: optuna.Study, count: int) -> list[optuna.Trial]:
+    """Draw trials. Trials of processes that have died count as failed."""
     import optuna
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna expects heartbeats from `optimize` only
+        optuna.storages.fail_stale_trials(study)
+        return [study.ask() for _ in range(count)]
+
+
+def _begin(study: optuna.Study, search: Search, trial: optuna.Trial) -> _RunningTrial | None:
+    """Choose the trial's parameters; None, and the trial is pruned, if the strategy refuses them."""
     params = {item.name: item.suggest(trial) for item in search.ranges}
     trial.set_user_attr("params", params)
     config = with_params(search.inputs.config, params)
@@ -278,85 +303,32 @@ def _value(trial: optuna.Trial, search: Search, windows: Sequence[LoadedWindow])
         load_strategy(config.strategy.name, config.strategy.params)
     except ConfigError as error:
         trial.set_user_attr("invalid", str(error))
-        raise optuna.TrialPruned(str(error)) from None
-    returns = np.empty(0)
-    value = _NO_SHARPE
-    for number, window in enumerate(windows):
-        returns = np.concatenate((returns, window.replay(config).returns))
-        ratio = sharpe(returns)
-        value = _NO_SHARPE if ratio is None else ratio * PERIODS_PER_YEAR**0.5
-        trial.set_user_attr("sharpe", ratio or 0.0)
-        trial.report(value, number)
-        if number + 1 < len(windows) and trial.should_prune():
-            raise optuna.TrialPruned
-    trial.set_user_attr("returns", returns.tolist())
-    return value
+        study.tell(trial, state=_states().PRUNED)
+        return None
+    return _RunningTrial(trial, params)
 
 
-def _open_study(search: Search, *, create: bool, seed: int | None = None) -> optuna.Study:
-    """Open the study. Raises UsageError if it is of another search, StoreError if it can't be opened."""
-    optuna = _import_optuna()
-    try:
-        url = make_url(search.storage)
-    except ArgumentError:
-        raise UsageError(
-            f"--storage {search.storage!r} is not a database URL",
-            hint="sqlite:///FILE or postgresql://HOST/NAME",
-        ) from None
-    arguments: dict[str, Any] = {}
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
-    elif url.get_backend_name() == "sqlite" and url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        arguments = {"connect_args": {"timeout": 60}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna marks these classes as experimental
-        sampler = optuna.samplers.TPESampler(seed=search.seed if seed is None else seed, constant_liar=True)
-        pruner = (
-            optuna.pruners.MedianPruner(n_startup_trials=8) if search.prune else optuna.pruners.NopPruner()
-        )
-        try:
-            storage = optuna.storages.RDBStorage(
-                url.render_as_string(hide_password=False),
-                engine_kwargs=arguments,
-                heartbeat_interval=_HEARTBEAT,
-            )
-            study = optuna.create_study(
-                storage=storage,
-                study_name=search.study,
-                direction="maximize",
-                sampler=sampler,
-                pruner=pruner,
-                load_if_exists=True,
-            )
-            if create and "search" not in study.user_attrs:
-                study.set_user_attr("search", msgspec.to_builtins(search.described))
-        except (SQLAlchemyError, ImportError) as error:
-            raise _storage_error(search.storage, error) from None
-    stored, own = (
-        study.user_attrs.get("search"),
-        json.loads(json.dumps(msgspec.to_builtins(search.described))),
-    )
-    if stored != own:
-        stored = stored if isinstance(stored, dict) else {}
-        differing = sorted(name for name in own.keys() | stored.keys() if own.get(name) != stored.get(name))
-        raise UsageError(
-            f"study {search.study} in the storage is of another search: {', '.join(differing)} differ",
-            hint="name another --study, or repeat its files and options",
-        )
-    return study
+class _Pulse:
+    """Tells the storage from time to time that the process works on its trials."""
+
+    def __init__(self, storage: optuna.storages.RDBStorage) -> None:
+        self.trials: list[optuna.Trial] = []
+        self._storage = storage
+        self._due = 0.0
+
+    def beat(self) -> None:
+        """Record a heartbeat of each trial."""
+        self._due = time.monotonic() + HEARTBEAT / 2
+        for trial in self.trials:
+            self._storage.record_heartbeat(trial._trial_id)
+
+    def on_progress(self, ts: int) -> None:
+        """Record heartbeats if they are due."""
+        if time.monotonic() >= self._due:
+            self.beat()
 
 
-def _import_optuna() -> Any:
-    try:
-        import optuna
-    except ModuleNotFoundError:
-        raise UsageError("tune needs Optuna", hint="pip install 'tapewire[research]'") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
+def _states() -> Any:
+    import optuna
 
-
-def _storage_error(storage: str, error: Exception) -> StoreError:
-    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-    url = make_url(storage).render_as_string(hide_password=True)
-    return StoreError(f"the study's storage {url} can't be used: {reason}")
+    return optuna.trial.TrialState

@@ -85,7 +85,7 @@ def test_each_variant_decides_as_a_run_alone_to_the_last_bit(
         more = {"sentiment": scores(tmp_path)}
     plan, config = Plan(((BTC, None), (ETH, None)), **more), configured(strategy, **sections)
     history = History(plan, config)
-    together = replay_batch(history, variants, history.sources())
+    together = replay_batch(history, variants, history.sources(), digests=True)
     assert together == [alone(plan, config, params) for params in variants]
     assert all(result.decisions > 10 for result in together)
     assert len({result.digest for result in together}) == len(variants)
@@ -100,7 +100,7 @@ def test_a_gap_in_the_bars_resets_every_variant(tmp_path: Path) -> None:
     plan, config = Plan(((file, None),)), configured(str(file_of_features))
     history = History(plan, config)
     variants = [{"depth": depth} for depth in (0.001, 0.002, 0.004)]
-    together = replay_batch(history, variants, history.sources())
+    together = replay_batch(history, variants, history.sources(), digests=True)
     assert together == [alone(plan, config, params) for params in variants]
     assert [result.decisions > 10 for result in together] == [True] * 3
 
@@ -131,13 +131,73 @@ class Dip(tw.Strategy[Params]):
 """
 
 
+HOURLY = """
+import tapewire as tw
+
+
+class Params(tw.StrategyParams):
+    hours: int = 2
+    minutes: bool = False
+
+
+class Hourly(tw.Strategy[Params]):
+    def __init__(self, params=None):
+        super().__init__(params)
+        self.intervals = ("5m", "30m") if self.params.minutes else ("1h",)
+
+    def on_bar(self, bar, market):
+        closes = market.bars(bar.symbol, bar.interval, 50).close
+        mean = self.ta.SMA(bar.symbol, bar.interval, timeperiod=self.params.hours)
+        self.target(bar.symbol, weight=0.4 if closes[-1] > mean else 0, stop=-0.01)
+"""
+
+
+def test_variants_that_declare_other_intervals_have_their_own_bars(tmp_path: Path) -> None:
+    file = tmp_path / "hourly.py"
+    file.write_text(HOURLY)
+    plan, config = Plan(((BTC, None), (ETH, None)), warm_up={}), configured(str(file))
+    history = History(plan, config)
+    variants = [{"hours": hours, "minutes": minutes} for hours in (2, 5) for minutes in (False, True)]
+    together = replay_batch(history, variants, history.sources(), digests=True)
+    assert together == [alone(plan, config, params) for params in variants]
+    assert all(result.decisions > 10 for result in together)
+
+
+def test_more_variants_than_go_together_are_still_those_of_runs_alone() -> None:
+    plan, config = Plan(((BTC, None),)), configured("sma_cross")
+    history = History(plan, config)
+    variants = [{"fast": fast, "slow": 40} for fast in range(2, 38)]  # 36, of which 32 go together
+    together = replay_batch(history, variants, history.sources(), digests=True)
+    assert [result.params for result in together] == variants
+    for at in (0, 31, 32, 35):
+        assert together[at] == alone(plan, config, variants[at])
+
+
+def test_results_without_digests_are_the_same(tmp_path: Path) -> None:
+    plan, config = Plan(((BTC, None),), sentiment=scores(tmp_path)), configured("sentiment")
+    history = History(plan, config)
+    fast = replay_batch(history, NEWS, history.sources())
+    history = History(plan, config)
+    chained = replay_batch(history, NEWS, history.sources(), digests=True)
+    assert fast == [result._replace(digest="") for result in chained]
+    assert all(result.digest for result in chained)
+
+
+@pytest.mark.parametrize("hold", [None, 600_000])
+def test_a_strategy_states_by_its_parameters_whether_it_wants_every_bar(hold: int | None) -> None:
+    strategy = load_strategy("sentiment", {"hold": hold})
+    assert strategy.wants("on_kline") is (hold is not None)
+    assert strategy.wants("on_signal")
+    assert not strategy.wants("on_news")
+
+
 def test_an_error_in_one_variant_ends_that_variant_only(tmp_path: Path) -> None:
     file = tmp_path / "dip.py"
     file.write_text(DIP)
     plan, config = Plan(((BTC, None),)), configured(str(file))
     history = History(plan, config)
     variants = [{}, {"fails_at": 300}, {"depth": 0.003}, {"fails_at": 300, "depth": 0.001}]
-    results = replay_batch(history, variants, history.sources())
+    results = replay_batch(history, variants, history.sources(), digests=True)
     assert [bool(result.error) for result in results] == [False, True, False, True]
     assert "dip.py, line 18: ValueError: no more" in results[1].error
     assert results[0] == alone(plan, config, {})
@@ -173,6 +233,24 @@ def test_sweep_lists_the_valid_combinations_as_single_backtests_have_them(
     )
     assert (rows[3]["final_equity"], rows[3]["trades"]) == (single["final_equity"], single["trades"])
     assert rows[3]["metrics"] == single["metrics"]
+    assert set(rows[3]) == {"params", "final_equity", "trades", "metrics", "decisions"}
+
+
+def test_each_variant_reads_the_warm_up_that_it_needs(tapewire: Tapewire, tmp_path: Path) -> None:
+    (tmp_path / "hourly.py").write_text(HOURLY)
+    args = ("--klines", BTC, "--strategy", tmp_path / "hourly.py", "--start", "2025-03-03", "--json")
+    rows = json.loads(tapewire("sweep", *args, "--range", "hours=2,9,5").out)
+    for row in rows:
+        single = json.loads(tapewire("backtest", *args, "--set", f"hours={row['params']['hours']}").out)
+        assert (row["final_equity"], row["metrics"]) == (single["final_equity"], single["metrics"])
+    assert len({row["final_equity"] for row in rows}) == 3
+
+
+def test_digests_tell_sweeps_apart(tapewire: Tapewire) -> None:
+    args = ("sweep", "--klines", BTC, "--strategy", "sma_cross", "--range", "fast=10,20", "--digests")
+    rows = [json.loads(tapewire(*args, "--json").out) for _ in range(2)]
+    assert rows[0] == rows[1]
+    assert len({row["digest"] for row in rows[0]}) == 2
 
 
 def test_stored_variants_are_runs_that_verify(tapewire: Tapewire) -> None:

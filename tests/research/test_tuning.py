@@ -13,6 +13,8 @@ import pytest
 from agent.config import load
 from agent.core.errors import UsageError
 from agent.core.events import DAY_MS
+from agent.replay.history import Plan
+from agent.research.replay_window import LoadedWindow, with_overrides, with_params
 from agent.research.tuning import split
 from strategies import source_hash
 from tests.cli.conftest import Outcome
@@ -75,6 +77,77 @@ def test_the_same_seed_makes_the_same_trials_and_a_study_is_resumed(tapewire: Ta
     assert [t.params for t in resumed[:4]] == [t.params for t in trials(study, "sqlite:///two.db")]
     assert len({tuple(t.params.items()) for t in resumed}) == 7  # the resumed ones are new
     assert again["value"] == first["value"] <= more["value"]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 50])
+def test_a_batch_finds_what_each_of_its_trials_finds_alone(
+    tapewire: Tapewire, klines: Path, batch: int
+) -> None:
+    args = ("--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 7, "--no-prune")
+    result = tuned(tapewire, *args, "--batch", batch)
+    found = [t for t in trials(result["study"]) if "invalid" not in t.user_attrs]
+    assert len(found) == 7 - result["invalid"] > 3
+    plan = Plan(((klines, None),))
+    config = with_overrides(load(), {"strategy": {"name": "sma_cross"}}, where="test")
+    folds, _ = split(START, START + 60 * DAY_MS, holdout=15 * DAY_MS, embargo=DAY_MS, folds=4)
+    for fold in folds:
+        window = LoadedWindow(
+            plan._replace(start=fold.test.start, end=fold.test.end, close_out=True, warmup=0), config
+        )
+        params = [t.user_attrs["params"] for t in found]
+        together = window.replay_batch(params)
+        alone = [window.replay(with_params(config, one)).returns for one in params]
+        assert [returns.tolist() for returns in together] == [returns.tolist() for returns in alone]
+        assert any(returns.any() for returns in alone)
+
+
+def test_trials_of_a_batch_are_drawn_before_any_has_a_result(tapewire: Tapewire, klines: Path) -> None:
+    args = ("--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 12, "--seed", 5)
+    drawn = {}
+    for batch in (1, 12):
+        result = tuned(tapewire, *args, "--batch", batch, "--storage", f"sqlite:///{batch}.db")
+        drawn[batch] = [t.params for t in trials(result["study"], f"sqlite:///{batch}.db")]
+    assert drawn[1][:10] == drawn[12][:10]  # the sampler's first ten are random
+    assert drawn[1] != drawn[12]
+
+
+def test_pruned_trials_leave_their_batch(tapewire: Tapewire, klines: Path) -> None:
+    args = ("--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 30, "--folds", 4, "--batch", 10)
+    result = tuned(tapewire, *args)
+    pruned = [
+        t
+        for t in trials(result["study"])
+        if t.state == optuna.trial.TrialState.PRUNED and "invalid" not in t.user_attrs
+    ]
+    assert len(pruned) == result["pruned"] > 0
+    assert all(t.number >= 10 and len(t.intermediate_values) < 4 for t in pruned)  # no median before
+    assert all("returns" not in t.user_attrs for t in pruned)
+
+
+def test_an_error_of_a_strategy_fails_the_trials_of_its_batch(
+    tapewire: Tapewire, klines: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    args = ("--klines", klines, "--strategy", tmp_path / "failing.py", "--range", "depth=0.1:0.9")
+    done = tapewire("tune", *args, "--holdout", "15d", "--trials", 3, "--study", "mine")
+    assert done.code == 1
+    assert "ValueError: no more" in done.err
+    assert [t.state for t in trials("mine")] == [optuna.trial.TrialState.FAIL] * 3
+
+
+FAILING = """
+import tapewire as tw
+
+
+class Params(tw.StrategyParams):
+    depth: float = 0.5
+
+
+class Mine(tw.Strategy[Params]):
+    def on_kline(self, kline, market):
+        if market.price(kline.symbol) > 0:
+            raise ValueError("no more")
+"""
 
 
 def test_processes_share_a_study(tapewire: Tapewire, klines: Path, database_url: str) -> None:
