@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -87,6 +88,13 @@ def test_few_modules_share_a_name() -> None:
     names.pop("__main__", None)
     shared = sorted(name for name, count in names.items() if count > 1)
     assert len(shared) <= MOST_MODULE_NAMES, shared
+
+
+def test_no_script_of_bench_hides_a_package() -> None:
+    """`python bench/X.py` puts bench first in the search path."""
+    scripts = {file.stem for file in (ROOT / "bench").glob("*.py")}
+    assert scripts
+    assert not scripts & {*PRODUCT, "tests", "bench", *sys.stdlib_module_names}
 
 
 def test_few_classes_share_a_name() -> None:
