@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,6 +25,21 @@ for _library in ("OMP", "OPENBLAS", "MKL"):
 
 # bitsandbytes compiles functions for the CPU while it is imported, which loads torch's compiler for a second
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
+@pytest.fixture(autouse=True)
+def left_alone() -> Iterator[None]:
+    """Undo what a test leaves in the process: modules of its temporary folder, and a log that writes to its
+    captured output.
+    """
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if "/pytest-of-" in file:
+            del sys.modules[name]
+    if structlog.is_configured():
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

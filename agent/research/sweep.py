@@ -60,11 +60,9 @@ def _by_warm_up(
 
     Alone, a variant would read no more and no less. Variants with other needs don't share a pass.
     """
-    history = History(inputs.plan, inputs.config)
-    stated = inputs.plan.warm_up
     groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
     for number, params in enumerate(variants):
-        needed = needed_bars(with_params(history.config, params)) if stated is None else stated
+        needed = needed_bars(with_params(inputs.config, params))
         groups.setdefault(tuple(needed.items()), []).append(number)
     return [(dict(needed), numbers) for needed, numbers in groups.items()]
 

@@ -116,8 +116,8 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
     match get_args(hint):
         case (item, end) if end is ...:
             return st.lists(_values(item), max_size=3).map(tuple)
-        case (first, second) if get_origin(hint) is tuple:
-            return st.tuples(_values(first), _values(second))
+        case items if items and get_origin(hint) is tuple:
+            return st.tuples(*map(_values, items))
         case (key, value):
             return st.dictionaries(_values(key), _values(value), max_size=3)
     raise TypeError(hint)

@@ -21,7 +21,7 @@ from tests.store.store_samples import ONE_OF_EACH, T0, a_run
 Script = list[list[Decision]]
 """The decisions on event 1, on event 2, …"""
 
-SIGNAL, PREDICTION, ORDER, _, _, UPDATE, FILL, PAYMENT, _, _, RISK, _ = ONE_OF_EACH
+SIGNAL, PREDICTION, ORDER, _, _, UPDATE, FILL, PAYMENT, _, _, RISK, *_ = ONE_OF_EACH
 SCRIPT: Script = [[SIGNAL], [], [PREDICTION, ORDER], [UPDATE, FILL], [PAYMENT], [RISK], []]
 OTHER = RiskEvent(T0, RiskState.HALTED, "max_drawdown")
 

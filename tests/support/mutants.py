@@ -13,7 +13,6 @@ from agent.config.live import BybitConfig
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, MINUTE_MS, AccountSnapshot, Decision, Event, Gap, Kline, OrderStatus
 from agent.core.flatten import Flattener
-from agent.live import pipeline as core_module
 from agent.live import run_record as record_module
 from agent.live.event_filter import EventFilter
 from agent.live.event_queue import EventQueue
@@ -30,6 +29,7 @@ from agent.live.market_data.price_band import PriceBand
 from agent.live.pipeline import Pipeline
 from agent.live.resume import ResumePoint
 from agent.live.scoring import SentimentConsumer
+from agent.replay import open_engine as core_module
 from agent.store.database import Database
 from agent.store.journal import Journal
 from agent.system.clock_discipline import DisciplinedClock
