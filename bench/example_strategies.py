@@ -1,7 +1,7 @@
 """Runs the strategies of examples/strategies on real bars; prints one JSON line for each.
 
-    python bench/example_strategies.py --klines BTCUSDT-1m.parquet --klines ETHUSDT-1m.parquet --start 2025-03-01
-        [--end 2025-06-01] [--news FILE] [--cuts 4] [--only NAME]
+    python bench/example_strategies.py --klines BTCUSDT-1m.parquet --klines ETHUSDT-1m.parquet \
+        --start 2025-03-01 [--end 2025-06-01] [--news FILE] [--cuts 4] [--only NAME]
 
 Each line states trades, return, whether `tapewire verify` finds the run identical, and whether `check
 startup` and `check lookahead` pass. `trials` is the number of different warm-ups that were compared.
