@@ -205,11 +205,6 @@ class SimulatedVenue:
 
     # -- trailing stops -------------------------------------------------------------------------------------
 
-    @property
-    def had_trailing_stops(self) -> bool:
-        """True once a trailing stop has been set."""
-        return bool(self._trail_history)
-
     def set_trailing_stop(self, symbol: str, distance: Decimal, at: float) -> None:
         """Set, change or remove the trailing stop of a position. Raises OrderNotFound without a position."""
         held = self.position(symbol)

@@ -221,10 +221,6 @@ class SimulationHarness:
         if self.venue is None or self.restored:
             return
         if self.backed_up and rng.random() < 0.2:
-            # What a trailing stop executed has no client id. If the store lost its order, the ledger lacks
-            # the trade: docs/proof.md names this gap
-            if self.venue.had_trailing_stops:
-                return
             self.log("older store restored")
             self.store.restore_copy(self.backup)
             self.restored = self.dropped = True

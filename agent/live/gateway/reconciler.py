@@ -137,8 +137,10 @@ class Reconciler:
         Those of lost orders are reported to the core in one command before.
         """
         executions = [e if e.id in self._execution_ids else self._tracker.named(e) for e in found]
-        lost = [e for e in executions if e.id not in self._execution_ids and self._is_of_lost_order(e)]
+        new = [e for e in executions if e.id not in self._execution_ids]
+        lost = [e for e in new if self._is_of_lost_order(e)]
         if lost:
+            lost += [e for e in new if e not in lost and self._is_of_unnamed_stop(e)]
             self._health.lost_executions += len(lost)
             self.report_loss(len({e.order_name for e in lost}), len(lost), min(e.ts for e in lost))
             self._counted |= {e.id for e in lost}
@@ -204,7 +206,23 @@ class Reconciler:
         """True for a trade of an order that the record lacks, or of another order under an id of ours."""
         if e.kind is not ExecutionKind.TRADE or e.symbol not in self._symbols or e.ts < self._started_at:
             return False
-        return self._is_lost(e.client_id) or self._tracker.is_of_another_order(e)
+        if self._is_lost(e.client_id) or self._tracker.is_of_another_order(e):
+            return True
+        return self._knows_of_loss and self._is_of_unnamed_stop(e)
+
+    def _is_of_unnamed_stop(self, e: Execution) -> bool:
+        """True for a trade of a trailing stop that the record lacks.
+
+        The venue makes its order and gives it no id of ours, so this means ours only if the record is known to
+        lack something.
+        """
+        tradable = e.kind is ExecutionKind.TRADE and e.symbol in self._symbols and e.ts >= self._started_at
+        return tradable and e.trailing and not e.client_id and self._foreign != "ignore"
+
+    @property
+    def _knows_of_loss(self) -> bool:
+        """True if the record of the run is known to lack a part of its history."""
+        return self._losses > 0 or self._account_state().unaccepted
 
     # -- orders ----------------------------------------------------------------------------------------------
 

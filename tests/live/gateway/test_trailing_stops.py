@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from agent.core.engine import Engine
-from agent.core.events import Fill, Kline, News, Order, OrderStatus, OrderType
+from agent.core.events import Command, Fill, Kline, News, Order, OrderStatus, OrderType, Side
+from agent.core.risk import OLDER_RECORD
 from agent.core.sinks import ListSink
 from agent.sandbox import Sandbox, SandboxOptions
 from agent.sandbox.faults import parse_fault
@@ -224,6 +225,36 @@ async def test_a_restarted_gateway_knows_the_trailing_stop_again(tmp_path: Path)
             harness.sandbox.venue.account.triggers.fire(SYMBOL, 48_000.0)  # 50,000 - 1,000 is above
             assert await again.ended(stop) is OrderStatus.FILLED
             assert again.exchange.held(SYMBOL) == 0
+
+
+@pytest.mark.parametrize("foreign", ["refuse", "adopt"])
+async def test_a_trade_of_a_stop_that_a_restored_record_lacks_is_booked(foreign: str, tmp_path: Path) -> None:
+    """The venue gives such a trade no id of ours: it is ours because the record lacks its entry, too."""
+    execution = {"foreign": foreign}
+    async with gateway_harness(tmp_path, execution=execution) as harness:
+        async with harness.trading():
+            now = harness.sandbox.clock.now()
+            harness.emit(Command("life", now, now, {"incarnation": "a" * 32}, "test"))
+            await harness.reconciled()
+            backup = list(harness.journal)
+            harness.want(0.1, trail=-0.02)
+            await held(harness)
+            harness.sandbox.venue.account.triggers.fire(SYMBOL, 48_000.0)
+            assert await harness.ended(trailing(harness)[0]) is OrderStatus.FILLED
+            cash = harness.engine.portfolio.cash
+        config = config_for(harness.sandbox, tmp_path, execution)
+        restarted = GatewayHarness(harness.sandbox, config, backup)
+        async with restarted.trading():
+            await restarted.reconciled()
+            fills = [one for one in restarted.sink.decisions if isinstance(one, Fill)]
+            bought, sold = (
+                sum(one.qty for one in fills if one.side is side) for side in (Side.BUY, Side.SELL)
+            )
+            assert bought == sold > 0
+            assert restarted.exchange.held(SYMBOL) == 0
+            assert restarted.engine.portfolio.cash == cash
+            assert restarted.engine.risk.rule == OLDER_RECORD
+            assert not restarted.exchange.drift
 
 
 async def test_a_trailing_stop_that_was_removed_by_hand_ends(tmp_path: Path) -> None:
