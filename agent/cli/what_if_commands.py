@@ -183,8 +183,10 @@ def _print_lives(found: WhatIf) -> None:
         err.print(
             "[bold red]the life as it was is not the recorded run[/]: tapewire verify shows where it differs"
         )
-    if found.as_recorded is None:
+    if found.on_paper is False:
         err.print("a run at a venue: both lives are folded on paper, with the costs in \\[paper]")
+    elif found.as_recorded is None:
+        err.print("the run did not complete, so the life as it was can't be compared with its record")
     first = found.difference
     if first is None:
         out.print(f"the change makes no difference, from event {found.begins:,} of {found.run.events:,} on")

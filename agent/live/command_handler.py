@@ -23,7 +23,7 @@ from agent.live.kill_file import KillSwitch
 from agent.live.kill_guard import KillGuard
 from agent.live.pipeline import Pipeline
 from agent.live.scoring import SentimentConsumer
-from agent.live.sleeve_commands import checked_args, result_of
+from agent.live.sleeve_requests import checked_args, result_of
 from agent.live.strategy_switch import HISTORY, SET, USE, StrategySwitch
 from agent.system.clock import Clock, iso
 

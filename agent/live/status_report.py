@@ -20,7 +20,7 @@ from agent.live.log import status as log_status
 from agent.live.model_drift import ModelDrift
 from agent.live.observers import RecentActivity
 from agent.live.run_record import RunRecord
-from agent.live.sleeve_commands import sleeve_statuses
+from agent.live.sleeve_requests import sleeve_statuses
 from agent.live.strategy_switch import current_label, current_params
 from agent.live.supervisor import Supervision
 from agent.system.clock_discipline import ClockStatus

@@ -179,8 +179,19 @@ def sources_of(config: Config) -> dict[str, str]:
 
 def check_sources(config: Config, run: Run) -> None:
     """Raise SafetyError unless the run's strategies are built in or are the files that it used."""
+    for name, recorded in recorded_strategies(config, run).values():
+        check_source(name, recorded)
+
+
+def recorded_strategies(config: Config, run: Run) -> dict[str, tuple[str, dict[str, str]]]:
+    """Return name and recorded source (see `source_of`) of a run's strategies by sleeve.
+
+    Without sleeves the only key is "".
+    """
+    found: dict[str, tuple[str, dict[str, str]]] = {}
     for sleeve, one in config.strategies().items():
         suffix = f":{sleeve}" if sleeve else ""
         keys = (SOURCE_FILE, SOURCE_SHA256)
         recorded = {key: run.versions[f"{key}{suffix}"] for key in keys if f"{key}{suffix}" in run.versions}
-        check_source(one.name if sleeve else run.strategy, recorded)
+        found[sleeve] = one.name if sleeve else run.strategy, recorded
+    return found

@@ -20,9 +20,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from sqlalchemy import Table, select, update
 
+from agent.analysis.report.report_data import recorded_config
 from agent.core.errors import DataError, SafetyError, UsageError
 from agent.core.events import Command, Sentiment, StrategyChange
 from agent.data.columns import content_hash
+from agent.replay.open_engine import recorded_strategies
+from agent.replay.verify import check_unchanged
 from agent.store import tables
 from agent.store.bundle_file import Bundle, Manifest, safe_name, write_bundle
 from agent.store.chain import BLOCK, JournalDigest
@@ -55,6 +58,7 @@ LEFT_OUT: Final[tuple[Table, ...]] = (
 )
 
 _ROWS: Final = 5_000
+_CODE: Final = "strategy"  # beginning of the folders with code
 _LARGEST_STORE: Final = 4_000_000_000
 """Bytes of the largest store that is unpacked, so that a small file can't fill the disk."""
 
@@ -81,12 +85,15 @@ def bundle_run(
     machine would be inside.
     """
     if run.status is RunStatus.RUNNING:
-        raise UsageError(f"run {run.id} goes on", hint="end it first: tapewire stop")
+        raise UsageError(
+            f"run {run.id} has not ended",
+            hint="stop the agent; a run that was killed ends with the next `tapewire run`",
+        )
     if target.exists():
         raise UsageError(f"{target} exists", hint="name a new file; a bundle replaces nothing")
     notes: list[str] = []
     files = _files_of(run, notes)
-    places = {str(path): name for name, path in files.items()} | _strategy_place(run, files)
+    places = {str(path): name for name, path in files.items()} | _strategy_places(run, files)
     members: dict[str, bytes] = {}
     left_out: list[str] = []
     for name, path in files.items():
@@ -121,7 +128,7 @@ def open_bundle(
     `inputs` by their hashes. Raises UsageError if one isn't there, DataError if the record contradicts the
     manifest, and SafetyError if the bundle brings its own strategy and `trust_strategy` is not set.
     """
-    code = [name for name in bundle.members if name.startswith("strategy/")]
+    code = [name for name in bundle.members if name.startswith(_CODE)]
     if code and not trust_strategy:
         raise SafetyError(
             f"the bundle brings its own strategy, which this would run: {', '.join(code)}",
@@ -158,23 +165,14 @@ def _files_of(run: Run, notes: list[str]) -> dict[str, Path]:
     """Return the files of a run by their names in the bundle. Raises UsageError and DataError."""
     found: dict[str, Path] = {}
     for number, item in enumerate(run.inputs, 1):
+        check_unchanged(item)
         path = Path(item.path)
-        if not path.is_file():
-            raise UsageError(f"{path}, an input of this run, does not exist", hint="put it back")
-        if content_hash(path) != item.sha256:
-            raise DataError(
-                f"{path} has changed since the run",
-                hint=f"the run needs the file with SHA-256 {item.sha256}",
-            )
         found[f"inputs/{number}-{safe_name(path.name)}"] = path
-    if run.config.get("sleeves"):
-        if any(key.startswith(f"{SOURCE_FILE}:") for key in run.versions):
-            raise UsageError(f"run {run.id} has sleeves with strategies in files, which a bundle can't hold")
-        return found
-    sources = source_files(run.strategy, run.versions)
-    found |= {f"strategy/{safe_name(path.name)}": path for path in sources}
-    if run.versions.get(SOURCE_FILE) and not sources:
-        notes.append(f"without the code of strategy {run.strategy}, which is part of a package")
+    for sleeve, (name, recorded) in recorded_strategies(recorded_config(run), run).items():
+        sources = source_files(name, recorded)
+        found |= {f"{_folder_of(sleeve)}/{safe_name(path.name)}": path for path in sources}
+        if recorded.get(SOURCE_FILE) and not sources:
+            notes.append(f"without the code of strategy {name}, which is part of a package")
     if fusion := run.config.get("fusion", {}).get("path"):
         folder = Path(fusion).expanduser()
         if not folder.is_dir():
@@ -183,12 +181,21 @@ def _files_of(run: Run, notes: list[str]) -> dict[str, Path]:
     return found
 
 
-def _strategy_place(run: Run, files: Mapping[str, Path]) -> dict[str, str]:
-    """Return the new name of a strategy that is named by its module: `mine:Mine` is in `strategy/mine.py`."""
-    module, _, name = run.strategy.partition(":")
-    source = run.versions.get(SOURCE_FILE, "")
-    place = next((place for place, path in files.items() if str(path) == source), "")
-    return {run.strategy: f"{place}:{name}"} if place and not module.endswith(".py") else {}
+def _folder_of(sleeve: str) -> str:
+    """Return the folder of a strategy's files; its files may import those beside them."""
+    return f"strategy-{sleeve}" if sleeve else "strategy"
+
+
+def _strategy_places(run: Run, files: Mapping[str, Path]) -> dict[str, str]:
+    """Return new names of strategies that are named by their module: `mine:Mine` is in `strategy/mine.py`."""
+    found: dict[str, str] = {}
+    for sleeve, (name, recorded) in recorded_strategies(recorded_config(run), run).items():
+        module, _, class_name = name.partition(":")
+        source, folder = recorded.get(SOURCE_FILE, ""), f"{_folder_of(sleeve)}/"
+        places = (place for place, path in files.items() if place.startswith(folder) and str(path) == source)
+        if not module.endswith(".py") and (place := next(places, "")):
+            found[name] = f"{place}:{class_name}"
+    return found
 
 
 def _relocated(run: Run, places: Mapping[str, str]) -> Run:
@@ -206,9 +213,13 @@ def _relocated(run: Run, places: Mapping[str, str]) -> Run:
             return f"{place}:{name}"
         return _place(value, places) or _without_folders(value)
 
+    strategy = moved(run.strategy)
+    if run.config.get("sleeves"):  # `Run.strategy` is "sleeve: strategy, sleeve: strategy"
+        pairs = (part.partition(": ") for part in run.strategy.split(", "))
+        strategy = ", ".join(f"{sleeve}{colon}{moved(name)}" for sleeve, colon, name in pairs)
     return msgspec.structs.replace(
         run,
-        strategy=moved(run.strategy),
+        strategy=strategy,
         config=moved(run.config),
         versions=moved(run.versions),
         inputs=tuple(msgspec.structs.replace(item, path=moved(item.path)) for item in run.inputs),
@@ -292,7 +303,10 @@ def _check_private(members: Mapping[str, bytes], run: Run) -> None:
             continue  # data of the user, as they are
         for text, what in private.items():
             if text.encode() in body:
-                raise SafetyError(f"{member} of the bundle would have {what} in it", hint="remove it there")
+                raise SafetyError(
+                    f"{member} of the bundle would have {what} in it",
+                    hint="keep paths and keys out of a strategy's file, its reasons and its notices",
+                )
 
 
 def _found_inputs(lacking: Mapping[str, str], folder: Path | None) -> dict[str, str]:

@@ -154,7 +154,7 @@ def _replayed_events(database: Database, run: Run, config: Config, window: dict[
         return next((Path(item.path) for item in run.inputs if item.role == role), None)
 
     for item in run.inputs:
-        _check_unchanged(item)
+        check_unchanged(item)
     klines = tuple((Path(item.path), item.symbol) for item in run.inputs if item.role == "klines")
     plan = Plan(klines, only("news"), only("sentiment"), only("funding"), **window)
     history = History(plan, config, recorded=True)
@@ -163,11 +163,12 @@ def _replayed_events(database: Database, run: Run, config: Config, window: dict[
     return merge(history.sources(sentiments=sentiments))
 
 
-def _check_unchanged(item: InputFile) -> None:
+def check_unchanged(item: InputFile) -> None:
+    """Raise UsageError if an input of a run is missing, and DataError if it has changed since the run."""
     path = Path(item.path)
     if not path.is_file():
         missing = f"{path}, an input of this run, does not exist"
-        raise UsageError(missing, hint="verify needs the input files at their original paths")
+        raise UsageError(missing, hint="put it back: the run is decided again from its inputs")
     if content_hash(path) != item.sha256:
         hint = f"the run needs the file with SHA-256 {item.sha256}"
         raise DataError(f"{path} has changed since the run", hint=hint)

@@ -47,7 +47,7 @@ from agent.replay.strategy_versions import StrategyVersions
 from agent.replay.verify import inputs
 from agent.store.chain import DecisionChain
 from agent.store.database import Database
-from agent.store.runs import Run, RunKind
+from agent.store.runs import Run, RunKind, RunStatus
 from strategies import blaming, create_strategy, load_strategy
 
 CHANGEABLE: Final = ("signals", "risk", "paper")
@@ -98,8 +98,8 @@ class FoldedLife(NamedTuple):
 class WhatIf(NamedTuple):
     """Both lives of a run.
 
-    `as_recorded` tells whether the unchanged one is the recorded run; it is None for a run at a venue, whose
-    lives are both folded on paper.
+    `as_recorded` is True if the unchanged one is the recorded run. It is None for a run that did not
+    complete, and for one at a venue, whose lives are both folded on paper.
     """
 
     run: Run
@@ -109,6 +109,7 @@ class WhatIf(NamedTuple):
     changed: FoldedLife
     difference: FirstDifference | None
     as_recorded: bool | None
+    on_paper: bool  # False for a run at a venue
 
 
 class RecordedInputs(NamedTuple):
@@ -121,6 +122,12 @@ class RecordedInputs(NamedTuple):
     predictor: Predictor | None
     versions: StrategyVersions
     on_paper: bool
+
+    @property
+    def measured_after(self) -> int:
+        """Time (UTC ms) up to which a backtest only reads history; its metrics begin there. 0 without any."""
+        window = self.run.config.get("window", {})
+        return (window.get("start") or 0) if window.get("warmup") or window.get("warm_up") else 0
 
     def strategy(self, name: str = "", params: Mapping[str, Any] | None = None) -> Strategy:
         """Create the strategy with which the run began, or another one or with other parameters.
@@ -228,14 +235,15 @@ def fold_on(
     if changed is None:
         raise AssertionError("begins is the number of an event")
     lives = as_it_was.finish(), changed.finish()
-    head = lives[0].decisions[-1].digest.hex() if lives[0].decisions else run.chain_head
+    comparable = source.on_paper and run.status is RunStatus.COMPLETE
     return WhatIf(
         run,
         begins,
         events[begins - 1].available_at,
         *lives,
         _first_difference(*lives, events),
-        head == run.chain_head if source.on_paper else None,
+        as_it_was.chain_head == run.chain_head if comparable else None,
+        source.on_paper,
     )
 
 
@@ -301,10 +309,10 @@ class _LifeRecord(NullSink):
         self.decisions: list[MadeDecision] = []
         self.times: list[int] = []
         self.values: list[float] = []
-        self._chain = DecisionChain()
+        self.chain = DecisionChain()
 
     def decision(self, decision: Decision) -> None:
-        digest = self._chain.add(decision, self.event_seq)
+        digest = self.chain.add(decision, self.event_seq)
         self.decisions.append(MadeDecision(self.event_seq, decision, digest))
 
     def equity(
@@ -337,14 +345,15 @@ class _LifeInProgress:
     ) -> None:
         self._config = config
         self._record = _LifeRecord()
-        self._sink = _ForwardingSink(BacktestSink(self._record, config))
+        self._after = source.measured_after
+        self._sink = _ForwardingSink(BacktestSink(self._record, config, after=self._after))
         self.engine = source.open_engine(self._sink, source.strategy(strategy, params), config)
         self._handle: Callable[[Event], None] = self.engine.handle
 
     def handle(self, number: int, event: Event) -> None:
         """Handle event `number`. Raises StrategyError if the strategy's own code fails."""
         self._record.event_seq = number
-        if event.__class__ is Kline:
+        if event.__class__ is Kline and event.ts > self._after:
             self._sink.inner.benchmark.add(event.symbol, event.ts, event.close)
         with blaming(self.engine.strategy):
             self._handle(event)
@@ -364,6 +373,11 @@ class _LifeInProgress:
         adopt_settings(other.engine, before, _LifeInProgress(source, config, name, params).engine)
         other._record, other._sink.inner = deepcopy((self._record, self._sink.inner))
         return other
+
+    @property
+    def chain_head(self) -> str:
+        """Head of the chain of its decisions, in hex."""
+        return self._record.chain.head
 
     def finish(self) -> FoldedLife:
         """Close the last bar period and measure."""

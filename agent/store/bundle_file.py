@@ -22,7 +22,7 @@ from agent.system.atomic import write_bytes
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
 
-_SAFE_NAME: Final = re.compile(r"(?:[a-z]+/)?[A-Za-z0-9_=-][A-Za-z0-9._=-]*")
+_SAFE_NAME: Final = re.compile(r"(?:[a-z]+(?:-[A-Za-z0-9_-]+)?/)?[A-Za-z0-9_=-][A-Za-z0-9._=-]*")
 _COMMENT: Final = "tapewire bundle, manifest sha256 "
 _HINT: Final = "get the file again from whom you have it"
 

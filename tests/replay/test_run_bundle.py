@@ -86,6 +86,27 @@ def test_a_backtest_is_decided_again_where_none_of_it_is(home: Path, tmp_path: P
     assert list(elsewhere.iterdir()) == []
 
 
+def test_sleeves_with_strategies_in_files_are_decided_again(home: Path, tmp_path: Path) -> None:
+    """Both sleeves have a file of the same name, beside helpers of their own."""
+    other = home / "other"
+    other.mkdir()
+    (other / "mine.py").write_text(MINE)
+    (other / "helper.py").write_text("WEIGHT = 0.2\n")
+    (home / "config.toml").write_text(
+        '[market]\nsymbols = ["BTCUSDT"]\n'
+        '[[sleeves]]\nname = "a"\nstrategy = "mine.py"\nshare = 0.5\n'
+        f'[[sleeves]]\nname = "b-2"\nstrategy = "{other / "mine.py"}:Mine"\nshare = 0.3\n'
+        '[[sleeves]]\nname = "c"\nstrategy = "sma_cross"\nshare = 0.1\n'
+    )
+    tapewire(home, "backtest", "--klines", "BTCUSDT=prices of BTC.csv")
+    tapewire(home, "bundle", "--output", tmp_path / "run.tapewire")
+    shutil.rmtree(home)
+    assert "strategy-a/mine.py" in tapewire(tmp_path, "verify", "run.tapewire", code=3)
+    found = json.loads(tapewire(tmp_path, "verify", "run.tapewire", "--trust-strategy", "--json"))
+    assert found["identical"]
+    assert found["decisions"] > 100
+
+
 def test_a_built_in_strategy_needs_no_trust(home: Path, tmp_path: Path) -> None:
     backtest(home, "sma_cross")
     tapewire(home, "bundle", "--output", tmp_path / "run.tapewire")

@@ -13,22 +13,25 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.config import Config, parse
 from agent.core.errors import ConfigError, UsageError
-from agent.core.events import Decision, Fill, News, RiskEvent, Sentiment, Signal
+from agent.core.events import HOUR_MS, Decision, Fill, News, RiskEvent, Sentiment, Signal
 from agent.replay.backtest import backtest
 from agent.replay.history import History, Plan
 from agent.replay.what_if import Change, FoldedLife, RecordedInputs, changed_event, fold_on, load_inputs
 from agent.research.story_results import StoryResult, story_results
 from agent.store.database import Database, open_database, upgrade
 from agent.store.queries import find_run, read_decisions
+from agent.store.runs import RunStatus
 from models.sentiment.serve.headline_score import HeadlineScore
 from tests.conftest import ROOT
 from tests.support.live import SAMPLES, Words
 
 KLINES = ((SAMPLES / "BTCUSDT-1m.csv", None), (SAMPLES / "ETHUSDT-1m.csv", None))
+KLINES_START = 1_740_916_800_000  # 2025-03-02T12:00Z, when the sample bars begin
 PARAMS = {"position_size": 0.5, "allow_short": True}
 
 
@@ -81,9 +84,29 @@ def test_without_a_change_both_lives_are_the_recorded_run(source: RecordedInputs
     assert found.difference is None
     assert found.changed.decisions == found.as_it_was.decisions
     assert found.changed.metrics == found.as_it_was.metrics
+    assert msgspec.to_builtins(found.as_it_was.metrics) == source.run.metrics
     assert (found.changed.times, found.changed.equity) == (found.as_it_was.times, found.as_it_was.equity)
     assert found.changed.final_equity == source.run.final_equity
     assert len(found.changed.decisions) == source.run.decisions > 50
+
+
+def test_the_metrics_of_a_window_begin_after_its_warm_up(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    start = KLINES_START + 12 * HOUR_MS
+    plan = Plan(KLINES, SAMPLES / "headlines.csv", start=start, warmup=6 * HOUR_MS, close_out=True)
+    with closing(open_database(config.store.url)) as database:
+        done = backtest(History(plan, config), database, scorer=Words())
+        source = load_inputs(database, done.run)
+        for begins in (1, len(source.events) // 2):
+            found = fold_on(source, Change(), begins=begins)
+            assert found.as_recorded is True
+            assert found.as_it_was.metrics == found.changed.metrics == done.metrics
+            assert found.as_it_was.times[0] > start
+
+
+def test_a_run_that_did_not_complete_is_not_compared(source: RecordedInputs) -> None:
+    run = msgspec.structs.replace(source.run, status=RunStatus.INTERRUPTED, chain_head="")
+    assert fold_on(source._replace(run=run), Change()).as_recorded is None
 
 
 def test_a_recorded_live_run_at_a_venue_is_folded_on_paper(tmp_path: Path) -> None:
@@ -95,6 +118,7 @@ def test_a_recorded_live_run_at_a_venue_is_folded_on_paper(tmp_path: Path) -> No
         source = load_inputs(database, find_run(database))
     found = fold_on(source, Change(), begins=len(source.events) // 2)
     assert found.as_recorded is None
+    assert found.on_paper is False
     assert found.difference is None
     assert any(isinstance(one, Fill) for one in decisions(found.as_it_was))
 

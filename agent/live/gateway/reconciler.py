@@ -213,8 +213,8 @@ class Reconciler:
     def _is_of_unnamed_stop(self, e: Execution) -> bool:
         """True for a trade of a trailing stop that the record lacks.
 
-        The venue makes its order and gives it no id of ours, so this means ours only if the record is known to
-        lack something.
+        The venue makes its order and gives it no id of ours, so such a trade is only ours if the record is
+        known to lack something.
         """
         tradable = e.kind is ExecutionKind.TRADE and e.symbol in self._symbols and e.ts >= self._started_at
         return tradable and e.trailing and not e.client_id and self._foreign != "ignore"
