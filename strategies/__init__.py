@@ -83,7 +83,7 @@ def strategy_class(name: str) -> type[Strategy]:
 def class_in(module: ModuleType, class_name: str, name: str, *, guess: bool) -> type[Strategy]:
     """Return a strategy of a module. With `guess` and without `class_name` it is the only one.
 
-    Raises ConfigError that names the strategy `name` if there is none.
+    Raises ConfigError that names the strategy `name` if there isn't one.
     """
     classes = [
         key
@@ -206,7 +206,7 @@ def _is_built_in(module: str) -> bool:
 
 
 def _locate(module: str) -> Path | None:
-    """Return the file of a module without importing it or its packages; None if there is none."""
+    """Return the file of a module without importing it or its packages; None without one."""
     package, *inside = module.split(".")
     spec = PathFinder.find_spec(package, _search_path())
     for number in range(len(inside)):

@@ -280,7 +280,7 @@ class OrderAttribution:
         """Return how far beyond the first price of its moment the venue's fill is; None if all are equal.
 
         Executions of one moment at several prices show how the order walked the book. At one price, the
-        impact can't be told from the spread, and the model's is assumed.
+        impact can't be separated from the spread, and the model's is assumed.
         """
         prices = self._walks[venue.ts]
         best = min(prices) if venue.side is Side.BUY else max(prices)

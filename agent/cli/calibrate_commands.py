@@ -54,7 +54,7 @@ def calibrate(
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Ask a language model for labelled texts, and fit the temperature that makes its shares probabilities.
+    """Query a language model for labelled texts, and fit the temperature that makes its shares probabilities.
 
     Answers are kept in the store, so that a repetition sends no request for them. The configuration's
     [llm] applies; its fallback and its calibration don't.

@@ -56,7 +56,7 @@ def print_text(text: str, style: str | None = None, *, wrap: bool = False) -> No
 
 
 def print_table(table: RenderableType, width: int) -> None:
-    """Print a table; if standard output is no terminal, with room for `width` columns."""
+    """Print a table; unless standard output is a terminal, with room for `width` columns."""
     if not out.is_terminal and out.width < width:
         SafeConsole(highlight=False, width=width).print(table)
     else:

@@ -271,7 +271,7 @@ def score(
     """Score headlines: calibrated probabilities of bearish, neutral and bullish.
 
     A model that reads single assets also scores each coin that a headline names, and names the kind of news.
-    A language model is asked as the configuration's [llm] says; its answers are printed with --json.
+    A language model is queried as the configuration's [llm] states; its answers are printed with --json.
     """
     from models.sentiment.scorer_facts import close_scorer, notes_on_answers
 

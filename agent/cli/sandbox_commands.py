@@ -78,7 +78,7 @@ def sandbox(
     seed: Annotated[int, option("--seed", "Seed of the prices inside bars and of the faults.")] = 0,
     json: Annotated[bool, option("--json", "Print the URLs as one JSON object.")] = False,
 ) -> None:
-    """Run a test exchange on this machine that speaks Bybit v5, with prices from kline files.
+    """Run a test exchange on this machine with Bybit v5's protocol, with prices from kline files.
 
     Orders are matched by the paper exchange that backtests use. The first live bar of the files becomes the
     present one. At --speed 1 every timestamp is the present time, as on the real venue. At a higher speed the

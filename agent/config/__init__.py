@@ -75,7 +75,7 @@ class HistoryConfig(Section):
 
     feed_delay: Duration = 60_000  # from publication to first seen
     inference_latency: Duration = 250  # from first seen to scored
-    revision_latency: Duration = 5_000  # from there to the answer of model.revise_with
+    revision_latency: Duration = 5_000  # from there to the score of model.revise_with
     # default of --klines; if both are empty, the sample data is replayed
     klines: tuple[str, ...] = ()
     news: str = ""  # file of headlines
@@ -105,7 +105,7 @@ class ModelConfig(Section):
 
     path: str = "starter"
     threads: int = Field(0, ge=0)  # 0: all cores
-    revise_with: str = ""  # slower model that revises each answer of `path`; empty: none
+    revise_with: str = ""  # slower model that revises each score of `path`; empty: none
     revise_within: Duration = 30_000  # a later revision is dropped and counted
 
 

@@ -1,4 +1,4 @@
-"""Configuration of language models at servers that speak OpenAI's protocol."""
+"""Configuration of language models at servers with OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.core.settings import Section
 
 
 class LlmBudget(Section):
-    """Limits of an hour, counted back from now. Beyond one of them the model isn't asked. 0: no limit."""
+    """Limits of an hour, counted back from now. Beyond one of them the model isn't queried. 0: no limit."""
 
     requests: int = Field(0, ge=0)
     tokens: int = Field(0, ge=0)  # of prompts and answers
@@ -22,7 +22,7 @@ class LlmBudget(Section):
 
 
 class LlmConfig(Section):
-    """How `model.path = "openai:URL#MODEL"` is asked. Only loopback hosts are reached unless allowed here."""
+    """How `model.path = "openai:URL#MODEL"` is queried: on loopback, and at the hosts allowed here."""
 
     allow_hosts: tuple[str, ...] = ()
     key_file: str = ""  # one line, mode 0600; default: TAPEWIRE_LLM_KEY
@@ -31,7 +31,7 @@ class LlmConfig(Section):
     samples: int = Field(5, ge=1, le=64)
     temperature: float = Field(0.7, ge=0.0, le=2.0)  # of the samples; with logprobs it is 0
     seed: int = 42
-    reasons: bool = False  # ask for a reason of one line
+    reasons: bool = False  # request a reason of one line
     examples: str = ""  # CSV of text and label that the prompt shows
     calibration: str = ""  # file written by `tapewire calibrate`; empty: probabilities are used as they are
     cutoffs: dict[str, date] = {}  # last day that a model can know, by its id

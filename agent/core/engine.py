@@ -266,7 +266,7 @@ class Engine:
             self._handlers[type(event)](event)
 
     def use_strategy(self, command: Command) -> None:
-        """Replace the strategy as the command `use-strategy` says, and record the change.
+        """Replace the strategy as the command `use-strategy` states, and record the change.
 
         Working entries are cancelled. Positions are kept, or closed with `flatten`; protection and orders
         that only reduce stay. The new strategy has no state, but the bars at hand. The risk state stays:

@@ -61,7 +61,7 @@ class ReconciliationError(TapewireError):
 
 
 class VenueError(TapewireError):
-    """An exchange or a feed refused a request or did not answer."""
+    """An exchange or a feed refused a request or did not respond."""
 
 
 class NotRunning(TapewireError):

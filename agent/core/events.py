@@ -161,7 +161,7 @@ class AssetSentiment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Provenance(msgspec.Struct, frozen=True, array_like=True):
-    """How a language model at a server came to its answer, so that it need never be asked again."""
+    """How a language model at a server came to its answer, so that it need never be queried again."""
 
     model: str  # id at its server
     prompt: str  # SHA-256 of the prompt's text, which the store has
@@ -174,7 +174,7 @@ class Provenance(msgspec.Struct, frozen=True, array_like=True):
 class Sentiment(Message, frozen=True):
     """A model's calibrated probabilities for one headline, which sum to 1.
 
-    They answer for the headline as a whole: for its main asset, or for the market. `assets` answers for each
+    They are for the headline as a whole: for its main asset, or for the market. `assets` has those of each
     asset that the headline names. If the model `abstained`, all of them have no meaning; abstaining is not
     neutral.
     """
@@ -190,15 +190,15 @@ class Sentiment(Message, frozen=True):
     latency_ms: float = 0.0
     symbols: tuple[str, ...] = ()  # if the source states them; otherwise the headline is mapped to symbols
     embedding: bytes = b""  # pooled hidden state of the model, float16 little-endian, for a fusion model
-    assets: tuple[AssetSentiment, ...] = ()  # in the order of first mention; empty if the model can't tell
-    kind: str = ""  # likeliest kind of news, one of `NEWS_KINDS`; empty if the model doesn't tell
+    assets: tuple[AssetSentiment, ...] = ()  # in the order of first mention; empty if the model has none
+    kind: str = ""  # likeliest kind of news, one of `NEWS_KINDS`; empty if the model has none
     kind_confidence: float = 0.0  # calibrated probability of `kind`
-    # another answer for the headline may follow, which replaces the votes of this one
+    # another score for the headline may follow, which replaces the votes of this one
     provisional: bool = False
     provenance: Provenance | None = None  # of a language model at a server
 
     def of(self, asset: str) -> AssetSentiment | Sentiment:
-        """Return the model's answer for `asset`; the headline's own if it has none for it."""
+        """Return the model's score for `asset`; the headline's own if it has none for it."""
         for answer in self.assets:
             if answer.asset == asset:
                 return answer

@@ -253,7 +253,7 @@ class Lockstep:
                 self._call(variant, variant.strategy.on_signal_expired, signal, signal.symbol)
 
     def _check_abstentions(self, now: int, rate: float) -> None:
-        """Tell the variants how often the model abstains, if that may matter to any."""
+        """Inform the variants how often the model abstains, if that may matter to any."""
         too_often = rate > self._most_abstained
         if too_often or self._abstained:
             for variant in self._variants:

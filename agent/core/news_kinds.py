@@ -1,4 +1,4 @@
-"""The kinds of news that a model may tell apart."""
+"""The kinds of news that a model may distinguish."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ On a symbol whose asset has its own probabilities in the sentiment (BTC for BTCU
 votes with these, and with their confidence. On all other symbols it votes with those of the headline as a
 whole. A headline does not vote if its kind of news is not in `kinds`; without a kind it may vote.
 
-Only an answer of a model can lead to BUY or SELL: votes that leave the window end signals and create none.
+Only a score of a model can lead to BUY or SELL: votes that leave the window end signals and create none.
 
 A sentiment that is `provisional` votes at once, and the next one for the same headline revises it. On each
-symbol the votes are then as if only the revision had been given, at the time of the first answer: news don't
+symbol the votes are then as if only the revision had been given, at the time of the first score: news don't
 get younger, or weigh more, because a slower model takes longer to read them. In particular
 
 - a vote is replaced; or withdrawn if the revision is below the threshold, or of a kind that may not vote:
@@ -28,7 +28,7 @@ get younger, or weigh more, because a slower model takes longer to read them. In
 - a headline that was a repetition or too old still doesn't vote.
 
 The story counts as voted even if its vote was withdrawn. Otherwise each repetition would vote until its own
-revision comes. The abstention rate is of first answers.
+revision comes. The abstention rate is of first scores.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class SignalEngine:
     vote), unsure (below the threshold), stale (too old to trade on), duplicate (the story has voted already),
     unmapped (about no traded symbol). If the outcome differs between symbols, voted takes precedence over
     duplicate, duplicate over unsure, unsure over abstained. Of a revision the outcome is revised (a vote was
-    replaced, added or withdrawn), kept (it abstained), late (the first answer has left the window), or
+    replaced, added or withdrawn), kept (it abstained), late (the first score has left the window), or
     ineffective (there was nothing to revise).
 
     `counts` also has the waiting headlines that were dropped, the headlines with invalid probabilities for
@@ -222,7 +222,7 @@ class SignalEngine:
             self._provisional.popitem(last=False)
 
     def _revise(self, sentiment: Sentiment, first: FirstAnswer) -> list[Signal]:
-        """Replace the votes of the headline's first answer; return one signal per symbol that has votes left
+        """Replace the votes of the headline's first score; return one signal per symbol that has votes left
         and whose votes have changed.
         """
         news_id, now, counts = sentiment.news_id, sentiment.available_at, self.counts
@@ -291,7 +291,7 @@ class SignalEngine:
 
     def affected_symbols(self, sentiment: Sentiment) -> tuple[str, ...]:
         """Return the symbols of a headline that was scored, is recent, and is the first of its story;
-        otherwise (). A revision affects none: a fusion model was trained with the model of the first answers.
+        otherwise (). A revision affects none: a fusion model was trained with the model of the first scores.
 
         Call it before `on_sentiment`, which removes the headline.
         """

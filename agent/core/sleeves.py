@@ -386,7 +386,7 @@ class SleevedEngine:
 
 
 def engines_of(engine: object) -> dict[str, Engine]:
-    """Return the engines of the strategies by sleeve; the engine itself under "" if there are no sleeves."""
+    """Return the engines of the strategies by sleeve; the engine itself under "" without sleeves."""
     if isinstance(engine, SleevedEngine):
         return {name: sleeve.engine for name, sleeve in engine.sleeves.items()}
     return {"": engine} if isinstance(engine, Engine) else {}

@@ -1,4 +1,4 @@
-"""Versions of a run's strategy: what the command `use-strategy` says, and the decision that follows it.
+"""Versions of a run's strategy: what the command `use-strategy` states, and the decision that follows it.
 
 The arguments of the command are texts:
 

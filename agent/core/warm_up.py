@@ -39,7 +39,7 @@ def declared_intervals(strategy: Strategy, base: int, *, calendar: bool = False)
 
 
 def declared_warm_up(strategy: Strategy) -> dict[str, int]:
-    """Return the declared warm-up: bars by interval. Raises ConfigError if it is none."""
+    """Return the declared warm-up: bars by interval. Raises ConfigError if it is not valid."""
     declared: object = strategy.warm_up  # of any type, in a file that no type checker has seen
     if not isinstance(declared, Mapping):
         hint = 'write warm_up = {"1h": 200}'

@@ -142,7 +142,7 @@ class AssetRow(NamedTuple):
 class SentimentRow(msgspec.Struct, frozen=True):
     """The model's probabilities for a headline and for the assets that it names, and the kind of news.
 
-    `assets` and `kind` are empty if the model doesn't tell, or abstained. `reason` is what a language model
+    `assets` and `kind` are empty if the model has none, or abstained. `reason` is what a language model
     stated, `fallback` why it didn't answer.
     """
 
@@ -234,7 +234,7 @@ class StrategyRow(msgspec.Struct, frozen=True):
 
 
 class SignalRow(msgspec.Struct, frozen=True):
-    """The latest signal of a symbol. `kind` is that of the last headline that voted, if the model tells."""
+    """The latest signal of a symbol. `kind` is that of the last headline that voted, if the model has one."""
 
     at: int
     direction: str

@@ -1,4 +1,4 @@
-"""Two models for replay: one answers each headline, a slower one revises its answers."""
+"""Two models for replay: one scores each headline, a slower one revises its scores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BLOCK: Final = 256
 
 
 class CascadeScorer:
-    """The scorer `scorer`, whose answers `reviser` revises. Its own scores are the first answers."""
+    """The scorer `scorer`, whose scores `reviser` revises. Its own scores are the first scores."""
 
     def __init__(self, scorer: NamedScorer, reviser: NamedScorer) -> None:
         self.scorer = scorer

@@ -52,7 +52,7 @@ def to_object(provenance: Provenance | None) -> dict[str, Any] | None:
 
 
 def from_object(value: Any) -> Provenance | None:
-    """Convert a decoded JSON object. Raises msgspec.ValidationError if it is none of a provenance."""
+    """Convert a decoded JSON object. Raises msgspec.ValidationError unless it is one of a provenance."""
     return None if value is None else msgspec.convert(value, ProvenanceObject).provenance
 
 

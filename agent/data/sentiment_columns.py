@@ -79,7 +79,7 @@ class AnswerColumns:
         has the last alone.
 
         Raises DataError for an unknown kind, a confidence outside [0, 1], probabilities that don't sum to 1
-        (± 0.01), an asset without a name or with two answers, assets of an abstention, a damaged provenance.
+        (± 0.01), an asset without a name or with two scores, assets of an abstention, a damaged provenance.
         """
         assets = self._assets(index, row.get("assets")) if self._has_assets else ()
         provenance = self._provenance(index, row.get("provenance")) if self._has_provenance else None

@@ -1,6 +1,6 @@
 """Which of a file's columns is the volume in coins or shares, and which the turnover in quote currency.
 
-Exchanges write the volume of derivatives in contracts, or swap the two columns. Prices tell them apart: the
+Exchanges write the volume of derivatives in contracts, or swap the two columns. Prices distinguish them: the
 turnover of a bar, divided by its volume, is an average of its prices.
 """
 

@@ -86,7 +86,7 @@ class Daemon:
         self.login_link: Callable[[], str] | None = None
         self.kill_switch = KillSwitch(config.live.folder)
         self.control_port = 0  # on loopback; 0 if no control port is configured
-        # before anything asks for the strategy
+        # before anything requests the strategy
         self._first_loaded = not new and load_first_strategy(config, database)
         self.predictor = open_predictor(config)
         self.model: SentimentConsumer | None = None

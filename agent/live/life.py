@@ -44,7 +44,7 @@ _log: Final = structlog.get_logger(__name__)
 
 class Sources:
     """What feeds the queue. The agent is warm once `market` is live; `scorer` is offered each headline, and
-    `reviser` each answer of it and of `model`.
+    `reviser` each score of it and of `model`.
 
     `warm_up` are the bars by interval that the strategy needs before it trades.
     """

@@ -2,7 +2,7 @@
 
 `ModelDrift` observes the run, so a restart continues its window: the last headlines are compared with the
 reference in the model's card (`models.sentiment.serve.drift`), and bullish and bearish calls with the price
-moves after them (`agent.analysis.realised_moves`). Only first answers are judged, not those of a model that
+moves after them (`agent.analysis.realised_moves`). Only first scores are judged, not those of a model that
 revises them. Everything but the shares of unknown tokens, which only
 the local model measures, is a function of the journal.
 """

@@ -66,7 +66,7 @@ def model_loader(config: Config, database: Database, *, lazy: bool = False) -> C
         from models.sentiment import is_local
         from models.sentiment.open_scorer import open_local_scorer
 
-        if not is_local(folder):  # a language model takes no memory, and counts what it is asked
+        if not is_local(folder):  # a language model takes no memory, and counts its requests
             return load(folder)
         scorer = open_local_scorer(folder, config, finder=finder, threads=1)
         return LazyScorer(

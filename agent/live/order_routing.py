@@ -41,7 +41,7 @@ def check_venue(config: Config) -> None:
 def venue_port(config: Config, clock: Clock) -> VenuePort | None:
     """Return a port to the configured venue; None in paper mode.
 
-    Raises ConfigError if there are no keys, SafetyError if other users can read them.
+    Raises ConfigError without keys, SafetyError if other users can read them.
     """
     if config.execution.mode == "paper":
         return None

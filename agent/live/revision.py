@@ -1,4 +1,4 @@
-"""The slower model of a cascade: it revises the answers that the first model gave at once.
+"""The slower model of a cascade: it revises the scores that the first model gave at once.
 
     headline ─> first model ─> provisional sentiment ─> core
                       └─> revising model, within `model.revise_within` ─> final sentiment ─> core
@@ -46,23 +46,23 @@ class RevisionHealth(Health):
     unsound: int = 0  # of the abstentions: the model's output was invalid
     skipped: int = 0  # headlines that can't vote, which are not offered
     dropped: int = 0  # oldest first, because too many waited
-    late: int = 0  # no answer within `model.revise_within`
-    unanswered: int = 0  # a language model didn't answer, and its fallback's answer is no revision
+    late: int = 0  # no score within `model.revise_within`
+    unanswered: int = 0  # a language model didn't answer, and its fallback's answer revises nothing
     failed_headlines: int = 0  # the model raised an error
     llm: list[dict[str, Any]] = []  # `LlmHealth` of each language model behind the model
 
 
 class _Offered(NamedTuple):
     news: News
-    since: float  # of the event loop's clock: when the first answer was emitted
+    since: float  # of the event loop's clock: when the first score was emitted
 
 
 class RevisingConsumer:
     """A `Producer` of the sentiments that revise those of the first model.
 
     `load` opens a model; it may block and raises ModelError. It is called when the producer starts, so an
-    agent whose revising model can't be loaded runs with the first model's answers, which are then final.
-    `find` returns a headline that awaits its first answer, None if it can't vote.
+    agent whose revising model can't be loaded runs with the first model's scores, which are then final.
+    `find` returns a headline that awaits its first score, None if it can't vote.
     """
 
     name = "revision"
@@ -119,7 +119,7 @@ class RevisingConsumer:
         return forward
 
     def offer(self, news: News) -> None:
-        """Queue a headline whose first answer was emitted now; if too many wait, drop the oldest."""
+        """Queue a headline whose first score was emitted now; if too many wait, drop the oldest."""
         self._health.messages += 1
         self._health.last_message_at = self._clock.now()
         self._waiting[news.id] = _Offered(news, asyncio.get_running_loop().time())

@@ -58,7 +58,7 @@ _LONGEST: Final = 1_000  # characters of a result
 
 
 class CheckResult(msgspec.Struct, frozen=True):
-    """Result of one check; `hint` says how to fix it if it is not `ok`."""
+    """Result of one check; `hint` states how to fix it if it is not `ok`."""
 
     name: str
     ok: bool

@@ -39,10 +39,10 @@ from agent.data.provenance import shown_reason
 from agent.data.text import MAX_TITLE, one_line, printable
 
 _BARS: Final = 48  # closes in a sparkline
-_ASSETS: Final = 3  # answers for single assets on a line of the terminal
+_ASSETS: Final = 3  # scores for single assets on a line of the terminal
 _LOGGED_ASSETS: Final = 10  # the same in a log
 _WORD: Final = 12  # characters of a ticker and of a kind
-_TITLES: Final = 1_000  # headlines without their last answer whose titles a log remembers
+_TITLES: Final = 1_000  # headlines without their last score whose titles a log remembers
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _STYLES: Final = {
     Direction.BUY: "green",
@@ -81,7 +81,7 @@ class TerminalView:
         self._equity: deque[float] = deque(maxlen=_BARS)
         self._headlines: deque[News] = deque(maxlen=rows)
         self._sentiments: dict[str, Sentiment] = {}
-        self._revised: dict[str, Sentiment] = {}  # the answers that were replaced
+        self._revised: dict[str, Sentiment] = {}  # the scores that were replaced
         self._activity: deque[tuple[int, Text]] = deque(maxlen=rows)
         self.fills = 0
 
@@ -294,7 +294,7 @@ def _sentiment_text(sentiment: Sentiment | None) -> Text:
 
 
 def _revision_text(before: Sentiment | None, sentiment: Sentiment | None) -> Text:
-    """Show the answer, and the one that it replaced, such as `bearish 0.71 → bullish 0.83`."""
+    """Show the score, and the one that it replaced, such as `bearish 0.71 → bullish 0.83`."""
     text = _sentiment_text(sentiment)
     return text if before is None else Text(" → ").join([_sentiment_text(before), text])
 
@@ -314,7 +314,7 @@ def _kind(sentiment: Sentiment | None) -> str:
 
 
 def _asset_texts(sentiment: Sentiment | None, most: int) -> list[Text]:
-    """Show the answer for each named asset, such as `BTC▼.82`, and how many are left out beyond `most`."""
+    """Show the score for each named asset, such as `BTC▼.82`, and how many are left out beyond `most`."""
     if sentiment is None or sentiment.abstained:
         return []
     shown = []
@@ -327,7 +327,7 @@ def _asset_texts(sentiment: Sentiment | None, most: int) -> list[Text]:
 
 
 def _answers(sentiment: Sentiment) -> str:
-    """Return the kind of news and the answers for single assets, in parentheses; empty without them."""
+    """Return the kind of news and the scores for single assets, in parentheses; empty without them."""
     assets = " ".join(text.plain for text in _asset_texts(sentiment, _LOGGED_ASSETS))
     parts = [part for part in (_kind(sentiment), assets) if part]
     return f" ({'; '.join(parts)})" if parts else ""

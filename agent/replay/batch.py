@@ -47,8 +47,9 @@ Ints = NDArray[np.int64]
 class SweepResult(NamedTuple):
     """Result of one variant.
 
-    `digest` is the head of the chain of its decisions, which depends on `RUN_ID`; empty unless it is asked
-    for. If the strategy's own code failed, `error` has its text, and the rest is that of the time until then.
+    `digest` is the head of the chain of its decisions, which depends on `RUN_ID`; empty unless it
+    is requested. If the strategy's own code failed, `error` has its text, and the rest is that of the time
+    until then.
     """
 
     params: dict[str, Any]

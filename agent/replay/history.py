@@ -286,7 +286,7 @@ class History:
     def _revisions(
         self, reviser: NamedScorer, news: Iterable[News], text: Callable[[News], str]
     ) -> Iterator[Sentiment]:
-        """Return the revisions of the model `reviser`, `history.revision_latency` after the first answers."""
+        """Return the revisions of the model `reviser`, `history.revision_latency` after the first scores."""
         history, within = self.config.history, self.config.model.revise_within
         if history.revision_latency > within:
             late = format_duration(history.revision_latency)
@@ -330,7 +330,7 @@ def _of_one_interval(files: list[KlineFile], preferred: int) -> tuple[list[Kline
     """Return the files of the run's interval, and the others.
 
     If the intervals differ, the run's is the `preferred` one (ms), else the shortest, of those of which every
-    symbol has a file; if there is none, all files are returned as the run's, which `_adapted` refuses.
+    symbol has a file; without one, all files are returned as the run's, which `_adapted` refuses.
     """
     by_interval: dict[int, set[str]] = {}
     for file in files:

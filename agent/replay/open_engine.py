@@ -38,7 +38,7 @@ def open_engine(
         config: of the run.
         sink: receives the decisions.
         run_id: part of the client order ids.
-        strategy: in place of the configured one, if there are no sleeves.
+        strategy: in place of the configured one, without sleeves.
         versions: strategies of a recorded run without sleeves: the first one, and those that commands use.
         params: of the strategies by sleeve, in place of the configured ones.
         predictor: the fusion model.

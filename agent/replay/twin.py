@@ -43,13 +43,13 @@ def fold_twin(
 ) -> TwinRecord:
     """Fold a venue run's journal against the paper exchange; `costs` replaces the run's `[paper]` section.
 
-    With `anew` a second engine decides for itself. If its strategy or model can't be had, a note says so and
+    With `anew` a second engine decides for itself. If its strategy or model is missing, a note states it and
     the twin executes the run's own orders. With `history` the run's window is also replayed as a backtest, on
-    these kline files, or on the run's own bars if there are none. Raises UsageError, StoreError or DataError.
+    these kline files, else on the run's own bars. Raises UsageError, StoreError or DataError.
     """
     config = run_config(run)
     if costs is not None:
-        # the band decides which changes are traded, and is no cost
+        # the band decides which changes are traded, and costs nothing
         paper = costs.paper.model_copy(update={"rebalance_band": config.paper.rebalance_band})
         config = config.model_copy(update={"paper": paper, "costs": costs.costs})
     notes: list[str] = []

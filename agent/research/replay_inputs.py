@@ -153,7 +153,7 @@ def clear_window_cache() -> None:
 
 
 def configured_scoring(config: Config, database: Database, start: int, *, allow_leakage: bool) -> Scoring:
-    """Load the model that `config` names, and the one that revises its answers, with their cache in
+    """Load the model that `config` names, and the one that revises its scores, with their cache in
     `database`.
 
     Raises ModelError and LeakageError.

@@ -152,7 +152,7 @@ def _headline_of(event: Any) -> str:
 
 
 def _is_idle(engine: Engine) -> bool:
-    """Return whether there is no position and no working order."""
+    """Return whether it has neither a position nor a working order."""
     return not engine.portfolio.open and not any(state.book for state in engine.states.values())
 
 

@@ -309,7 +309,7 @@ def _begin(study: optuna.Study, search: Search, trial: optuna.Trial) -> _Running
 
 
 class _Pulse:
-    """Tells the storage from time to time that the process works on its trials."""
+    """Informs the storage from time to time that the process works on its trials."""
 
     def __init__(self, storage: optuna.storages.RDBStorage) -> None:
         self.trials: list[optuna.Trial] = []

@@ -36,7 +36,7 @@ def save_source(database: Database, source: bytes) -> str:
 
 
 def read_source(database: Database, sha256: str) -> bytes | None:
-    """Return a stored source; None if there is none. Raises StoreError, also if it is damaged."""
+    """Return a stored source; None without one. Raises StoreError, also if it is damaged."""
     with database.read() as connection:
         found = connection.scalar(
             select(strategy_sources.c.source).where(strategy_sources.c.sha256 == sha256)
@@ -50,7 +50,7 @@ def read_source(database: Database, sha256: str) -> bytes | None:
 
 
 def find_source(database: Database, beginning: str) -> tuple[str, bytes] | None:
-    """Return hash and text of the only source whose hash begins so; None if there is none or several."""
+    """Return hash and text of the only source whose hash begins so; None without one or with several."""
     column = strategy_sources.c.sha256
     with database.read() as connection:
         found = list(

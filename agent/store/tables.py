@@ -212,7 +212,7 @@ class TypedJson(TypeDecorator[Any]):
 
 
 class AssetAnswers(TypeDecorator[tuple[AssetSentiment, ...]]):
-    """A sentiment's answers for single assets: a JSON list of [asset, bearish, neutral, bullish, embedding].
+    """A sentiment's scores for single assets: a JSON list of [asset, bearish, neutral, bullish, embedding].
 
     An embedding is in base64, and left out if it is empty. Numbers that JSON lacks are texts such as "nan",
     and an empty tuple is NULL.

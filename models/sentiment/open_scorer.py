@@ -28,7 +28,7 @@ from models.sentiment.serve.scorer import Scorer
 def open_scorer(
     path: str, config: Config, *, finder: AssetFinder | None = None, threads: int | None = None
 ) -> NamedScorer:
-    """Open the model that `path` names; a language model is not asked anything yet.
+    """Open the model that `path` names; a language model is not queried yet.
 
     `finder` finds the assets that a headline names, by default by the names of the configured symbols;
     `threads` is the number of texts that a local model scores at once, by default `model.threads`. Raises

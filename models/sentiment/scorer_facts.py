@@ -31,7 +31,7 @@ def trained_until(scorer: object) -> int | None:
 
 
 def describe_language_models(scorer: object) -> str:
-    """Return the language models behind a scorer with their knowledge cutoffs; empty if there are none."""
+    """Return the language models behind a scorer with their knowledge cutoffs; empty without any."""
     named = []
     for one in language_models(scorer):
         cutoff = one.knowledge_cutoff
@@ -50,7 +50,7 @@ def llm_health_of(scorer: object) -> list[dict[str, Any]]:
 
 
 def most_at_once(scorer: object) -> int | None:
-    """Return how many texts the language models behind a scorer answer at once; None if there are none.
+    """Return how many texts the language models behind a scorer answer at once; None without any.
 
     A larger batch would make its headlines wait for each other longer than `llm.deadline`.
     """
@@ -66,7 +66,7 @@ def close_scorer(scorer: object) -> None:
 
 
 def notes_on_answers(scorer: object) -> list[str]:
-    """Return what became of the headlines that language models were asked since they were opened, and the
+    """Return what became of the headlines that language models were given since they were opened, and the
     notes of an ensemble on its members.
     """
     notes = []

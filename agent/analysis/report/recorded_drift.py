@@ -28,7 +28,7 @@ def model_drift_of(
     scored: Iterable[ScoredHeadline],
     closes: Mapping[str, Closes],
 ) -> ModelDrift | None:
-    """Judge the model of a run, by its first answers; None if nothing was scored. `scored` has one call per
+    """Judge the model of a run, by its first scores; None if nothing was scored. `scored` has one call per
     story and symbol.
     """
     window = SentimentWindow(None)

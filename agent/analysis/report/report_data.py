@@ -46,9 +46,9 @@ class HeadlineMarker(msgspec.Struct, frozen=True):
     price: float
     title: str
     publisher: str
-    predicted: str  # bearish, neutral or bullish: for this symbol, if the model has an answer for it
+    predicted: str  # bearish, neutral or bullish: for this symbol, if the model has a score for it
     confidence: float
-    kind: str = ""  # of news; empty if the model doesn't tell
+    kind: str = ""  # of news; empty if the model has none
 
 
 class Significance(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ class RunEvidence(msgspec.Struct, frozen=True):
     symbol_years: dict[str, dict[str, PeriodGroup]] = {}  # symbol -> year
     outcomes: list[Outcomes] = []
     event_study: EventStudy | None = None
-    kinds: KindStudy | None = None  # None if the model doesn't tell the kind of news
+    kinds: KindStudy | None = None  # None if the model has no kinds of news
     decay: Decay | None = None
     absent: dict[str, str] = {}
 
@@ -107,11 +107,11 @@ class ModelDrift(msgspec.Struct, frozen=True):
 
 
 class RevisionSummary(msgspec.Struct, frozen=True):
-    """First answers and those of the model that revises them, for the headlines as a whole.
+    """First scores and those of the model that revises them, for the headlines as a whole.
 
-    Of the `provisional` first answers `revisions` were revised, on average `latency_ms` later; `abstained`
+    Of the `provisional` first scores `revisions` were revised, on average `latency_ms` later; `abstained`
     revisions were abstentions. `changed` have another likeliest class, where both models answered, and
-    `agreement` is the share of the others. `matrix` counts revisions by class of the first answer, then of
+    `agreement` is the share of the others. `matrix` counts revisions by class of the first score, then of
     the revision; an abstention is the class `abstained`. Shares and means of nothing are None.
     """
 
@@ -142,7 +142,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     refusals: dict[str, int] = {}  # number of orders that each risk rule refused
     model_drift: ModelDrift | None = None  # None if the run scored no headline
     members: MemberStudy | None = None  # None if no ensemble scored the headlines
-    revisions: RevisionSummary | None = None  # None if no answer was to be revised
+    revisions: RevisionSummary | None = None  # None if no score was to be revised
     sleeves: SleeveStudy | None = None  # None if one strategy has the whole account
     sleeve_risk: list[RiskEvent] = []  # changes of the sleeves' risk states
     strategies: list[RecordedVersion] = []  # that decided, the first one first

@@ -14,7 +14,7 @@ ABSTAINED: Final = "abstained"
 
 
 class Answer(NamedTuple):
-    """A sentiment, and the earlier one that it revises; None if it is a first answer."""
+    """A sentiment, and the earlier one that it revises; None if it is a first score."""
 
     sentiment: Sentiment
     before: Sentiment | None
@@ -35,7 +35,7 @@ def first_answers(sentiments: Iterable[Sentiment]) -> Iterator[Sentiment]:
 
 
 def summarise(sentiments: Iterable[Sentiment]) -> RevisionSummary | None:
-    """Compare first and revising answers; None if no answer was provisional."""
+    """Compare first and revising scores; None if no score was provisional."""
     kinds = (*CLASSES, ABSTAINED)
     matrix = {first: dict.fromkeys(kinds, 0) for first in kinds}
     provisional, revisions, waited, model = 0, 0, 0.0, ""

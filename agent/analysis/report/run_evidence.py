@@ -61,8 +61,8 @@ class RunRecord(NamedTuple):
     forecasts: Mapping[str, Forecasts]  # "signals" and "predictions"
     headlines: Headlines
     horizon: int | None = None  # of the predictions in ms; None if the card of the model is missing
-    kinds: Sequence[str] = ()  # kind of news of each of `headlines`; empty if the model doesn't tell
-    own: int = 0  # of `headlines`, whose score is the model's answer for the symbol itself
+    kinds: Sequence[str] = ()  # kind of news of each of `headlines`; empty if the model has none
+    own: int = 0  # of `headlines`, whose score is the model's score for the symbol itself
 
 
 def evidence_of(run: RunRecord) -> RunEvidence:

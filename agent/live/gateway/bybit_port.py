@@ -299,7 +299,7 @@ class BybitPort:
     async def cancel_all(self, symbol: str) -> None:
         await self._post("order/cancel-all", symbol=symbol)
         if self._category == "linear":
-            with suppress(OrderNotFound):  # there is no position
+            with suppress(OrderNotFound):  # without a position
                 await self.set_trailing_stop(symbol, Decimal(0))
 
     async def set_trailing_stop(self, symbol: str, distance: Decimal) -> None:

@@ -24,7 +24,7 @@ class Credentials(NamedTuple):
 def load_credentials(file: Path | None, environment: Mapping[str, str] = os.environ) -> Credentials:
     """Read keys from `file` (key and secret in two lines) if one is given, else from the environment.
 
-    Raises SafetyError for a file that other users can read, ConfigError if there are no keys.
+    Raises SafetyError for a file that other users can read, ConfigError without keys.
     """
     if file is not None:
         lines = read_private(file, "key file").split()

@@ -25,7 +25,7 @@ class InFlightState(str, Enum):
 
     WAITING = "waiting"  # decided and committed, not sent
     SENDING = "sending"
-    UNKNOWN = "unknown"  # sent; no response says whether it arrived
+    UNKNOWN = "unknown"  # sent; no response states whether it arrived
     ACCEPTED = "accepted"  # the venue has it
     ENDED = "ended"  # it can't be filled further; reports of fills may still arrive
 

@@ -215,7 +215,7 @@ class VenuePort(Protocol):
     async def find_trailing_stop(self, symbol: str, since: int) -> VenueOrder | None:
         """Return the trailing stop of the position, or the newest order that one has made since then.
 
-        `since` is in UTC ms. None does not prove that there is none, since the venue's views lag.
+        `since` is in UTC ms. None does not prove that it has none, since the venue's views lag.
         """
         ...
 

@@ -175,7 +175,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unreconciled: bool  # the venue's account is unknown or differs from the ledger
     warming_up: bool
     model: str
-    revising_model: str = ""  # revises the answers of `model`; empty if none is loaded
+    revising_model: str = ""  # revises the scores of `model`; empty if none is loaded
     equity: float
     cash: float
     positions: list[PositionStatus]

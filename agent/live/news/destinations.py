@@ -70,7 +70,7 @@ class DestinationPolicy(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Return the allowed addresses of `host`. Raises OSError if there is none."""
+        """Return the allowed addresses of `host`. Raises OSError without one."""
         infos = await self._look_up(host, port, family)
         exempt = host.lower() in self._names or (host.lower(), port) in self._proxies
         results: list[ResolveResult] = []

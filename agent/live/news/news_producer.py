@@ -117,7 +117,7 @@ class _FeedPoller:
         self._log = _log.bind(feed=feed.label)
 
     async def run(self, pool: ParserPool, emit: Emit) -> None:
-        """Poll on schedule, with back-off while the feed fails; return if the server says that it is gone
+        """Poll on schedule, with back-off while the feed fails; return if the server states that it is gone
         for good.
         """
         self.health.state = "connecting"

@@ -1,1 +1,1 @@
-"""Sentiment from language models at servers that speak OpenAI's protocol; no torch, no event loop."""
+"""Sentiment from language models at servers with OpenAI's protocol; no torch, no event loop."""

@@ -68,7 +68,7 @@ class _Logprobs(msgspec.Struct):
 def label_of(token: str) -> str:
     """Return the label whose word the token begins, or "" if it begins none or more than one.
 
-    Case and leading white space don't matter. A token that holds the whole word and more is no label.
+    Case and leading white space don't matter. A token that holds the whole word and more doesn't count.
     """
     start = token.strip().lower()
     if len(start) < _LEAST_PREFIX:
@@ -111,7 +111,7 @@ def read_sample(text: str, reasons: bool) -> Sample:
     """Return the answer of a JSON object that fits the schema exactly.
 
     Raises InvalidAnswer for any other text: no object, text around it, a key that is unknown or occurs
-    twice, an unknown label, a reason that isn't asked for or is longer than `MAX_REASON`.
+    twice, an unknown label, a reason that isn't requested or is longer than `MAX_REASON`.
     """
     try:
         found = json.loads(text, object_pairs_hook=_no_duplicates)
@@ -166,8 +166,8 @@ def verbatim(text: str) -> str:
 
 
 def log_probabilities_text(log_probabilities: Floats) -> str:
-    """Return log-probabilities by label as JSON, as the verbatim answer of a model that was asked for
-    them.
+    """Return log-probabilities by label as JSON, as the verbatim answer of a model that was
+    queried for them.
     """
     named = {label: round(float(value), 6) for label, value in zip(LABELS, log_probabilities, strict=True)}
     return json.dumps(named)

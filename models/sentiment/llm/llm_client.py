@@ -115,7 +115,7 @@ class NotOffered(LlmError):
 
 
 class InvalidResponse(LlmError):
-    """A response that is no completion."""
+    """A response without a completion."""
 
     is_failure = False
 
@@ -180,7 +180,7 @@ class LlmClient:
         self._lock = threading.Lock()
 
     def complete(self, prompt: Prompt, headline: str, seed: int, seconds: float) -> Completion:
-        """Ask for the answer to one headline, once. It may take `seconds`, at most the configured time-out.
+        """Request the answer to one headline, once. It may take `seconds`, at most the configured time-out.
 
         If the server refuses a parameter of `OPTIONAL`, the request is repeated without it. Raises the
         errors of this module.

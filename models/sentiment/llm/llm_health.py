@@ -9,7 +9,7 @@ class LlmHealth(msgspec.Struct):
     """What became of the headlines: asked = answered + all of `fallbacks` + all of `abstained`."""
 
     model: str = ""
-    method: str = ""  # that the next headline is asked by: logprobs or json
+    method: str = ""  # that the next headline is queried by: logprobs or json
     asked: int = 0  # headlines
     answered: int = 0  # by this model
     fallbacks: dict[str, int] = {}  # answered by the fallback, by cause

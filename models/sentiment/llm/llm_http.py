@@ -32,7 +32,7 @@ class ResponseTooLarge(Exception):
 
 
 class ConnectFailed(OSError):
-    """There is no connection, so nothing was sent."""
+    """Without a connection, so nothing was sent."""
 
 
 class HttpResponse(NamedTuple):
@@ -71,7 +71,7 @@ class HttpServer:
             try:
                 return self._exchange(kept, path, body, headers, deadline)
             except ConnectionError:
-                # The server may have closed it meanwhile, which is no failure of the server
+                # The server may have closed it meanwhile, which doesn't count as a failure of the server
                 if wire.received:
                     raise
         return self._exchange(self._connect(deadline), path, body, headers, deadline)

@@ -62,7 +62,7 @@ Message = dict[str, str]
 
 
 class ShownExample(msgspec.Struct, frozen=True):
-    """A headline with its label that the prompt shows, and the reason if the prompt asks for reasons."""
+    """A headline with its label that the prompt shows, and the reason if the prompt requests reasons."""
 
     text: str
     label: str
@@ -147,7 +147,7 @@ class Prompt(msgspec.Struct, frozen=True):
 
     @property
     def most_tokens(self) -> int:
-        """Longest answer that is asked for, in tokens."""
+        """Longest answer that is requested, in tokens."""
         if self.form == "word":
             return 80 if self.reasons else 4
         return 160 if self.reasons else 48

@@ -186,7 +186,7 @@ class RetryingClient:
             return Unanswered("deadline", "the deadline passed before a request")
         if not isinstance(last, TooManyRequests):
             return Unanswered("deadline", last.message)
-        self.breaker.failed(last.message)  # once for a request, not for each try: a limit alone is no failure
+        self.breaker.failed(last.message)  # once for a request; a limit alone doesn't count
         return Unanswered("rate limit", last.message)
 
     def _wait_while_quiet(self, ends: float) -> None:

@@ -89,7 +89,7 @@ class _Try(msgspec.Struct, frozen=True):
 
 
 class LlmScorer:
-    """A `NamedScorer` that asks a language model. Thread-safe.
+    """A `NamedScorer` that queries a language model. Thread-safe.
 
     Args:
         spec: Server and model.
@@ -100,7 +100,7 @@ class LlmScorer:
         fallback: Scorer that answers if the model doesn't. Without one the scorer abstains.
         timer: Seconds of a monotonic clock, for the budget's hour.
 
-    Raises SafetyError if the server may not be asked.
+    Raises SafetyError if the server may not be queried.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class LlmScorer:
         self._client = RetryingClient(client, HourBudget(config.budget, timer), config.concurrency)
         self._lock = threading.Lock()
         self._health = LlmHealth(model=spec.model)
-        self._low = 0  # answers whose first token is no label
+        self._low = 0  # answers whose first token isn't a label
         self._has_labels = False
 
     @classmethod
@@ -215,7 +215,7 @@ class LlmScorer:
             )
 
     def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
-        """Return one score for each text, in the same order. Equal texts are asked once.
+        """Return one score for each text, in the same order. Equal texts are queried once.
 
         Takes `llm.deadline` for each text at most, with `llm.concurrency` texts at a time. Each score has its
         provenance.
@@ -261,7 +261,7 @@ class LlmScorer:
         return outcome
 
     def _by_word(self, text: str, ends: float) -> _Outcome:
-        """Ask for the log-probabilities of the label words."""
+        """Request the log-probabilities of the label words."""
         prompt = self._prompts["word"]
         answers: tuple[str, ...] = ()
         try:
@@ -280,7 +280,7 @@ class LlmScorer:
         return _Outcome(prompt, found, (log_probabilities_text(found),), reason=reason)
 
     def _by_samples(self, text: str, ends: float, pool: ThreadPoolExecutor) -> _Outcome:
-        """Ask for `samples` answers by schema, with the seeds seed, seed + 1, …"""
+        """Request `samples` answers by schema, with the seeds seed, seed + 1, …"""
         prompt = self._prompts["json"]
         seeds = range(self.config.seed, self.config.seed + self.config.samples)
         run = map if len(seeds) < 2 else pool.map
@@ -315,7 +315,7 @@ class LlmScorer:
         return forms[-1:] if len(forms) > 1 and self._note() else forms
 
     def _note(self) -> str:
-        """Return why "auto" no longer asks for log-probabilities; "" if it does."""
+        """Return why "auto" no longer requests log-probabilities; "" if it does."""
         if self.config.method != "auto":
             return ""
         if not self._client.client.offers("logprobs"):

@@ -96,7 +96,7 @@ def check_allowed(spec: LlmSpec, allow_hosts: Iterable[str], key: Secret | None)
 
 
 def read_key(spec: LlmSpec, config: LlmConfig) -> Secret | None:
-    """Read the key from the environment or `llm.key_file`; None if there is none.
+    """Read the key from the environment or `llm.key_file`; None without one.
 
     A loopback server gets no key if `llm.allow_hosts` names hosts: the key is then theirs. Raises SafetyError
     for a file that others can read, ConfigError for one that can't be read or for a key that no header can

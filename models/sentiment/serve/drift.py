@@ -215,7 +215,7 @@ class SentimentWindow:
         return changed
 
     def compare(self, reference: ReferenceShares | None, why_none: str = NO_REFERENCE) -> Drift:
-        """Compare the scores with a reference; `why_none` states why there is none."""
+        """Compare the scores with a reference; `why_none` states why it is missing."""
         count, judged = len(self._scores), self._classes.total()
         tokens = [share for *_, share in self._scores if share is not None]
         abstained = (count - judged) / count if count else None

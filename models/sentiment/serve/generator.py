@@ -5,7 +5,7 @@
 <Direction.BUY: 'BUY'>
 
 A model that reads single assets also gives each asset that a text names its own signal, in `assets`:
-`signal.assets.get("BTC", signal)` is the answer for bitcoin, or the text's if it doesn't name bitcoin.
+`signal.assets.get("BTC", signal)` is the score for bitcoin, or the text's if it doesn't name bitcoin.
 """
 
 from __future__ import annotations

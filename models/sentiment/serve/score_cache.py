@@ -209,7 +209,7 @@ def fill_cache(
 
 
 def _is_lasting(score: HeadlineScore) -> bool:
-    """Return whether the model itself gave the score. Otherwise it is asked again another time."""
+    """Return whether the model itself gave the score. Otherwise it is queried again another time."""
     return score.provenance is None or not score.provenance.fallback
 
 

@@ -133,7 +133,7 @@ class _Answer(NamedTuple):
     tokens: TokenisedText
     logits: Floats  # (3,)
     pooled: Floats  # (dimensions,)
-    kinds: Floats  # (9,), or (0,) if the model doesn't tell
+    kinds: Floats  # (9,), or (0,) if the model has none
     asset_logits: Floats  # (assets, 3)
     asset_pooled: Floats  # (assets, dimensions)
 
@@ -221,7 +221,7 @@ class Scorer:
 
     @property
     def names(self) -> str:
-        """Hash of the names of assets, on which the answers for assets depend; empty if there are none."""
+        """Hash of the names of assets, on which the scores for assets depend; empty without any."""
         return self.finder.digest if self.reads_assets else ""
 
     def _check_output(self, folder: Path) -> None:
@@ -325,7 +325,7 @@ class Scorer:
         return TokenisedText([*encoding.ids, *suffix], assets or {}, unknown)
 
     def _run(self, texts: Sequence[str]) -> list[_Answer]:
-        """Return the answers to distinct clean texts, in the same order."""
+        """Return the scores of distinct clean texts, in the same order."""
         tokens = self._tokenise(texts)
         runs = list(equal_runs(tokens, self._rows))
         side_by_side = self._pool.map if self._pool and len(runs) > 1 else map
@@ -362,7 +362,7 @@ class Scorer:
         return (time.perf_counter() - began) * 1e3, outputs
 
     def _is_valid(self, answer: _Answer) -> bool:
-        """True if the answer holds probabilities, and embeddings that half precision can represent."""
+        """True if the score holds probabilities, and embeddings that half precision can represent."""
         with np.errstate(over="ignore", invalid="ignore"):
             states = (answer.pooled.astype(np.float16), answer.asset_pooled.astype(np.float16))
             return all(

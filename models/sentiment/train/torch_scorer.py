@@ -110,7 +110,7 @@ def _to_bfloat16(trained: TrainedClassifier) -> None:
     bias = None if words is None else words.bias
     trained.model.to(torch.bfloat16)
     if words is not None:
-        words.bias = bias  # a constant, whose rounding would move every answer
+        words.bias = bias  # a constant, whose rounding would move every score
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Signed commands through the broker to the agent, and its signed answers. Actions are those of the control
+"""Signed commands through the broker to the agent, and its signed replies. Actions are those of the control
 socket.
 """
 
@@ -102,7 +102,7 @@ async def send_command(
 ) -> Any:
     """Send a signed command and return the agent's result.
 
-    Raises the error with which the agent refused, and VenueError if the broker can't be reached or no answer
+    Raises the error with which the agent refused, and VenueError if the broker can't be reached or no reply
     comes within `timeout` seconds.
     """
     secret, topics = shared_secret(config), Topics(config.prefix)

@@ -115,7 +115,7 @@ class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AnswerBody(msgspec.Struct, frozen=True):
-    """Body of the answer to the command with that nonce: `result` if `ok`, else the error with its exit
+    """Body of the reply to the command with that nonce: `result` if `ok`, else the error with its exit
     code.
     """
 

@@ -25,7 +25,7 @@ _LONGEST_NAME: Final = 64
 
 
 class ForgedError(SafetyError):
-    """A message without a valid signature, or a replayed one. It gets no answer."""
+    """A message without a valid signature, or a replayed one. It gets no reply."""
 
 
 def sign(secret: Secret, purpose: Purpose, body: msgspec.Struct) -> SignedMessage:

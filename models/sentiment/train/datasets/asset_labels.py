@@ -207,7 +207,7 @@ def _sentfin(path: Path) -> Iterator[tuple[str, str, dict[str, str]]]:
 def parse_decisions(text: str, where: str = "") -> dict[str, str]:
     """Return labels by name of a dict literal, such as `{'Sebi': 'neutral', 'Osian's Art Fund': 'neutral'}`.
 
-    The set doesn't escape quotes in names, so they are no Python literals. Raises DataError with `where`.
+    The set doesn't escape quotes in names, so Python can't parse it. Raises DataError with `where`.
     """
     body = text.strip()
     inner = body[1:-1].strip() if body.startswith("{") and body.endswith("}") else ""

@@ -64,7 +64,7 @@ def fit_bound(probabilities: Floats, fitted: PoolFit, truth: Ints, precision: fl
     """Return the lowest pooled confidence from which texts on which members differ are right often enough.
 
     "Often enough" is the share `precision` of at least `LEAST_ROWS` such texts. Returns 0 if all of them
-    satisfy it, `ALWAYS` if there is no such bound.
+    satisfy it, `ALWAYS` without such a bound.
     """
     differ = members_differ(probabilities, fitted.weights)
     pooled = pool(probabilities[:, differ], fitted.weights, fitted.temperature)
@@ -118,7 +118,7 @@ def _descend(
         if found < loss:
             return moved, found, min(step * 2, _LARGEST_STEP)
         step /= 2
-    return weights, loss, 1.0  # there is none: the temperature moves next
+    return weights, loss, 1.0  # the temperature moves next
 
 
 def _gradient(logs: Floats, weights: Floats, temperature: float, truth: Ints) -> Floats:

@@ -71,7 +71,7 @@ def export_reader(
 def _agreement(
     scorer: Scorer, model: HeadlineReader, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> dict[str, str | int | float | bool | None]:
-    """Compare an export with torch: the headline's answers, and those for the assets."""
+    """Compare an export with torch: the headline's scores, and those for the assets."""
     scores = scorer.score(texts)
     judged = [number for number, score in enumerate(scores) if not score.abstained]
     finder = AssetFinder()

@@ -47,8 +47,8 @@ def calibrate(card: Card, answers: ReaderAnswers, rows: Sequence[TokenisedHeadli
 def measure_export(card: Card, folder: Path, sets: Mapping[str, Sequence[AssetExample]]) -> None:
     """Measure the export in `folder` on sets that nothing was fitted on, and write the figures to its card.
 
-    They are, for each set: the headlines' own answers, those for assets, for assets of headlines whose assets
-    differ, and the kinds of news. An asset that the scorer doesn't find gets the headline's own answer, as in
+    They are, for each set: the headlines' own scores, those for assets, for assets of headlines whose assets
+    differ, and the kinds of news. An asset that the scorer doesn't find gets the headline's own score, as in
     the agent.
     """
     scorer = Scorer.load(folder)

@@ -1,4 +1,4 @@
-"""Training of a reader on labels, on the answers of teachers, or on both (Hinton, Vinyals and Dean 2015)."""
+"""Training of a reader on labels, on the scores of teachers, or on both (Hinton, Vinyals and Dean 2015)."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _loss(
 ) -> Tensor:
     """Return the sum of the losses of the headline, its assets and, weighted, its kind.
 
-    Each is the mean over its known answers: of the cross-entropy with the label, of KL divergence · softness²
+    Each is the mean over its known scores: of the cross-entropy with the label, of KL divergence · softness²
     with the teachers, or of both.
     """
     taught = torch.zeros(len(texts), dtype=torch.bool)
@@ -194,7 +194,7 @@ def _loss(
 
 
 def _mean_loss(logits: Tensor, labels: Tensor, soft: Tensor, taught: Tensor, recipe: ReaderRecipe) -> Tensor:
-    """Return the mean loss of the rows that have a label or an answer of teachers; 0 if none has."""
+    """Return the mean loss of the rows that have a label or a score of teachers; 0 if none has."""
     labelled = labels != UNLABELLED
     hard = functional.cross_entropy(
         logits, labels, ignore_index=UNLABELLED, label_smoothing=recipe.smoothing, reduction="none"
@@ -243,7 +243,7 @@ def _slope(step: int, steps: int, warm_up: float) -> float:
 
 
 def _identity(model: HeadlineReader, sets: Sequence[ReaderSet], recipe: ReaderRecipe) -> str:
-    """Return a hash of recipe, initial weights, headlines and teachers' answers."""
+    """Return a hash of recipe, initial weights, headlines and teachers' scores."""
     digest = hashlib.sha256(msgspec.json.encode(recipe))
     for name, weight in model.state_dict().items():
         digest.update(name.encode() + weight.contiguous().numpy().tobytes())
