@@ -39,6 +39,7 @@ async def trade(
     *,
     faults: tuple[str, ...] = (),
     participation: float | None = None,
+    speed: float = 90.0,
 ) -> TwinReport:
     """Trade at a sandbox until so many orders are sent; attribute the run, deciding anew."""
     files = tuple(
@@ -47,7 +48,7 @@ async def trade(
     )
     options = SandboxOptions(
         klines=files,
-        speed=90.0,
+        speed=speed,
         balance=Decimal(1_000_000),
         seed=1,
         loop=True,
@@ -103,14 +104,15 @@ async def test_three_hundred_orders_with_faults_add_up(database: Database, tmp_p
 async def test_a_sandbox_differs_by_the_moment_and_by_limit_orders(
     database: Database, tmp_path: Path
 ) -> None:
-    report = await trade(database, tmp_path, 60)
+    report = await trade(database, tmp_path, 40, speed=30.0)
     assert_exact(report)
     matched = [
         order
         for order in report.orders
         if order.type == OrderType.MARKET.value and order.venue_qty == order.paper_qty == order.qty
     ]
-    assert len(matched) >= 15
-    # An event loop that stalls plays several prices at once; then a fill is dated later than its price
-    unexplained = [order for order in matched if order.causes.get("spread") or order.causes.get("impact")]
-    assert len(unexplained) <= len(matched) // 10
+    assert len(matched) >= 10
+    # The sandbox has a new price every 15 s. A busy machine handles several of them, and an order, at once:
+    # then the journal may lack the price that the order met.
+    prompt = [order for order in matched if order.venue_delay_ms is not None and order.venue_delay_ms < 15_000]
+    assert not [order for order in prompt if order.causes.get("spread") or order.causes.get("impact")]
