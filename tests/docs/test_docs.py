@@ -12,11 +12,10 @@ from textwrap import indent
 from typing import NamedTuple
 
 import pytest
-import typer
 
 import tapewire as tw
-from agent.cli.main import build
 from tests.conftest import ROOT
+from tests.support.command_line import whole_command
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(
@@ -66,7 +65,7 @@ def verbs(page: Path) -> Iterator[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_and_option_named_exists(page: Path) -> None:
     for words in verbs(page):
-        command, rest = typer.main.get_command(build()), words
+        command, rest = whole_command(), words
         while rest and (inner := getattr(command, "commands", None)) is not None and rest[0] in inner:
             command, rest = inner[rest[0]], rest[1:]
         assert getattr(command, "commands", None) is None or not rest or rest[0].startswith("-"), (
