@@ -83,8 +83,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """Leave what the imports made out of every later garbage collection. Cache no bytecode of what tests
     write: a strategy that a test edits within a second, at equal length, would be taken from the cache as it
-    was.
+    was. Make new stores without running the migrations each time, except in tests/store.
     """
+    if (store := sys.modules.get("agent.store.database")) is not None:
+        from tests.support.new_schema import make_tables
+
+        vars(store)["migrate"] = make_tables
     sys.dont_write_bytecode = True
     gc.collect()
     gc.freeze()

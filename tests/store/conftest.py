@@ -19,7 +19,17 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import create_engine
 
+from agent.store import database as database_module
 from agent.store.database import Database, open_database
+from agent.store.schema_revision import migrate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def real_migrations() -> Iterator[None]:
+    """Make the tables of new stores by the migrations (tests/conftest.py replaces them elsewhere)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database_module, "migrate", migrate)
+        yield
 
 
 @pytest.fixture(scope="session")

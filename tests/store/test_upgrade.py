@@ -18,7 +18,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from msgspec.structs import replace
-from sqlalchemy import inspect
+from sqlalchemy import create_engine, inspect
 
 from agent.core.errors import StoreError
 from agent.core.events import Provenance, Sentiment, Signal
@@ -35,6 +35,7 @@ from models.sentiment.serve.score_cache import CachedScore, SqlScoreCache
 from tests.conftest import ROOT
 from tests.store.store_samples import ONE_OF_EACH, T0, a_run
 from tests.support.command_line import invoke
+from tests.support.new_schema import make_tables
 
 TABLES = {**metadata.tables, **SCORES_METADATA.tables}
 HEAD = str(ScriptDirectory.from_config(schema_revision.alembic_config()).get_current_head())
@@ -88,6 +89,22 @@ def test_migrations_produce_the_tables_of_the_code(database: Database) -> None:
             name: inspect(connection).get_pk_constraint(name)["constrained_columns"] for name in TABLES
         }
     assert primary == {name: [column.name for column in table.primary_key] for name, table in TABLES.items()}
+
+
+def test_other_tests_get_the_tables_that_migrations_make() -> None:
+    found = []
+    for make in (schema_revision.migrate, make_tables):
+        engine = create_engine("sqlite://")
+        with engine.begin() as connection:
+            make(connection)
+            found.append(
+                (
+                    set(connection.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_master")),
+                    connection.exec_driver_sql("SELECT * FROM alembic_version").all(),
+                )
+            )
+        engine.dispose()
+    assert found[0] == found[1]
 
 
 def test_the_revision_that_is_needed_is_alembics_head(database: Database) -> None:
