@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import structlog
 
+from tests.support.effort import limit_examples
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # The suite starts hundreds of interpreters; without cached bytecode each compiles the program again
@@ -69,7 +71,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect no garbage while a worker imports the test modules: nothing of them becomes garbage."""
+    """Limit the examples of properties. Collect no garbage while a worker imports the test modules: nothing
+    of them becomes garbage.
+    """
+    limit_examples()
     if hasattr(config, "workerinput"):
         gc.disable()
 
