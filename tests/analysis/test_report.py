@@ -19,7 +19,7 @@ from agent.analysis.report.report_loader import load_report_data
 from agent.core.errors import DataError, TapewireError, UsageError
 from agent.core.events import HOUR_MS
 from tests.analysis.stored import HOSTILE, START, record_run
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 
 
 class Page(HTMLParser):
@@ -235,17 +235,17 @@ def test_the_command_writes_both_files_and_prints_one_object(tmp_path: Path) -> 
     config = tmp_path / "config.toml"
     config.write_text(f'[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n')
     page = tmp_path / "out.html"
-    result = invoke(["report", "run", "--config", str(config), "-o", str(page), "--json"])
+    result = run_command(["report", "run", "--config", str(config), "-o", str(page), "--json"])
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     assert (printed["run"], printed["html"]) == ("run-1", str(page))
     assert printed["metrics"]["trades"]["trades"] == 1
     assert page.exists()
     assert Path(printed["data"]).exists()
-    plain = invoke(["report", "--config", str(config), "-o", str(page)])
+    plain = run_command(["report", "--config", str(config), "-o", str(page)])
     assert plain.stdout.startswith("Made 0.1")
 
 
 def test_the_command_rejects_other_file_types() -> None:
-    result = invoke(["report", "-o", "report.pdf"])
+    result = run_command(["report", "-o", "report.pdf"])
     assert isinstance(result.exception, UsageError)

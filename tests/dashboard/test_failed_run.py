@@ -18,7 +18,7 @@ from agent.store.queries import list_runs
 from agent.store.runs import Run, RunKind, RunStatus
 from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
 from tests.dashboard.dashboard_harness import FakeAgent, bar, client, headline, served
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 from tests.support.live import PATIENCE
 
 HOUR_MS = 3_600_000
@@ -59,7 +59,7 @@ def backtest(folder: Path, name: str, after: int) -> None:
         "--config",
         str(folder / "c.toml"),
     ]
-    invoke(["backtest", *arguments])
+    run_command(["backtest", *arguments])
 
 
 @pytest.fixture

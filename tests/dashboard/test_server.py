@@ -28,7 +28,7 @@ from tests.dashboard.dashboard_harness import (
     served,
 )
 from tests.live.test_commands import start
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 from tests.support.live import PATIENCE, SENTIMENT, Command, handled, journal, of, until
 
 
@@ -241,6 +241,6 @@ async def test_recorded_runs_can_be_viewed_without_an_agent(
 
 def test_a_missing_store_is_not_created(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'none.db'}"
-    result = invoke(["dashboard", "--store", url])
+    result = run_command(["dashboard", "--store", url])
     assert result.exit_code == 1
     assert not (tmp_path / "none.db").exists()

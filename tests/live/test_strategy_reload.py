@@ -26,7 +26,7 @@ from agent.store.database import Database
 from agent.store.journal import Journal, find_segments
 from agent.store.queries import find_run, list_runs, read_decisions, read_rows
 from agent.store.strategy_sources import save_source, trust_source
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 from tests.support.live import (
     SYMBOLS,
     assert_sound,
@@ -407,7 +407,7 @@ async def test_the_command_line_changes_lists_and_shows_strategies(
 
     async def tapewire(*arguments: str) -> tuple[int, str]:
         given = [*arguments, "-c", "agent.toml"]
-        result = await asyncio.to_thread(invoke, given, env={"COLUMNS": "400"})
+        result = await asyncio.to_thread(run_command, given, env={"COLUMNS": "400"})
         error = result.exception if isinstance(result.exception, TapewireError) else None
         return result.exit_code, str(error) if error else result.stdout
 

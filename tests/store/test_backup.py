@@ -21,7 +21,7 @@ from agent.store.queries import list_runs
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind
 from tests.store.store_samples import a_run, pause_commands
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_restore_refuses_to_replace_an_open_store(store: Database, tmp_path: P
 
 
 def tapewire(*arguments: object) -> Result:
-    return invoke(arguments)
+    return run_command(arguments)
 
 
 @pytest.fixture

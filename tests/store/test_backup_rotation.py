@@ -24,7 +24,7 @@ from agent.store.journal_segments import roll_over
 from agent.store.queries import find_run
 from agent.store.state_snapshots import Snapshot, write_snapshot
 from tests.store.test_journal_archive import FixedNow, record_ended_run
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 
 NOON = datetime(2026, 3, 31, 12, tzinfo=UTC)
 POLICY = BackupConfig()
@@ -137,15 +137,15 @@ def test_the_verbs(store: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "config.toml").write_text(
         f'[store]\nurl = "sqlite:///{file_of(store)}"\n[backup]\nfolder = "nights"\n[live]\nfolder = "."\n'
     )
-    done = invoke(["db", "backup"])
+    done = run_command(["db", "backup"])
     assert done.exit_code == 0, done.output
     assert "2 new archives, 0 old copies removed" in done.output
     (copy,) = (tmp_path / "nights").glob("*.db")
     shutil.rmtree(tmp_path / "archive")
-    missing = invoke(["db", "backup", "--to", "elsewhere"])
+    missing = run_command(["db", "backup", "--to", "elsewhere"])
     assert missing.exit_code == 1
     store.close()
-    done = invoke(["db", "restore", str(copy)])
+    done = run_command(["db", "restore", str(copy)])
     assert done.exit_code == 0, done.output
     assert done.output.count("restored: ") == 2
     with closing(open_database(f"sqlite:///{file_of(store)}")) as again:

@@ -34,7 +34,7 @@ from models.sentiment.serve.score_cache import METADATA as SCORES_METADATA
 from models.sentiment.serve.score_cache import CachedScore, SqlScoreCache
 from tests.conftest import ROOT
 from tests.store.store_samples import ONE_OF_EACH, T0, a_run
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 from tests.support.new_schema import make_tables
 
 TABLES = {**metadata.tables, **SCORES_METADATA.tables}
@@ -235,17 +235,17 @@ def test_sentiments_of_0009_are_final_and_of_local_models(database: Database, da
 def test_the_command_upgrades_the_configured_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.toml").write_text('[store]\nurl = "sqlite:///here/store.db"\n')
-    verb = invoke(["db", "upgrade", "--json"])
+    verb = run_command(["db", "upgrade", "--json"])
     assert json.loads(verb.stdout) == {"before": None, "after": HEAD, "backup": None}
     assert (tmp_path / "here" / "store.db").is_file()
-    assert f"already {HEAD}" in invoke(["db", "upgrade"]).stdout
+    assert f"already {HEAD}" in run_command(["db", "upgrade"]).stdout
 
 
 def test_the_command_prints_the_path_of_the_backup(
     tmp_path: Path, sqlite_database: Database, next_release: Path
 ) -> None:
     url = f"sqlite:///{sqlite_database.file}"
-    printed = invoke(["db", "upgrade", "--url", url]).stdout
+    printed = run_command(["db", "upgrade", "--url", url]).stdout
     (backup,) = tmp_path.glob("*.backup")
     assert f"from {HEAD} to next" in printed
     assert str(backup) in printed

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from agent.cli.main import build
 
 
-def invoke(arguments: Sequence[object], **options: Any) -> Result:
+def run_command(arguments: Sequence[object], **options: Any) -> Result:
     """Run `tapewire ARGUMENTS…` and return its exit code and output; `options` are those of click's runner.
 
     A crash is in the result's `exception`; the tests of the command line itself start `agent.cli.main.main`.

@@ -14,14 +14,14 @@ pytest.importorskip("torch")
 from agent.core.errors import UsageError
 from models.cards import read_card
 from models.sentiment.train.datasets import Example
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 
 pytestmark = pytest.mark.train
 
 
 def tapewire(*arguments: str | Path) -> str:
     """Run `tapewire` in this process and return its standard output; its errors are raised."""
-    result = invoke(arguments)
+    result = run_command(arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout

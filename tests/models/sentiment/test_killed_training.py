@@ -23,7 +23,7 @@ from models.cards import Card, read_card, write_card
 from models.sentiment.serve.scorer import Scorer
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.trained_model import load_trained
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 
 pytestmark = pytest.mark.train
 
@@ -54,7 +54,7 @@ def command(data: Path, tiny_bases: dict[str, Path]) -> Callable[[Path | str, st
 
 
 def tapewire(*arguments: str) -> str:
-    result = invoke(arguments)
+    result = run_command(arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 from agent.core.errors import DataError, UsageError
 from models.cards import read_card
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 
 pytestmark = pytest.mark.train
 
@@ -24,7 +24,7 @@ LABELS = {"bitcoin": "BTC", "ether": "ETH"}
 
 def tapewire(*arguments: str | Path) -> str:
     """Run `tapewire` in this process and return its standard output; its errors are raised."""
-    result = invoke(arguments)
+    result = run_command(arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout

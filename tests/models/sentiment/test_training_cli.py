@@ -14,7 +14,7 @@ import pytest
 from agent.core.errors import DataError, ModelError, TapewireError, UsageError
 from models.cards import read_card
 from models.sentiment.train.datasets import Example
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 
 WORDS = [
     ("token soars after record inflows", "positive"),
@@ -25,7 +25,7 @@ WORDS = [
 
 def tapewire(*arguments: str | Path) -> str:
     """Run `tapewire` in this process and return its standard output; its errors are raised."""
-    result = invoke(arguments)
+    result = run_command(arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout

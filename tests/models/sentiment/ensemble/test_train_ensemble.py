@@ -18,7 +18,7 @@ from models.sentiment.train.datasets import Example
 from models.sentiment.train.ensembles.ensemble_training import open_members, train_ensemble
 from models.sentiment.train.ensembles.member_scores import member_names
 from models.sentiment.train.splits import Split
-from tests.support.command_line import invoke
+from tests.support.command_line import run_command
 from tests.support.fixed_scorer import FixedScorer, Uncached
 
 UP, FLAT, DOWN = (0.1, 0.1, 0.8), (0.1, 0.8, 0.1), (0.8, 0.1, 0.1)
@@ -28,7 +28,7 @@ SERVER = "openai:http://127.0.0.1:1/v1#qwen3:8b"
 
 def tapewire(*arguments: str | Path) -> str:
     """Run `tapewire` in this process and return its standard output; its errors are raised."""
-    result = invoke(arguments)
+    result = run_command(arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout
