@@ -57,7 +57,7 @@ def postgres_cluster() -> Iterator[str]:
     def run(program: str, *arguments: str) -> None:
         command = [str(Path(initdb).with_name(program)), *arguments]
         options: Any = {"cwd": folder, "stdout": subprocess.DEVNULL, **as_user}
-        subprocess.run(command, check=True, timeout=60, **options)
+        subprocess.run(command, check=True, timeout=300, **options)
 
     try:
         run("initdb", "-D", "data", "-U", "tapewire", "-A", "trust", "-E", "UTF8", "--no-sync")
@@ -66,6 +66,8 @@ def postgres_cluster() -> Iterator[str]:
             "-D",
             "data",
             "-w",
+            "-t",
+            "240",
             "-l",
             "log",
             "-o",
