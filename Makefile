@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # The modules that are compiled (hatch_build.py): changing one means building again
 COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
 
-.PHONY: setup run test lint format bench orders workers crash simulate fuzz docs soak load starter clean
+.PHONY: setup run test test-long lint format bench orders workers crash simulate fuzz docs soak load starter clean
 
 setup: .venv/.ready
 
@@ -28,6 +28,10 @@ run: setup
 
 test: .venv/.ready-dev
 	@$(BIN)/python -m pytest -n auto
+
+# The same tests with more examples, seeds, kills and longer markets
+test-long: .venv/.ready-dev
+	@TAPEWIRE_TESTS=long $(BIN)/python -m pytest -n auto
 
 lint: .venv/.ready-dev
 	$(BIN)/ruff check .

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import structlog
 
+from tests.support.effort import limit_examples
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # The suite starts hundreds of interpreters; without cached bytecode each compiles the program again
@@ -69,7 +71,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect no garbage while a worker imports the test modules: nothing of them becomes garbage."""
+    """Limit the examples of properties. Collect no garbage while a worker imports the test modules: nothing
+    of them becomes garbage.
+    """
+    limit_examples()
     if hasattr(config, "workerinput"):
         gc.disable()
 
@@ -83,8 +88,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """Leave what the imports made out of every later garbage collection. Cache no bytecode of what tests
     write: a strategy that a test edits within a second, at equal length, would be taken from the cache as it
-    was.
+    was. Make new stores without running the migrations each time, except in tests/store.
     """
+    if (store := sys.modules.get("agent.store.database")) is not None:
+        from tests.support.new_schema import make_tables
+
+        vars(store)["migrate"] = make_tables
     sys.dont_write_bytecode = True
     gc.collect()
     gc.freeze()

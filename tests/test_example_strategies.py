@@ -20,6 +20,7 @@ from strategies import load_strategy, strategy_class
 from strategies.description import describe_strategy
 from tests.cli.conftest import Outcome, tapewire
 from tests.conftest import ROOT
+from tests.support.effort import usual
 from tests.support.long_sample import SYMBOLS, write_long_sample
 
 __all__ = ["tapewire"]
@@ -30,27 +31,30 @@ SAMPLE = [ROOT / f"tests/sample_data/{symbol}-1m.csv" for symbol in SYMBOLS]
 
 
 class Market(NamedTuple):
-    """Bars that a strategy is tested on: of `minutes`, `passes` times the sample's 36 hours long."""
+    """Bars that a strategy is tested on: of `minutes`, `passes` times the sample's 36 hours long, in a long
+    run `long` times.
+    """
 
     minutes: int
     passes: int
+    long: int
     params: Mapping[str, Any] = MappingProxyType({})
 
 
 MARKETS = {
-    "break_even": Market(15, 40),
-    "dca": Market(15, 40, {"hours": 24}),
-    "donchian_breakout": Market(15, 40),
-    "dual_thrust": Market(15, 40),
-    "ema_cross": Market(1, 6, {"fast": 2, "slow": 4}),  # 50 hours of warm-up instead of 626
-    "grid": Market(5, 12),
-    "news_fade": Market(1, 1),
-    "pairs": Market(15, 40),
-    "regime_switch": Market(15, 40),
-    "rsi_reversion": Market(5, 12),
-    "squeeze": Market(15, 40),
-    "supertrend": Market(60, 60),
-    "volatility_target": Market(15, 40),
+    "break_even": Market(15, 8, 40),
+    "dca": Market(15, 8, 40, {"hours": 24}),
+    "donchian_breakout": Market(15, 8, 40),
+    "dual_thrust": Market(15, 8, 40),
+    "ema_cross": Market(1, 3, 6, {"fast": 2, "slow": 4}),  # 50 hours of warm-up instead of 626
+    "grid": Market(5, 4, 12),
+    "news_fade": Market(1, 1, 1),
+    "pairs": Market(15, 6, 40),
+    "regime_switch": Market(15, 10, 40),
+    "rsi_reversion": Market(5, 4, 12),
+    "squeeze": Market(15, 8, 40),
+    "supertrend": Market(60, 60, 60),
+    "volatility_target": Market(15, 10, 40),
 }
 ON_THE_SAMPLE = set(MARKETS) - {"break_even", "dual_thrust", "ema_cross", "supertrend"}
 """Strategies whose indicators have enough bars within 36 hours."""
@@ -66,7 +70,8 @@ def needs_ta_lib(file: Path) -> None:
 def arguments(file: Path, folder: Path) -> list[str]:
     """Return the command line's options for a strategy and its market."""
     market = MARKETS[file.stem]
-    klines = write_long_sample(folder, market.minutes, market.passes) if market.passes > 1 else SAMPLE
+    passes = usual(market.passes, long=market.long)
+    klines = write_long_sample(folder, market.minutes, passes) if passes > 1 else SAMPLE
     config = folder / "config.toml"  # the sample's swing of 10 %, again and again, would halt any strategy
     config.write_text("[risk]\nmax_daily_loss = 1\nmax_drawdown = 1\n")
     options = [f"--klines={path}" for path in klines] + [

@@ -25,8 +25,11 @@ PANELS: Final[dict[str, tuple[str, ...]]] = {
 """Panel of the help -> modules of its commands: X is `agent.cli.X_commands`, which has a `register(app)`."""
 
 
-def build() -> typer.Typer:
-    """Return the whole command line."""
+def build(only: str = "") -> typer.Typer:
+    """Return the command line, or its part that serves the command or group `only` if there is one.
+
+    To set up all commands takes longer than most of them run.
+    """
     order: list[str] = []
 
     class Root(PlainGroup):
@@ -59,6 +62,10 @@ def build() -> typer.Typer:
                 order.append(str(entry.name))
             app.registered_commands += part.registered_commands
             app.registered_groups += part.registered_groups
+    if only in order:
+        app.registered_commands = [entry for entry in app.registered_commands if entry.name == only]
+        app.registered_groups = [entry for entry in app.registered_groups if entry.name == only]
+        order[:] = [only]
     set_up_commands(app)
     return app
 
@@ -67,7 +74,7 @@ def main() -> None:
     """Run the command line. Exit codes: 0 success, 1 failure, 2 usage or configuration, 3 safety."""
     os.umask(0o077)  # files of this program (store, sockets, log, reports) are readable by its user only
     sys.excepthook = report_crash
-    app = build()
+    app = build(sys.argv[1] if len(sys.argv) > 1 else "")
     sys.exit(run_guarded(lambda: app(standalone_mode=True)))
 
 

@@ -11,16 +11,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from typer.testing import CliRunner
 
 from agent.analysis.report.charts import MARKED_TRADES, marked, price_figure
 from agent.analysis.report.html import SHOWN_TRADES, render, write_report
 from agent.analysis.report.report_data import ReportData
 from agent.analysis.report.report_loader import load_report_data
-from agent.cli.main import build
 from agent.core.errors import DataError, TapewireError, UsageError
 from agent.core.events import HOUR_MS
 from tests.analysis.stored import HOSTILE, START, record_run
+from tests.support.command_line import run_command
 
 
 class Page(HTMLParser):
@@ -236,19 +235,17 @@ def test_the_command_writes_both_files_and_prints_one_object(tmp_path: Path) -> 
     config = tmp_path / "config.toml"
     config.write_text(f'[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n')
     page = tmp_path / "out.html"
-    result = CliRunner().invoke(
-        build(), ["report", "run", "--config", str(config), "-o", str(page), "--json"]
-    )
+    result = run_command(["report", "run", "--config", str(config), "-o", str(page), "--json"])
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     assert (printed["run"], printed["html"]) == ("run-1", str(page))
     assert printed["metrics"]["trades"]["trades"] == 1
     assert page.exists()
     assert Path(printed["data"]).exists()
-    plain = CliRunner().invoke(build(), ["report", "--config", str(config), "-o", str(page)])
+    plain = run_command(["report", "--config", str(config), "-o", str(page)])
     assert plain.stdout.startswith("Made 0.1")
 
 
 def test_the_command_rejects_other_file_types() -> None:
-    result = CliRunner().invoke(build(), ["report", "-o", "report.pdf"])
+    result = run_command(["report", "-o", "report.pdf"])
     assert isinstance(result.exception, UsageError)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer
 from click.testing import CliRunner as ClickRunner
 from typer.testing import CliRunner
 
 from agent.cli.main import PANELS, build
+from tests.support.command_line import whole_command
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -20,7 +20,7 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
         yield from commands(inner, (*path, name))
 
 
-TAPEWIRE = typer.main.get_command(build())
+TAPEWIRE = whole_command()
 ALL = dict(commands(TAPEWIRE))
 OPTIONS = {
     f"{' '.join(path)} {param.opts[0]}": param

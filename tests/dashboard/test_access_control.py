@@ -12,9 +12,7 @@ from urllib.parse import urljoin
 
 import pytest
 from aiohttp import ClientSession, WSServerHandshakeError
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.config.services import DashboardConfig
 from agent.core.errors import SafetyError
 from agent.core.events import MINUTE_MS
@@ -23,6 +21,7 @@ from agent.dashboard.server import Dashboard
 from agent.live.access_token import make_token
 from agent.store.database import Database, open_database
 from tests.dashboard.dashboard_harness import FakeAgent, client, origin, served
+from tests.support.command_line import run_command
 
 KILL: dict[str, Any] = {"action": "kill", "run": "20250303-142500-aaaa"}
 
@@ -404,9 +403,7 @@ def test_the_command_refuses_a_short_token_with_exit_code_3(tmp_path: Path) -> N
     (tmp_path / "c.toml").write_text(
         f'[store]\nurl = "sqlite:///{tmp_path / "s.db"}"\n[dashboard]\ntoken_file = "{file}"\n'
     )
-    result = CliRunner().invoke(
-        build(), ["dashboard", "--config", str(tmp_path / "c.toml"), "--host", "0.0.0.0"]
-    )
+    result = run_command(["dashboard", "--config", str(tmp_path / "c.toml"), "--host", "0.0.0.0"])
     assert isinstance(result.exception, SafetyError)
     assert result.exception.exit_code == 3
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.store.database import Database, open_database
 from agent.store.queries import list_runs
 from tests.conftest import ROOT
 from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
 from tests.dashboard.dashboard_harness import client, served
+from tests.support.command_line import run_command
 
 BTC = ROOT / "tests/sample_data/BTCUSDT-1m.csv"
 
@@ -26,7 +25,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]
     monkeypatch.chdir(tmp_path)
     for fast in (20, 25, 30):
         args = ["--klines", f"BTCUSDT={BTC}", "--strategy", "sma_cross", "--set", f"fast={fast}"]
-        assert CliRunner().invoke(build(), ["backtest", *args]).exit_code == 0
+        assert run_command(["backtest", *args]).exit_code == 0
     with closing(open_database("sqlite:///var/tapewire.db")) as database:
         yield database
 

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from agent.analysis.run_rows import run_row
-from agent.cli.main import build
 from agent.store.database import Database, open_database
 from agent.store.queries import list_runs
 from agent.store.runs import Run, RunKind, RunStatus
 from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
 from tests.dashboard.dashboard_harness import FakeAgent, bar, client, headline, served
+from tests.support.command_line import run_command
 from tests.support.live import PATIENCE
 
 HOUR_MS = 3_600_000
@@ -60,7 +59,7 @@ def backtest(folder: Path, name: str, after: int) -> None:
         "--config",
         str(folder / "c.toml"),
     ]
-    CliRunner().invoke(build(), ["backtest", *arguments])
+    run_command(["backtest", *arguments])
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.core.events import RiskState
 from agent.core.risk import RESUME_FROM_KILL
 from agent.dashboard import websocket
@@ -30,6 +28,7 @@ from tests.dashboard.dashboard_harness import (
     served,
 )
 from tests.live.test_commands import start
+from tests.support.command_line import run_command
 from tests.support.live import PATIENCE, SENTIMENT, Command, handled, journal, of, until
 
 
@@ -242,6 +241,6 @@ async def test_recorded_runs_can_be_viewed_without_an_agent(
 
 def test_a_missing_store_is_not_created(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'none.db'}"
-    result = CliRunner().invoke(build(), ["dashboard", "--store", url])
+    result = run_command(["dashboard", "--store", url])
     assert result.exit_code == 1
     assert not (tmp_path / "none.db").exists()

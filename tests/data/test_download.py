@@ -12,15 +12,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from aiohttp.test_utils import TestServer
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.core.errors import ConfigError, DataError, StoreError, UsageError, VenueError
 from agent.core.events import DAY_MS, HOUR_MS, Gap, Kline
 from agent.data.download import BybitKlines, KlineRequest, yahoo_klines, yahoo_rows
 from agent.data.kline_writer import KlineWriter
 from agent.data.klines import KlineFile
 from tests.support.bybit_server import MINUTE, Market
+from tests.support.command_line import run_command
 
 T0 = 1_704_067_200_000  # 2024-01-01, a Monday
 LABELS = {"source": "bybit", "symbol": "BTCUSDT"}
@@ -173,7 +172,7 @@ async def test_the_command_downloads_and_reports(market: Market, tmp_path: Path)
         "--url",
         market.base_url,
     ]
-    result = await asyncio.to_thread(CliRunner().invoke, build(), [*command, "--output", str(path), "--json"])
+    result = await asyncio.to_thread(run_command, [*command, "--output", str(path), "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["symbol"], found["rows"], found["gaps"], found["missing"], found["unsound"]) == (
@@ -183,7 +182,7 @@ async def test_the_command_downloads_and_reports(market: Market, tmp_path: Path)
         1,
         0,
     )
-    wrong = await asyncio.to_thread(CliRunner().invoke, build(), [*command[:5], "--to", "2023-01-01"])
+    wrong = await asyncio.to_thread(run_command, [*command[:5], "--to", "2023-01-01"])
     assert isinstance(wrong.exception, UsageError)
     assert "is not before --to 2023-01-01" in str(wrong.exception)
 

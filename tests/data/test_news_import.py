@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.core.errors import DataError
 from agent.data.news import NewsFile
 from agent.data.news_import import import_news
+from tests.support.command_line import run_command
 
 T0 = 1_704_067_200_000  # 2024-01-01
 ROWS = [
@@ -47,7 +46,7 @@ def test_an_imported_file_replays_as_the_original_does(source: Path, tmp_path: P
 
 def test_the_command_reports_its_counts(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "news.parquet"
-    result = CliRunner().invoke(build(), ["import", "news", str(source), "--output", str(output), "--json"])
+    result = run_command(["import", "news", str(source), "--output", str(output), "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found == {
@@ -89,7 +88,7 @@ def test_the_command_prints_that_dates_are_ends_of_days(tmp_path: Path) -> None:
         "--timezone",
         "UTC",
     ]
-    result = CliRunner().invoke(build(), arguments)
+    result = run_command(arguments)
     assert result.exit_code == 0, result.output
     assert "  1 headlines with a date but no time: known at the end of that day" in result.output.splitlines()
 

@@ -12,11 +12,11 @@ from textwrap import indent
 from typing import NamedTuple
 
 import pytest
-import typer
 
 import tapewire as tw
-from agent.cli.main import build
 from tests.conftest import ROOT
+from tests.support.command_line import whole_command
+from tests.support.warm_tapewire import warm_tapewire
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCE = re.compile(
@@ -66,7 +66,7 @@ def verbs(page: Path) -> Iterator[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_and_option_named_exists(page: Path) -> None:
     for words in verbs(page):
-        command, rest = typer.main.get_command(build()), words
+        command, rest = whole_command(), words
         while rest and (inner := getattr(command, "commands", None)) is not None and rest[0] in inner:
             command, rest = inner[rest[0]], rest[1:]
         assert getattr(command, "commands", None) is None or not rest or rest[0].startswith("-"), (
@@ -81,23 +81,33 @@ def test_every_command_and_option_named_exists(page: Path) -> None:
         )
 
 
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The program without the time that its imports take, which is most of the time of such commands."""
+    with warm_tapewire(tmp_path_factory.mktemp("warm")) as program:
+        yield program
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if any(b.kind == "sh" and b.run for b in blocks(page))],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_commands_run_as_they_stand(page: Path, tmp_path: Path) -> None:
+def test_commands_run_as_they_stand(page: Path, tmp_path: Path, warm: Path) -> None:
     for name in ("tests", "examples", "Makefile", "hatch_build.py"):
         if (ROOT / name).exists():
             (tmp_path / name).symlink_to(ROOT / name)
     programs = tmp_path / "bin"
     programs.mkdir()
     program = programs / "tapewire"
-    program.write_text(
-        f'#!{sys.executable}\nfrom agent.cli.main import main\nif __name__ == "__main__":\n    main()\n'
-    )
-    program.chmod(0o755)
+    if page.name == "README.md":
+        program.write_text(
+            f'#!{sys.executable}\nfrom agent.cli.main import main\nif __name__ == "__main__":\n    main()\n'
+        )
+        program.chmod(0o755)
+    else:
+        program.symlink_to(warm)
     (programs / "python").symlink_to(sys.executable)
     env = os.environ | {
         "PATH": f"{programs}:{os.environ['PATH']}",

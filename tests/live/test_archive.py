@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.core.errors import SafetyError, StoreError, UsageError
 from agent.live.app import make_agent
 from agent.sandbox import Sandbox
@@ -19,6 +17,7 @@ from agent.store.database import Database, open_database
 from agent.store.lock import LOCK, instance_lock
 from agent.store.queries import find_run, list_runs
 from tests.live.test_commands import write_config
+from tests.support.command_line import run_command
 from tests.support.live import assert_sound, handled, journal, living, load_words, settings, until
 
 Verb = Callable[..., Any]
@@ -30,7 +29,7 @@ def verb(sandbox: Sandbox, tmp_path: Path) -> Verb:
     config = str(write_config(sandbox, tmp_path))
 
     def run(*arguments: object) -> Any:
-        done = CliRunner().invoke(build(), [*map(str, arguments), "--config", config, "--json"])
+        done = run_command([*arguments, "--config", config, "--json"])
         if done.exception and not isinstance(done.exception, SystemExit):
             raise done.exception
         return json.loads(done.stdout)

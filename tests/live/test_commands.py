@@ -16,9 +16,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, CookieJar
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.core.errors import TapewireError
 from agent.live.control_socket import ControlRequest, send_request
 from agent.sandbox import Sandbox
@@ -26,6 +24,7 @@ from agent.store.database import open_database
 from agent.store.queries import list_runs
 from agent.store.runs import RunStatus
 from tests.conftest import ROOT
+from tests.support.command_line import run_command
 from tests.support.live import PATIENCE, options
 
 MAIN = "from agent.cli.main import main; main()"
@@ -98,7 +97,7 @@ async def test_run_exits_with_0_on_a_signal_and_resumes_on_the_next_start(tmp_pa
 def test_commands_fail_with_a_hint_if_no_agent_is_running(tmp_path: Path, verb: list[str]) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f'[live]\nfolder = "{tmp_path}"\n')
-    result = CliRunner().invoke(build(), [*verb, "--config", str(config)])
+    result = run_command([*verb, "--config", str(config)])
     assert isinstance(result.exception, TapewireError)
     assert "no agent is running" in str(result.exception)
     assert result.exception.exit_code == 1
@@ -114,7 +113,7 @@ async def test_commands_connect_to_the_agent_in_the_configured_folder(tmp_path: 
         path.write_text(f'[live]\nfolder = "{tmp_path}"\n')
 
         async def invoke(*verb: str) -> str:
-            result = await asyncio.to_thread(CliRunner().invoke, build(), [*verb, "--config", str(path)])
+            result = await asyncio.to_thread(run_command, [*verb, "--config", str(path)])
             assert result.exit_code == 0, result.output
             return result.output
 

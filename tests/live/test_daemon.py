@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.analysis.report.report_loader import load_report_data
 from agent.core.errors import ConfigError, ModelError, SafetyError
-from agent.core.events import Command, Fill, Funding, Kline, News, Order, RiskState, Sentiment
+from agent.core.events import Command, Fill, Funding, FundingPayment, Kline, News, Order, RiskState, Sentiment
 from agent.live.app import make_agent
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -76,13 +77,18 @@ async def test_journalled_bars_equal_the_source_file(
             )
 
 
+def decided(database: Database, kind: type) -> list[Any]:
+    return of(kind, [item.decision for item in read_decisions(database, find_run(database).id)])
+
+
 async def test_headlines_are_scored_once_and_traded_on(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
-        await until(lambda: len(of(Sentiment, journal(database))) >= 8 and daemon.pipeline.decisions > 12)
+        await until(lambda: daemon.pipeline.decisions > 12 and decided(database, Fill))
+        await until(lambda: len(of(Sentiment, journal(database))) >= 8)
     events = assert_sound(database, "latest", config)
     news, sentiments = of(News, events), of(Sentiment, events)
     assert len({item.id for item in news}) == len(news)
@@ -90,7 +96,6 @@ async def test_headlines_are_scored_once_and_traded_on(
     first = {item.id: item.available_at for item in news}
     assert all(item.available_at >= first[item.news_id] and item.latency_ms > 0 for item in sentiments)
     assert {item.model for item in sentiments} == {"starter"}
-    assert of(Fill, [item.decision for item in read_decisions(database, find_run(database).id)])
 
 
 async def test_a_restart_continues_the_run(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
@@ -169,17 +174,12 @@ async def test_funding_is_paid_at_its_stamps(sandbox: Sandbox, database: Databas
     )
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
-        await until(lambda: len(of(Funding, journal(database))) >= 6)
+        await until(lambda: decided(database, FundingPayment) and len(of(Funding, journal(database))) >= 6)
     events = assert_sound(database, "latest", config)
     stamps = [event.ts for event in of(Funding, events)]
     assert all(ts % 600_000 == 0 for ts in stamps)
     assert stamps == sorted(stamps)
     assert len(set(stamps)) == len(stamps) / 2  # both symbols
-    assert [
-        d
-        for d in read_decisions(database, find_run(database).id)
-        if type(d.decision).__name__ == "FundingPayment"
-    ]
 
 
 async def test_a_live_runs_report_has_prices_and_a_point_per_bar(

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.core.errors import ConfigError, SafetyError, StoreError, TapewireError, UsageError
 from agent.core.events import Command, Event, RiskState
 from agent.core.risk import KILL, RESUME_FROM_KILL
@@ -56,9 +54,7 @@ async def agent(
     path.write_text(f'[live]\nfolder = "{folder}"\n')
 
     async def invoke(*verb: str) -> Any:
-        result = await asyncio.to_thread(
-            CliRunner().invoke, build(), [*verb, "--config", str(path), "--json"]
-        )
+        result = await asyncio.to_thread(invoke, [*verb, "--config", str(path), "--json"])
         return result.exception or json.loads(result.output)
 
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.config import Config
 from agent.config.live import LogConfig
 from agent.core.events import MINUTE_MS, News, RiskEvent, RiskState, Sentiment
@@ -32,6 +30,7 @@ from models.sentiment.serve.drift import CLASS, reference_shares
 from models.sentiment.serve.headline_score import HeadlineScore
 from tests.live.conftest import database, hasty_start, quiet_log, sandbox, write_model
 from tests.live.services.metrics.test_metrics import METRICS, Asked, value
+from tests.support.command_line import run_command
 from tests.support.live import SENTIMENT, Words, assert_sound, living, settings, until
 from tests.support.stories import Story
 
@@ -164,7 +163,7 @@ async def test_a_drifted_model_is_an_alarm_a_metric_and_a_line_of_the_status(
         status = daemon.status()
         path = tmp_path / "config.toml"
         path.write_text(f'[live]\nfolder = "{tmp_path}"\n')
-        shown = await asyncio.to_thread(CliRunner().invoke, build(), ["status", "--config", str(path)])
+        shown = await asyncio.to_thread(run_command, ["status", "--config", str(path)])
     assert "model drift drifted on 100 headlines: class (PSI" in shown.output.replace("\n", " ")
     assert "abstained 0.0%, unknown tokens 12.5%" in shown.output
     assert value(samples, "tapewire_sentiment_drift_state", state="drifted") == 1

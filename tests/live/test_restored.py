@@ -7,9 +7,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.core.events import Command, Fill, FillKind
 from agent.core.risk import OLDER_RECORD
 from agent.live.app import make_agent
@@ -18,6 +16,7 @@ from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from tests.live.gateway.churning_strategy import churn
 from tests.live.test_testnet import ledger, testnet
+from tests.support.command_line import run_command
 from tests.support.live import assert_sound, living, load_words, of, options, until
 
 
@@ -35,7 +34,7 @@ async def test_a_restored_backup_imports_the_venues_history_and_a_kill_ends_flat
     path.write_text(f'live.folder = "{tmp_path}"\nstore.url = "sqlite:///{tmp_path / "store.db"}"\n')
 
     async def verb(*words: str) -> None:
-        done = await asyncio.to_thread(CliRunner().invoke, build(), [*words, "--config", str(path)])
+        done = await asyncio.to_thread(run_command, [*words, "--config", str(path)])
         assert done.exit_code == 0, (words, done.output, done.exception)
 
     async with Sandbox(options(speed=240)) as sandbox:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.config import Config, parse
 from agent.core.errors import ConfigError, SafetyError, UsageError
 from agent.core.events import Command, Fill, Kline, RiskState
@@ -29,6 +27,7 @@ from agent.store.database import Database, open_database
 from agent.store.queries import find_run, read_frame, read_rows
 from agent.store.runs import Run
 from agent.store.state_snapshots import list_snapshots
+from tests.support.command_line import run_command
 from tests.support.live import handled, journal, living, load_words, of, options, settings, until
 from tests.support.stories import Story
 
@@ -192,7 +191,7 @@ async def test_sleeves_are_paused_resumed_added_and_removed_by_commands(
         import asyncio
 
         arguments = ["sleeve", *verb, "--config", str(path)]
-        result = await asyncio.to_thread(CliRunner().invoke, build(), [*arguments, "--json"])
+        result = await asyncio.to_thread(run_command, [*arguments, "--json"])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return json.loads(result.output)

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from agent.analysis.report.html import write_report
 from agent.analysis.report.report_loader import load_report_data
-from agent.cli.main import build
 from agent.core.errors import ConfigError, SafetyError, StrategyError, TapewireError, UsageError
 from agent.core.events import MINUTE_MS, Command, Notice, Order, RiskState, StrategyChange
 from agent.core.risk import STRATEGY
@@ -28,6 +26,7 @@ from agent.store.database import Database
 from agent.store.journal import Journal, find_segments
 from agent.store.queries import find_run, list_runs, read_decisions, read_rows
 from agent.store.strategy_sources import save_source, trust_source
+from tests.support.command_line import run_command
 from tests.support.live import (
     SYMBOLS,
     assert_sound,
@@ -408,7 +407,7 @@ async def test_the_command_line_changes_lists_and_shows_strategies(
 
     async def tapewire(*arguments: str) -> tuple[int, str]:
         given = [*arguments, "-c", "agent.toml"]
-        result = await asyncio.to_thread(CliRunner().invoke, build(), given, env={"COLUMNS": "400"})
+        result = await asyncio.to_thread(run_command, given, env={"COLUMNS": "400"})
         error = result.exception if isinstance(result.exception, TapewireError) else None
         return result.exit_code, str(error) if error else result.stdout
 

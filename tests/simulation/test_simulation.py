@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
+from tests.support.effort import usual
 
+SEEDS = usual(3, long=8)
 QUICKLY_DETECTED = (
     "bars-come-twice",
     "headlines-pass-twice",
@@ -35,16 +37,16 @@ def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_seeds_have_no_violations() -> None:
-    done = simulation("--seeds", "8", "--first", "1000")
+    done = simulation("--seeds", str(SEEDS), "--first", "1000")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "8 seeds held, 0 broke"
+    assert done.stdout.splitlines()[-1] == f"{SEEDS} seeds held, 0 broke"
 
 
 @pytest.mark.slow
 def test_seeds_with_several_strategies_in_one_account_have_no_violations() -> None:
-    done = simulation("--seeds", "8", "--first", "20", "--sleeves")
+    done = simulation("--seeds", str(SEEDS), "--first", "20", "--sleeves")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "8 seeds held, 0 broke"
+    assert done.stdout.splitlines()[-1] == f"{SEEDS} seeds held, 0 broke"
 
 
 def test_seed_is_reproducible() -> None:

@@ -19,7 +19,17 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import create_engine
 
+from agent.store import database as database_module
 from agent.store.database import Database, open_database
+from agent.store.schema_revision import migrate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def real_migrations() -> Iterator[None]:
+    """Make the tables of new stores by the migrations (tests/conftest.py replaces them elsewhere)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database_module, "migrate", migrate)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +57,7 @@ def postgres_cluster() -> Iterator[str]:
     def run(program: str, *arguments: str) -> None:
         command = [str(Path(initdb).with_name(program)), *arguments]
         options: Any = {"cwd": folder, "stdout": subprocess.DEVNULL, **as_user}
-        subprocess.run(command, check=True, timeout=60, **options)
+        subprocess.run(command, check=True, timeout=300, **options)
 
     try:
         run("initdb", "-D", "data", "-U", "tapewire", "-A", "trust", "-E", "UTF8", "--no-sync")
@@ -56,6 +66,8 @@ def postgres_cluster() -> Iterator[str]:
             "-D",
             "data",
             "-w",
+            "-t",
+            "240",
             "-l",
             "log",
             "-o",

@@ -10,9 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from agent.cli.main import build
 from agent.core.errors import SafetyError, StoreError, UsageError
 from agent.store.backup import back_up, inspect_backup, restore_backup
 from agent.store.database import Database, open_database
@@ -22,6 +21,7 @@ from agent.store.queries import list_runs
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind
 from tests.store.store_samples import a_run, pause_commands
+from tests.support.command_line import run_command
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_restore_refuses_to_replace_an_open_store(store: Database, tmp_path: P
 
 
 def tapewire(*arguments: object) -> Result:
-    return CliRunner().invoke(build(), [*map(str, arguments)])
+    return run_command(arguments)
 
 
 @pytest.fixture

@@ -13,9 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.config.control import BackupConfig
 from agent.core.errors import StoreError
 from agent.store.backup import restore_backup
@@ -26,6 +24,7 @@ from agent.store.journal_segments import roll_over
 from agent.store.queries import find_run
 from agent.store.state_snapshots import Snapshot, write_snapshot
 from tests.store.test_journal_archive import FixedNow, record_ended_run
+from tests.support.command_line import run_command
 
 NOON = datetime(2026, 3, 31, 12, tzinfo=UTC)
 POLICY = BackupConfig()
@@ -138,16 +137,15 @@ def test_the_verbs(store: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "config.toml").write_text(
         f'[store]\nurl = "sqlite:///{file_of(store)}"\n[backup]\nfolder = "nights"\n[live]\nfolder = "."\n'
     )
-    cli = CliRunner()
-    done = cli.invoke(build(), ["db", "backup"])
+    done = run_command(["db", "backup"])
     assert done.exit_code == 0, done.output
     assert "2 new archives, 0 old copies removed" in done.output
     (copy,) = (tmp_path / "nights").glob("*.db")
     shutil.rmtree(tmp_path / "archive")
-    missing = cli.invoke(build(), ["db", "backup", "--to", "elsewhere"])
+    missing = run_command(["db", "backup", "--to", "elsewhere"])
     assert missing.exit_code == 1
     store.close()
-    done = cli.invoke(build(), ["db", "restore", str(copy)])
+    done = run_command(["db", "restore", str(copy)])
     assert done.exit_code == 0, done.output
     assert done.output.count("restored: ") == 2
     with closing(open_database(f"sqlite:///{file_of(store)}")) as again:

@@ -18,10 +18,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from msgspec.structs import replace
-from sqlalchemy import inspect
-from typer.testing import CliRunner
+from sqlalchemy import create_engine, inspect
 
-from agent.cli.main import build
 from agent.core.errors import StoreError
 from agent.core.events import Provenance, Sentiment, Signal
 from agent.store import schema_revision
@@ -36,6 +34,8 @@ from models.sentiment.serve.score_cache import METADATA as SCORES_METADATA
 from models.sentiment.serve.score_cache import CachedScore, SqlScoreCache
 from tests.conftest import ROOT
 from tests.store.store_samples import ONE_OF_EACH, T0, a_run
+from tests.support.command_line import run_command
+from tests.support.new_schema import make_tables
 
 TABLES = {**metadata.tables, **SCORES_METADATA.tables}
 HEAD = str(ScriptDirectory.from_config(schema_revision.alembic_config()).get_current_head())
@@ -89,6 +89,22 @@ def test_migrations_produce_the_tables_of_the_code(database: Database) -> None:
             name: inspect(connection).get_pk_constraint(name)["constrained_columns"] for name in TABLES
         }
     assert primary == {name: [column.name for column in table.primary_key] for name, table in TABLES.items()}
+
+
+def test_other_tests_get_the_tables_that_migrations_make() -> None:
+    found = []
+    for make in (schema_revision.migrate, make_tables):
+        engine = create_engine("sqlite://")
+        with engine.begin() as connection:
+            make(connection)
+            found.append(
+                (
+                    set(connection.exec_driver_sql("SELECT type, name, tbl_name, sql FROM sqlite_master")),
+                    connection.exec_driver_sql("SELECT * FROM alembic_version").all(),
+                )
+            )
+        engine.dispose()
+    assert found[0] == found[1]
 
 
 def test_the_revision_that_is_needed_is_alembics_head(database: Database) -> None:
@@ -219,17 +235,17 @@ def test_sentiments_of_0009_are_final_and_of_local_models(database: Database, da
 def test_the_command_upgrades_the_configured_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.toml").write_text('[store]\nurl = "sqlite:///here/store.db"\n')
-    verb = CliRunner().invoke(build(), ["db", "upgrade", "--json"])
+    verb = run_command(["db", "upgrade", "--json"])
     assert json.loads(verb.stdout) == {"before": None, "after": HEAD, "backup": None}
     assert (tmp_path / "here" / "store.db").is_file()
-    assert f"already {HEAD}" in CliRunner().invoke(build(), ["db", "upgrade"]).stdout
+    assert f"already {HEAD}" in run_command(["db", "upgrade"]).stdout
 
 
 def test_the_command_prints_the_path_of_the_backup(
     tmp_path: Path, sqlite_database: Database, next_release: Path
 ) -> None:
     url = f"sqlite:///{sqlite_database.file}"
-    printed = CliRunner().invoke(build(), ["db", "upgrade", "--url", url]).stdout
+    printed = run_command(["db", "upgrade", "--url", url]).stdout
     (backup,) = tmp_path.glob("*.backup")
     assert f"from {HEAD} to next" in printed
     assert str(backup) in printed

@@ -58,6 +58,8 @@ class KlineHistory:
         self._exchange.urls["api"] = dict.fromkeys(_HOSTS, base)
         if is_loopback(base):
             self._exchange.timeout_on_exit = 0  # the wait is for the closing handshake of TLS
+            # Without TLS, no certificate is checked, and to load those of the authorities takes a while
+            self._exchange.verify = base.startswith("https:")
         else:
             self._exchange.aiohttp_trust_env = True  # use the environment's proxies
 

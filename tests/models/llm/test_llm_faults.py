@@ -1,4 +1,4 @@
-"""500 headlines at a server that misbehaves: each is scored, abstained from or fallen back, and counted."""
+"""Headlines at a server that misbehaves: each is scored, abstained from or fallen back, and counted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from agent.config.llm import LlmConfig
 from models.sentiment.llm.llm_scorer import LlmScorer
 from models.sentiment.serve.headline_score import HeadlineScore
+from tests.support.effort import usual
 from tests.support.llm_server import (
     Fault,
     LlmServer,
@@ -24,7 +25,7 @@ from tests.support.llm_server import (
     without_logprobs,
 )
 
-HEADLINES: Final = 500
+HEADLINES: Final = usual(150, long=500)
 PER_CALL: Final = 50
 LIMITED: Final = Fault("status", status=429, headers={"Retry-After": "0.1"})
 EVERY: Final = (
@@ -87,8 +88,8 @@ ALL_FAULTS: Final = "each fault in turn, log-probabilities"
 Case = tuple[Model, Script, Callable[[int], str], dict[str, Any], int, set[str]]
 SCENARIOS: Final[dict[str, Case]] = {
     # model, script, headlines, settings, least answered, causes that may occur
-    "sound": (sound_model, lambda _: None, plain, {}, 500, set()),
-    "no log-probabilities": (without_logprobs(), lambda _: None, plain, {"samples": 2}, 500, set()),
+    "sound": (sound_model, lambda _: None, plain, {}, HEADLINES, set()),
+    "no log-probabilities": (without_logprobs(), lambda _: None, plain, {"samples": 2}, HEADLINES, set()),
     ALL_FAULTS: (
         sound_model,
         at_every(6, *EVERY),
@@ -142,15 +143,15 @@ SCENARIOS: Final[dict[str, Case]] = {
         lambda _: None,
         injected,
         {"samples": 2},
-        400,
+        HEADLINES * 4 // 5,
         {"invalid"},
     ),
     "a spent budget": (
         sound_model,
         at_every(9, Fault("html")),
         plain,
-        {"budget": {"requests": 200}},
-        100,
+        {"budget": {"requests": HEADLINES * 2 // 5}},
+        HEADLINES // 5,
         {"budget", "invalid"},
     ),
 }

@@ -79,7 +79,7 @@ def main() -> None:
             shutil.copytree(pristine, around)
 
     training.replaced_folder = forking
-    build()(arguments)
+    build(arguments[0])(arguments)
 
 
 if __name__ == "__main__":

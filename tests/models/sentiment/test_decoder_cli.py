@@ -8,21 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from agent.cli.main import build
 from agent.core.errors import UsageError
 from models.cards import read_card
 from models.sentiment.train.datasets import Example
+from tests.support.command_line import run_command
 
 pytestmark = pytest.mark.train
 
 
 def tapewire(*arguments: str | Path) -> str:
     """Run `tapewire` in this process and return its standard output; its errors are raised."""
-    result = CliRunner().invoke(build(), [str(argument) for argument in arguments])
+    result = run_command(arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout

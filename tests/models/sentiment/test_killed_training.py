@@ -16,15 +16,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.core.errors import ModelError
 from agent.system.atomic import settled
 from models.cards import Card, read_card, write_card
 from models.sentiment.serve.scorer import Scorer
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.trained_model import load_trained
+from tests.support.command_line import run_command
 
 pytestmark = pytest.mark.train
 
@@ -55,7 +54,7 @@ def command(data: Path, tiny_bases: dict[str, Path]) -> Callable[[Path | str, st
 
 
 def tapewire(*arguments: str) -> str:
-    result = CliRunner().invoke(build(), list(arguments))
+    result = run_command(arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout
@@ -156,7 +155,7 @@ def run(code: str, arguments: list[str], hash_seed: str) -> int:
 _GOES_ON = """
 import sys
 from agent.cli.main import build
-build()(sys.argv[1:])
+build(sys.argv[1])(sys.argv[1:])
 """
 
 _KILLED_AFTER_A_CHECKPOINT = """
@@ -169,7 +168,7 @@ def die(self, *args, **kwargs):
 
 on_save, trainer._CheckpointMarker.on_save = trainer._CheckpointMarker.on_save, die
 from agent.cli.main import build
-build()(sys.argv[1:])
+build(sys.argv[1])(sys.argv[1:])
 """
 
 

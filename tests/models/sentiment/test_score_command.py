@@ -8,12 +8,12 @@ from math import exp
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from agent.cli.console import out
-from agent.cli.main import build
 from agent.core.errors import ModelError, UsageError
 from models.labels import LABELS
+from tests.support.command_line import run_command
 
 FIELDS = [
     "text",
@@ -43,7 +43,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory, write_reader: Callable[...,
 
 
 def run(*arguments: str, stdin: bytes | None = None) -> Result:
-    return CliRunner().invoke(build(), ["score", *arguments], input=stdin)
+    return run_command(["score", *arguments], input=stdin)
 
 
 def test_json_output_is_one_object_per_text(model: str) -> None:

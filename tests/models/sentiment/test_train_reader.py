@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from agent.cli.main import build
 from agent.core.errors import DataError, UsageError
 from models.cards import read_card
+from tests.support.command_line import run_command
 
 pytestmark = pytest.mark.train
 
@@ -25,7 +24,7 @@ LABELS = {"bitcoin": "BTC", "ether": "ETH"}
 
 def tapewire(*arguments: str | Path) -> str:
     """Run `tapewire` in this process and return its standard output; its errors are raised."""
-    result = CliRunner().invoke(build(), [str(argument) for argument in arguments])
+    result = run_command(arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.core.errors import DataError, ModelError, TapewireError, UsageError
 from models.cards import read_card
 from models.sentiment.train.datasets import Example
+from tests.support.command_line import run_command
 
 WORDS = [
     ("token soars after record inflows", "positive"),
@@ -26,7 +25,7 @@ WORDS = [
 
 def tapewire(*arguments: str | Path) -> str:
     """Run `tapewire` in this process and return its standard output; its errors are raised."""
-    result = CliRunner().invoke(build(), [str(argument) for argument in arguments])
+    result = run_command(arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout

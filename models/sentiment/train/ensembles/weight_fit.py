@@ -94,6 +94,8 @@ def _fit(logs: Floats, truth: Ints) -> tuple[Floats, float]:
     for _ in range(_ROUNDS):
         before = loss
         temperature = float(np.clip(fit_temperature(pool_logits(logs, weights), truth), *RANGE))
+        if np.isnan(temperature):
+            break  # a weight is 0 and its member alone scores some text: the fit goes on without that member
         loss = pool_loss(logs, weights, temperature, truth)
         if len(weights) == 1:
             break

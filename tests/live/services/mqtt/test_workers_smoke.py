@@ -20,7 +20,7 @@ def test_each_headline_is_scored_once_if_a_worker_is_killed() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=700,  # each of the three phases has a limit of its own
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

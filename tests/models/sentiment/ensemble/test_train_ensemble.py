@@ -9,9 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from typer.testing import CliRunner
 
-from agent.cli.main import build
 from agent.core.errors import DataError, ModelError, UsageError
 from models.cards import Card, DatasetRecord
 from models.sentiment.ensemble.ensemble_file import end_of_day, read_ensemble
@@ -20,6 +18,7 @@ from models.sentiment.train.datasets import Example
 from models.sentiment.train.ensembles.ensemble_training import open_members, train_ensemble
 from models.sentiment.train.ensembles.member_scores import member_names
 from models.sentiment.train.splits import Split
+from tests.support.command_line import run_command
 from tests.support.fixed_scorer import FixedScorer, Uncached
 
 UP, FLAT, DOWN = (0.1, 0.1, 0.8), (0.1, 0.8, 0.1), (0.8, 0.1, 0.1)
@@ -29,7 +28,7 @@ SERVER = "openai:http://127.0.0.1:1/v1#qwen3:8b"
 
 def tapewire(*arguments: str | Path) -> str:
     """Run `tapewire` in this process and return its standard output; its errors are raised."""
-    result = CliRunner().invoke(build(), [str(argument) for argument in arguments])
+    result = run_command(arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout
