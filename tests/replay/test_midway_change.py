@@ -153,6 +153,7 @@ def test_without_a_change_a_run_with_sleeves_goes_on_as_it_was(sleeves: Recorded
     assert len(found.changed.decisions) == sleeves.run.decisions > 50
 
 
+@pytest.mark.slow
 def test_the_contributions_of_a_story_in_all_sleeves_are_the_account_s_difference(
     sleeves: RecordedInputs,
 ) -> None:
@@ -161,11 +162,13 @@ def test_the_contributions_of_a_story_in_all_sleeves_are_the_account_s_differenc
     for story in found.stories:
         assert list(story.sleeves) == ["with", "against", "trend"]
         assert sum(story.sleeves.values()) == pytest.approx(story.contribution, abs=Decimal("1e-12"))
-        if story.headlines == 1:
-            lives = fold_on(sleeves, Change(removed=frozenset({story.story})))
-            profits = {
-                name: lives.as_it_was.sleeves[name].profit - lives.changed.sleeves[name].profit
-                for name in story.sleeves
-            }
-            assert story.sleeves == profits
+    single = [one for one in found.stories if one.headlines == 1 and one.until is None]
+    assert single
+    for story in single[:2]:  # their lives go on to the end, so they are those without the headline
+        lives = fold_on(sleeves, Change(removed=frozenset({story.story})))
+        profits = {
+            name: lives.as_it_was.sleeves[name].profit - lives.changed.sleeves[name].profit
+            for name in story.sleeves
+        }
+        assert story.sleeves == profits
     assert any(story.sleeves["with"] * story.sleeves["against"] < 0 for story in found.stories)
