@@ -161,6 +161,20 @@ def test_a_new_life_forgets_what_was_collected() -> None:
     assert late.closes == []
 
 
+def test_bars_that_are_being_collected_are_part_of_the_state() -> None:
+    def fresh() -> tuple[SleevedEngine, Minutes]:
+        late = Minutes()
+        return opened({"x": {}, "late": late}, {}, x=0.5)[0], late
+
+    engine, _ = fresh()
+    play(engine, [*bars([100]), command("strategy-history", 1), *bars([103], 1)])
+    again, late = fresh()
+    restore(again, capture(engine), version_part(engine))
+    play(again, [command("add-sleeve", 2, sleeve="late", definition=DEFINITION)])
+    assert late.closes == [103]
+    assert capture(fresh()[0]) != capture(engine)
+
+
 def test_the_state_of_a_replaced_strategy_is_restored_into_a_fresh_engine() -> None:
     step: dict[str, Any] = {"x": {0: {"weight": 0.5}}, "y": {}}
     later: dict[str, Any] = {"z": {2: {"weight": 0.1}}}
