@@ -21,7 +21,8 @@ from agent.config import parse
 from agent.core.events import Kline, News
 from agent.replay.backtest import backtest
 from agent.replay.history import History, Plan
-from agent.replay.what_if import Change, fold_on, load_inputs
+from agent.replay.recorded_inputs import load_inputs
+from agent.replay.what_if import Change, fold_on
 from agent.research.story_results import story_results
 from agent.store.database import open_database
 from models.sentiment.open_scorer import open_scorer

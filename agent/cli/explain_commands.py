@@ -104,7 +104,11 @@ def _list_orders(history: OrderHistory, *, json: bool) -> None:
         print_json({"run": history.run, "orders": rows, "trips": history.trips})
         return
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for title in ("number", "decided", "order", "quantity", "filled", "trip", "ended", "id"):
+    sleeved = any(one.order.sleeve for one in records)
+    for title in (
+        *("number", "decided", *(("sleeve",) if sleeved else ()), "order", "quantity", "filled", "trip"),
+        *("ended", "id"),
+    ):
         table.add_column(title, overflow="fold", no_wrap=title in ("number", "decided"))
     for one in records[-_LISTED:]:
         order = one.order
@@ -112,6 +116,7 @@ def _list_orders(history: OrderHistory, *, json: bool) -> None:
         table.add_row(
             str(one.number),
             iso(order.ts)[:19],
+            *((Text(order.sleeve or ""),) if sleeved else ()),
             Text(f"{order.symbol} {order.side.value.lower()} {order.type.value.lower().replace('_', ' ')}"),
             f"{order.qty:f}",
             f"{one.filled:f}",

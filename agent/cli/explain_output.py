@@ -44,6 +44,7 @@ def print_explanation(found: Explanation) -> None:
             ("order", _order_line(found)),
             ("id", order.id),
             ("decided", f"{iso(order.ts)} on event {found.event_seq:,}"),
+            *((("sleeve", found.sleeve),) if found.sleeve else ()),
             ("event", describe(found.event)),
             ("placed by", _origin_line(found)),
         )
@@ -171,6 +172,15 @@ def _outcome(found: Explanation) -> list[RenderableType]:
         role, fee, slippage = "maker" if fill.maker else "taker", float(fill.fee), float(fill.slippage)
         costs = f"fee {formats.number(fee, 4)}, slippage {formats.number(slippage, 4)}"
         rows.append(("fill", f"{iso(fill.ts)}: {fill.qty:f} at {fill.price:f}, {role}, {costs}"))
+    rows += [
+        (
+            "crossed",
+            f"{cross.qty:f} at the mark {cross.price:f} with order {cross.order} of sleeve {cross.sleeve}: "
+            "no fee, spread or slippage; the market would have charged "
+            f"{formats.number(float(cross.fee_saved), 4)}",
+        )
+        for cross in found.crosses
+    ]
     if len(one.fills) > 10:
         rows.append(("", f"{len(one.fills) - 10:,} more fills; --json has all"))
     if one.fills and one.average_price is not None:

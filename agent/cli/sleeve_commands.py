@@ -92,7 +92,10 @@ def add(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Add a sleeve while the agent runs. It begins without history, on a share of the idle cash."""
+    """Add a sleeve while the agent runs, on a share of the idle cash.
+
+    It begins with the history that it would have at a start of the agent.
+    """
     args: dict[str, str] = {}
     if strategy:
         if not share:
@@ -120,9 +123,8 @@ def _send(agent: AgentOptions, json: bool, do: str, name: str, **args: str) -> N
     print_text(f"{do}: done; sleeve {name} is {state}")
     if state == "leaving":
         print_text("it leaves once its positions are closed; tapewire sleeve list shows what is left")
-    if needed := reply.get("needed_bars"):
-        bars = ", ".join(f"{count:,} bars of {interval}" for interval, count in needed.items())
-        print_text(f"note: its strategy needs {bars}, which it has to wait for")
+    for symbol, detail in reply.get("short", ()):
+        print_text(f"note: {symbol}: {detail}")
 
 
 def _pairs(texts: list[str] | None, name: str) -> dict[str, str]:

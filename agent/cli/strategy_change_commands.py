@@ -40,7 +40,7 @@ def use_strategy(
     sleeve: Sleeve = "",
     json: Json = False,
 ) -> None:
-    """Let the running agent trade another strategy from now on, without a restart.
+    """Let the running agent, or one of its sleeves, trade another strategy from now on, without a restart.
 
     The new strategy begins without state, its parameters at their defaults unless they are set. Working
     entries are cancelled; positions and their protection stay. If the strategy can't be loaded, the old one
@@ -87,11 +87,15 @@ def _send(agent: AgentOptions, json: bool, do: str, args: dict[str, str]) -> Non
         return
     source = f" {reply['source'][:12]}" if reply["source"] else ""
     params = ", ".join(f"{name}={value}" for name, value in reply["params"].items())
-    print_text(f"{reply['strategy']}{source} decides{f' with {params}' if params else ''}", wrap=True)
+    where = f" in sleeve {reply['sleeve']}" if "sleeve" in reply else ""
+    print_text(f"{reply['strategy']}{source} decides{where}{f' with {params}' if params else ''}", wrap=True)
     for symbol, detail in reply["short"]:
         print_text(f"note: {symbol}: {detail}", wrap=True)
     if reply["risk"] != "ACTIVE":
         print_text(f"risk is {reply['risk']}: it opens nothing until tapewire resume", wrap=True)
+    elif reply.get("state", "ACTIVE") != "ACTIVE":
+        resume = f"tapewire sleeve resume {reply['sleeve']}"
+        print_text(f"the sleeve is {reply['state']}: it opens nothing until {resume}", wrap=True)
 
 
 def list_versions(run: str, config: Path | None, json: bool) -> None:
@@ -105,9 +109,10 @@ def list_versions(run: str, config: Path | None, json: bool) -> None:
 
     for row in rows:
         source = row["source"][:12] or "built in"
+        name = f"{row['sleeve']}: " if row["sleeve"] else ""
         change = f", event {row['event']:,} by {row['by']}" if row["event"] else ""
         positions = ", positions closed" if row["flatten"] else ""
-        print_text(f"{iso(row['since'])}  {row['strategy']}  {source}{change}{positions}")
+        print_text(f"{iso(row['since'])}  {name}{row['strategy']}  {source}{change}{positions}")
         values = ", ".join(f"{name}={value}" for name, value in row["params"].items())
         print_text(f"  {values or 'no parameters'}", wrap=True)
         if row["source"] and not row["stored"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +20,8 @@ from agent.core.errors import UsageError
 from agent.system.clock import iso
 
 if TYPE_CHECKING:
-    from agent.replay.what_if import FoldedLife, RecordedInputs, WhatIf
+    from agent.replay.recorded_inputs import RecordedInputs
+    from agent.replay.what_if import FoldedLife, WhatIf
     from agent.research.story_results import StoryResults
 
 TrustStrategy = Annotated[
@@ -53,16 +55,20 @@ def whatif(
         list[str] | None,
         option(
             "--change",
-            "Change a setting of the sections signals, risk, paper; may be repeated.",
+            "Change a setting of signals, risk, paper, or sleeves.NAME; may be repeated.",
             "KEY=VALUE",
         ),
     ] = None,
     strategy: Annotated[
-        str | None, option("--strategy", "Another strategy, from the beginning.", "NAME")
+        str | None,
+        option("--strategy", "Another strategy; from an event on as `tapewire strategy use`.", "NAME"),
     ] = None,
     settings: Annotated[
         list[str] | None, option("--set", "Set a parameter of the strategy; may be repeated.", "NAME=VALUE")
     ] = None,
+    sleeve: Annotated[
+        str, option("--sleeve", "Sleeve whose strategy or parameters change.", "NAME", "none")
+    ] = "",
     config: ConfigFile = None,
     trust_strategy: TrustStrategy = False,
     json: Json = False,
@@ -70,9 +76,11 @@ def whatif(
     """Fold a recorded run on under a change, beside the run as it was; nothing is recorded.
 
     The run is decided again from its own inputs. From --from on, a second life goes on with the change: other
-    settings, costs or parameters, or without a headline. Without a change both lives are the same.
+    settings, costs, parameters, another strategy or sleeve, or without a headline. Without a change both
+    lives are the same.
     """
-    from agent.replay.what_if import Change, fold_on, load_inputs
+    from agent.replay.recorded_inputs import load_inputs
+    from agent.replay.what_if import Change, fold_on
     from agent.store.database import open_database
     from agent.store.queries import find_run
 
@@ -86,6 +94,7 @@ def whatif(
             _pairs("--set", settings),
             frozenset(map(source.headline, remove or ())),
             frozenset(map(source.headline, flip or ())),
+            sleeve,
         )
         first = _event_number(source, begins)
         with replay_progress(
@@ -125,6 +134,9 @@ def _as_object(found: WhatIf) -> dict[str, Any]:
             "metrics": one.metrics,
             "equity": list(zip(one.times, one.equity, strict=True)),
             "notes": one.notes,
+            "sleeves": {
+                name: {**part._asdict(), "profit": part.profit} for name, part in one.sleeves.items()
+            },
         }
 
     difference = found.difference
@@ -179,6 +191,7 @@ def _print_lives(found: WhatIf) -> None:
     ):
         table.add_row(name, f"{values[0]:,}", f"{values[1]:,}", f"{values[1] - values[0]:+,}")
     out.print(table)
+    _print_sleeves(was, changed)
     if found.as_recorded is False:
         err.print(
             "[bold red]the life as it was is not the recorded run[/]: tapewire verify shows where it differs"
@@ -196,6 +209,21 @@ def _print_lives(found: WhatIf) -> None:
         print_text(f"  {title:<9} {what if what is not None else 'nothing'}")
 
 
+def _print_sleeves(was: FoldedLife, changed: FoldedLife) -> None:
+    """Print the profit of each sleeve in both lives; the differences add up to the account's."""
+    if not was.sleeves and not changed.sleeves:
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("profit by sleeve", "as it was", "changed", "difference"):
+        table.add_column(title, justify="left" if title == "profit by sleeve" else "right")
+    for name in was.sleeves | changed.sleeves:
+        profits = [one.sleeves[name].profit if name in one.sleeves else None for one in (was, changed)]
+        shown = ["no such sleeve" if one is None else f"{one:,.2f}" for one in profits]
+        before, after = (one or Decimal(0) for one in profits)
+        table.add_row(name, *shown, f"{after - before:+,.2f}")
+    out.print(table)
+
+
 def stories(
     run: RunId = "latest",
     most: Annotated[
@@ -208,9 +236,10 @@ def stories(
     """Show which stories earned or lost: the run's equity minus that of a life without the story.
 
     Each life without a story goes on until both are flat and nothing of the story is left. Contributions
-    don't add up to the result: without one story, another may lead to the same trade.
+    don't add up to the result: without one story, another may lead to the same trade. With sleeves each
+    contribution is the sum of those in each sleeve.
     """
-    from agent.replay.what_if import load_inputs
+    from agent.replay.recorded_inputs import load_inputs
     from agent.research.story_results import story_results
     from agent.store.database import open_database
     from agent.store.queries import find_run
@@ -235,10 +264,12 @@ def stories(
 
 def _print_stories(found: StoryResults, most: int) -> None:
     table = Table(box=None, pad_edge=False)
-    for title in ("contribution", "orders", "first headline", "headline", "symbols", "story"):
+    names = list(dict.fromkeys(name for story in found.stories for name in story.sleeves))
+    numbers = ("contribution", *names, "orders")
+    for title in (*numbers, "first headline", "headline", "symbols", "story"):
         table.add_column(
             title,
-            justify="right" if title in ("contribution", "orders") else "left",
+            justify="right" if title in numbers else "left",
             no_wrap=True,
             overflow="ellipsis",
             min_width=None if title == "story" else len(title),
@@ -250,6 +281,7 @@ def _print_stories(found: StoryResults, most: int) -> None:
             table.add_row("…")
         table.add_row(
             f"{story.contribution:+,.2f}",
+            *(f"{story.sleeves.get(name, 0):+,.2f}" for name in names),
             f"{story.orders - story.orders_without:+d}",
             iso(story.at)[:16].replace("T", " "),
             story.story[:8],

@@ -311,6 +311,11 @@ class Engine:
         return self.risk.is_stale(self.states[symbol].overdue(now))
 
     @property
+    def collects(self) -> bool:
+        """True while bars are kept for the strategy that `use-strategy` is about to bring."""
+        return self._collecting
+
+    @property
     def failures(self) -> dict[str, str]:
         """The error of the strategy that has yet to be reported, under the name of no sleeve."""
         return {"": self.guard.failure} if self.guard is not None and self.guard.failure else {}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
 from agent.core.engine import Engine
-from agent.core.events import Decision, News, Sentiment
+from agent.core.events import Command, Decision, News, Sentiment
 from agent.core.portfolio import Portfolio
 from agent.core.settings import CoreConfig, RiskConfig, SleeveConfig
 from agent.core.sinks import SleevedSink
+from agent.core.strategy_version import bars_needed
 
+_Config = TypeVar("_Config", bound=CoreConfig)
 _ZERO: Final = Decimal(0)
 
 
@@ -59,6 +61,15 @@ class Sleeve:
         self.name = settings.name
         self.engine = engine
         self.leaving = False  # it has been removed, and its positions are being closed
+        # bars by interval that its first strategy needs, if the command that added it states them
+        self.needs: dict[str, str] = {}
+
+    def addressed(self, command: Command) -> Command:
+        """Return a command to all sleeves as this one receives it: `warm-up-done` with its own needs."""
+        if command.action != "warm-up-done":
+            return command
+        needs = bars_needed(self.engine.version) if self.engine.version else self.needs
+        return replace(command, args=needs) if needs else command
 
     @property
     def totals(self) -> SleeveTotals:
@@ -97,7 +108,7 @@ def named(decision: Decision, sleeve: str) -> Decision:
     return replace(decision, sleeve=sleeve)
 
 
-def sleeve_config(config: CoreConfig, settings: SleeveConfig, capital: Decimal) -> CoreConfig:
+def sleeve_config(config: _Config, settings: SleeveConfig, capital: Decimal) -> _Config:
     """Return the configuration of a sleeve's engine: its symbols, capital, strategy and limits."""
     risk = config.risk.model_dump() | settings.risk
     symbols = settings.symbols or config.market.symbols

@@ -7,18 +7,20 @@ from decimal import Decimal
 from typing import Any, Final
 
 from agent.core.account_parts import SharedLimits, SharedSymbol
+from agent.core.collected_bars import CollectedBars
 from agent.core.engine import Engine
 from agent.core.errors import ConfigError, StrategyError, TapewireError
-from agent.core.events import Command, Decision
+from agent.core.events import Command, Decision, PastBars, Prediction
 from agent.core.fusion_inputs import Predictor
 from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
-from agent.core.risk import SLEEVE, RiskManager
+from agent.core.risk import SHORT_HISTORY, SLEEVE, RiskManager
 from agent.core.settings import CoreConfig, SleeveConfig
 from agent.core.sinks import SleevedSink
 from agent.core.sleeve import Sleeve, SleeveOutput, SleeveTotals, sleeve_config
 from agent.core.strategy import Strategy
 from agent.core.strategy_guard import describe_error
+from agent.core.strategy_version import StrategyLoader, bars_needed
 
 LoadStrategy = Callable[[str, Mapping[str, Any], Mapping[str, str] | None], Strategy]
 """Creates a strategy by name and parameters; raises TapewireError. The third argument is the recorded source
@@ -31,7 +33,8 @@ SOURCE: Final = ("strategy_file", "strategy_sha256")
 class SleeveRoster:
     """The present sleeves by name, the results of those that left, and the idle cash.
 
-    `emit` receives the name of a sleeve and each of its decisions; `sink` its samples.
+    `emit` receives the name of a sleeve and each of its decisions; `sink` its samples. `loader` creates the
+    strategies of commands `use-strategy`.
     """
 
     def __init__(
@@ -47,16 +50,21 @@ class SleeveRoster:
         run_id: str,
         predictor: Predictor | None,
         equity_block: int,
+        loader: StrategyLoader,
     ) -> None:
         self.sleeves: dict[str, Sleeve] = {}
         self.departed: dict[str, SleeveTotals] = {}
         self.idle = config.account.initial_capital
         self.leaving: set[str] = set()  # names of removed sleeves whose positions are being closed
         self.life: Command | None = None  # began the current life of a live run
+        self.collected = CollectedBars()
+        """History for the sleeve that is about to be added."""
+        self._reading = False  # history is being read by a new sleeve
         self._config = config
         self._load = load
         self._sink = sink
-        self._emit = emit
+        self._receive = emit
+        self._loader = loader
         self._portfolio = portfolio
         self._risk = risk
         self._states = states
@@ -104,6 +112,7 @@ class SleeveRoster:
                 predictor=self._predictor,
                 equity_block=self._block,
                 contain_errors=True,
+                loader=self._loader,
             )
         except TapewireError:
             raise
@@ -124,6 +133,8 @@ class SleeveRoster:
         """Add a sleeve while running, as the command defines it, if it is valid."""
         args = command.args
         name = args.get("sleeve", "")
+        history = self.collected.klines(now)
+        self.collected.end()
         try:
             settings = SleeveConfig.model_validate_json(args.get("definition", ""))
             capital = self._config.account.initial_capital * settings.share
@@ -136,14 +147,32 @@ class SleeveRoster:
             what = error.message if isinstance(error, TapewireError) else type(error).__name__
             self._risk.note(now, SLEEVE, f"{name} was not added: {what}")
             return
-        engine = self.sleeves[name].engine
+        sleeve, needs = self.sleeves[name], bars_needed(args)
+        engine, sleeve.needs = sleeve.engine, needs
         if self.life is not None:
             engine.handle(self.life)
         engine.market.now = now
+        engine.risk.set_warming_up(True)
+        self._reading = True
+        for kline in history:
+            if kline.symbol in engine.states:
+                engine.handle(kline)
+        self._reading = False
         engine.risk.set_warming_up(self._risk.warming_up)
         if self._risk.halted:
             engine.handle(Command("halt", now, now, {}, "account"))
         self._risk.note(now, SLEEVE, f"{name} was added by {command.by} with {capital:.2f}")
+        for symbol, detail in engine.short_histories(needs):
+            engine.risk.note(now, SHORT_HISTORY, detail, symbol)
+
+    def collects(self, past: PastBars) -> bool:
+        """Keep bars from before now for the sleeve that is about to be added; return whether one is."""
+        state = self._states.get(past.symbol)
+        return state is not None and self.collected.add_past(past, state.last_start)
+
+    def _emit(self, sleeve: str, decision: Decision) -> None:
+        if not (self._reading and isinstance(decision, Prediction)):  # about bars that are long past
+            self._receive(sleeve, decision)
 
     def on_remove(self, sleeve: Sleeve, command: Command, now: int) -> None:
         """Halt a sleeve and close its positions; it leaves once it is flat."""

@@ -30,6 +30,7 @@ from agent.core.events import (
     News,
     Order,
     OrderType,
+    PastBars,
     Prediction,
     RiskState,
     Sentiment,
@@ -47,19 +48,26 @@ from agent.core.sinks import SleevedSink
 from agent.core.sleeve import Sleeve, SleeveTotals, named
 from agent.core.sleeve_ledger import check_attribution
 from agent.core.sleeve_roster import LoadStrategy, SleeveRoster
+from agent.core.strategy_version import USE_STRATEGY, StrategyLoader, no_loader
 from agent.core.symbols import SymbolMapper
 
 _FAILED: Final = "its strategy raised an error"
 _TO_ALL: Final = ("flatten", "heartbeat", "life", "warm-up", "warm-up-done", "reconciling")
-_FOR_SHELL: Final = ("use-model", "model-in-use", "model-refused", "stop", "emergency-kill")
-_OF_ONE: Final = ("pause", "resume", "halt", "flatten", "strategy-error")
+_FOR_SHELL: Final = (
+    *("use-model", "model-in-use", "model-refused", "strategy-refused", "stop", "emergency-kill"),
+)
+_OF_ONE: Final = (
+    *("pause", "resume", "halt", "flatten", "strategy-error"),
+    *(USE_STRATEGY, "strategy-history", "strategy-refused"),
+)
 
 
 class SleevedEngine:
     """Handles events like `Engine`, for the sleeves of `config` that are enabled.
 
-    `load` creates the strategies. An error of a strategy halts its sleeve and no other; `failures` then has
-    the error. Raises ConfigError, StrategyError or what `load` raises.
+    `load` creates the strategies, and `loader` those of commands `use-strategy`, which replace the strategy
+    of one sleeve. An error of a strategy halts its sleeve and no other; `failures` then has the error. Raises
+    ConfigError, StrategyError or what `load` raises.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class SleevedEngine:
         run_id: str,
         predictor: Predictor | None = None,
         equity_block: int = EQUITY_BLOCK,
+        loader: StrategyLoader = no_loader,
     ) -> None:
         symbols = tuple(sorted(config.market.symbols))
         self.portfolio = Portfolio(config.account.initial_capital, symbols)
@@ -96,6 +105,7 @@ class SleevedEngine:
             run_id=run_id,
             predictor=predictor,
             equity_block=equity_block,
+            loader=loader,
         )
         self.sleeves = self.roster.sleeves
         """The present sleeves, by name."""
@@ -104,10 +114,11 @@ class SleevedEngine:
         self._config = config
         self._sink = sink
         self._block = equity_block
-        self.version: dict[str, str] = {}  # the strategies of sleeves are not replaced; see `TradingEngine`
+        self.version: dict[str, str] = {}  # each sleeve's engine has its own; see `TradingEngine`
         self.version_since = 0
         self._counts: Counter[str] = Counter()
         self._failures: dict[str, str] = {}
+        self._outlived: set[str] = set()  # of these, sleeves whose strategy was replaced before the report
         self._period = 0  # available_at of the bars being handled; the account is checked when it ends
         self._samples: list[tuple[int, float, float, float]] = []
         # by kind and symbol: the first sleeve with a signal or prediction on this event, and what it had
@@ -194,6 +205,7 @@ class SleevedEngine:
             if kline.confirm and now >= self.signals.next_expiry:
                 self.signals.pop_expired(now)
             state.follow(kline)
+            self.roster.collected.add(kline)
         for name in list(state.books):
             self.sleeves[name].engine.handle(kline)
 
@@ -208,6 +220,9 @@ class SleevedEngine:
                 self.sleeves[name].engine.handle(event)
             return
         self._advance(event.available_at)
+        if isinstance(event, PastBars):
+            self._on_past_bars(event)
+            return
         if isinstance(event, News):
             headline = self.signals.on_news(event)
             self._sink.news(event, headline.symbols, headline.story)
@@ -226,6 +241,14 @@ class SleevedEngine:
             self.risk.on_abstain_rate(now, self.signals.abstain_rate)
         if now >= self.signals.next_expiry:  # a withdrawn vote may have ended a signal
             self.signals.pop_expired(now)
+
+    def _on_past_bars(self, past: PastBars) -> None:
+        """Pass bars from before now to the sleeves that wait for them, present or about to be added."""
+        waiting = [sleeve.engine for sleeve in self.sleeves.values() if sleeve.engine.collects]
+        for engine in waiting:
+            engine.handle(past)
+        if not self.roster.collects(past) and not waiting:
+            self._counts["past bars that no strategy waits for"] += len(past.bars)
 
     def _advance(self, now: int) -> None:
         if now > self.market.now:
@@ -260,9 +283,12 @@ class SleevedEngine:
                 self._check_stale_data(now)
             elif action == "life":
                 self.roster.life = command
+                self.roster.collected.end()
             elif action.startswith("warm-up"):
                 risk.set_warming_up(action == "warm-up")
             self._tell_all(command)
+        elif action == "strategy-history":
+            self.roster.collected.begin()  # for the sleeve that `add-sleeve` is about to add
         elif action not in _FOR_SHELL:
             self._counts["unknown commands"] += 1
 
@@ -283,7 +309,12 @@ class SleevedEngine:
         elif action in _OF_ONE:
             if action == "strategy-error":
                 self._failures.pop(name, None)
+                if name in self._outlived:  # the sleeve is halted, and another strategy has failed
+                    self._outlived.remove(name)
+                    return
             sleeve.engine.handle(command)
+            if action == USE_STRATEGY and name in self._failures:
+                self._outlived.add(name)
         else:
             self._counts["unknown commands"] += 1
 
@@ -293,7 +324,7 @@ class SleevedEngine:
     def _tell_all(self, command: Command) -> None:
         for sleeve in list(self.sleeves.values()):
             if not (sleeve.leaving and command.action == "resume"):
-                sleeve.engine.handle(command)
+                sleeve.engine.handle(sleeve.addressed(command))
 
     def _check_stale_data(self, now: int) -> None:
         """Record at a heartbeat which symbols' data have stopped; the sleeves act on it."""

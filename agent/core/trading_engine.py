@@ -106,7 +106,9 @@ class TradingEngine(Protocol):
 
     @property
     def version(self) -> dict[str, str]:
-        """Arguments of the last `use-strategy`; empty before the first, and with sleeves."""
+        """Arguments of the last `use-strategy`; empty before the first, and with sleeves, whose engines have
+        their own.
+        """
         ...
 
     @property

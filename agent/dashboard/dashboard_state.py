@@ -199,6 +199,7 @@ class DashboardState:
             case StrategyChange():
                 if not decision.sleeve:
                     self._strategy, self._strategy_version = strategy_row(decision, seq), self.version
+                self._sleeves.on_strategy(decision)
                 self._add_activity(decision.ts, decision)
 
     def _on_bar(self, bar: Kline) -> None:

@@ -70,6 +70,7 @@ class _CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confirm: str = ""
     strategy: str = ""
     params: dict[str, str] = {}
+    sleeve: str = ""  # whose strategy is changed
 
 
 class Dashboard:
@@ -335,6 +336,7 @@ class Dashboard:
         if changes:
             args |= {"strategy": command.strategy} if command.action == USE else {}
             args["params"] = msgspec.json.encode(command.params).decode()
+            args |= {"sleeve": command.sleeve} if command.sleeve else {}
         if command.action == "resume" and command.confirm:
             args["confirm"] = command.confirm
         by = f"dashboard {self._access.address.client(request)}"

@@ -10,10 +10,11 @@ import msgspec
 from msgspec import UNSET
 
 from agent.config import Config
-from agent.core.events import Command, Fill, FundingPayment, RiskEvent, RiskState
+from agent.core.events import Command, Fill, FundingPayment, RiskEvent, RiskState, StrategyChange
 from agent.core.portfolio import Portfolio
 from agent.core.risk import NOTES
 from agent.core.settings import SleeveConfig
+from agent.core.strategy_version import label_of
 
 
 class SleeveRow(msgspec.Struct, frozen=True):
@@ -87,6 +88,11 @@ class SleeveLedgers:
         """Note the change of a sleeve's risk state."""
         if event.sleeve is not UNSET and not event.symbol and event.rule not in NOTES:
             self._states[event.sleeve] = event.state.value, event.rule
+
+    def on_strategy(self, change: StrategyChange) -> None:
+        """Note that another strategy decides in a sleeve."""
+        if change.sleeve is not UNSET and change.sleeve in self._strategies:
+            self._strategies[change.sleeve] = label_of(change.strategy, change.class_name)
 
     def rows(self) -> list[SleeveRow]:
         """Return a row for each sleeve; empty without sleeves."""

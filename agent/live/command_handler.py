@@ -11,10 +11,10 @@ import structlog
 from msgspec import to_builtins
 
 from agent.config import Config
-from agent.core.engine import Engine
 from agent.core.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.core.events import Command, Event, RiskState
 from agent.core.risk import KILL, RESUME_FROM_KILL
+from agent.core.sleeves import engines_of
 from agent.core.strategy_version import bars_needed, label_of
 from agent.live.control_socket import COMMANDS
 from agent.live.emergency_close import EmergencyReport
@@ -23,7 +23,7 @@ from agent.live.kill_file import KillSwitch
 from agent.live.kill_guard import KillGuard
 from agent.live.pipeline import Pipeline
 from agent.live.scoring import SentimentConsumer
-from agent.live.sleeve_requests import checked_args, result_of
+from agent.live.sleeve_requests import ADD, checked_args, result_of
 from agent.live.strategy_switch import HISTORY, SET, USE, StrategySwitch
 from agent.system.clock import Clock, iso
 
@@ -64,7 +64,8 @@ class CommandHandler:
         # reports of the guard that are not in the journal yet
         self._emergencies: dict[int, tuple[EmergencyReport, asyncio.Task[None]]] = {}
         self._swap = asyncio.Lock()  # one model is loaded at a time
-        self._strategy_change = asyncio.Lock()  # each change begins with what the one before it left
+        # Each change begins with what the one before it left, and the core keeps bars for one at a time
+        self._strategy_change = asyncio.Lock()
 
     async def put(
         self, action: str, args: dict[str, str] | None = None, by: str = "daemon"
@@ -130,6 +131,8 @@ class CommandHandler:
             emergency = await self._kill_with_guard(self.guard, args, by)
             if emergency is not None:
                 return {"action": action, "risk": risk.state.value, "emergency": to_builtins(emergency)}
+        elif action == ADD:
+            await self._add_sleeve(args, by)
         else:
             await self._wait_until_handled(action, await self.put(action, args, by))
         if action == "resume" and self.killed:
@@ -146,7 +149,7 @@ class CommandHandler:
             "risk": risk.state.value,
         }
         if "sleeve" in args:
-            result |= result_of(engine, self._config, action, args["sleeve"])
+            result |= result_of(engine, action, args["sleeve"])
         if action == "use-model":
             result |= await self._use_model(args["folder"], by)
         return result
@@ -232,26 +235,42 @@ class CommandHandler:
                 version, strategy = await self._strategies.prepare(action, args)
             except TapewireError as error:
                 what = {"strategy": args.get("strategy", "the same"), "reason": error.message}
+                if args.get("sleeve") in engines_of(self._pipeline.engine):
+                    what["sleeve"] = args["sleeve"]
                 if not self._pipeline.storage.failing.is_set():
                     await self._wait_until_handled(action, await self.put("strategy-refused", what, by))
                 raise type(error)(f"{error.message}; the old strategy stays", hint=error.hint) from None
             if self._strategies.lacks_bars(version):
                 # From here on the core keeps the run's bars, so that none is missing after those read
-                await self._wait_until_handled(action, await self.put(HISTORY, {}, by))
+                keep = {name: text for name, text in version.items() if name == "sleeve"}
+                await self._wait_until_handled(action, await self.put(HISTORY, keep, by))
                 for past in await self._strategies.read_past(version):
                     await self._queue.put(past)
             self._pipeline.versions.prepare(version, strategy)
             await self._wait_until_handled(action, await self.put(USE, version, by))
         engine = self._pipeline.engine
+        sleeve = version.get("sleeve", "")
+        own = engines_of(engine).get(sleeve)  # None if the sleeve has been removed since
         return {
             "action": action,
             "event": self._pipeline.journal.last_seq,
             "risk": engine.risk.state.value,
+            **(result_of(engine, action, sleeve) if sleeve else {}),
             "strategy": label_of(version["strategy"], version["class"]),
             "source": version["sha256"],
             "params": msgspec.json.decode(version["params"]),
-            "short": engine.short_histories(bars_needed(version)) if isinstance(engine, Engine) else [],
+            "short": [] if own is None else own.short_histories(bars_needed(version)),
         }
+
+    async def _add_sleeve(self, args: dict[str, str], by: str) -> None:
+        """Add a sleeve with the history that it would have if the agent started now."""
+        async with self._strategy_change:
+            args = await self._strategies.prepare_sleeve(args)
+            # From here on the core keeps the run's bars, so that none is missing after those read
+            await self._wait_until_handled(ADD, await self.put(HISTORY, {}, by))
+            for past in await self._strategies.read_history(args):
+                await self._queue.put(past)
+            await self._wait_until_handled(ADD, await self.put(ADD, args, by))
 
     # -- the model ------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from agent.config import Config
 from agent.config.control import split_address
 from agent.core.errors import ConfigError, NotRunning, UsageError, first_error
 from agent.core.events import News
+from agent.core.sleeves import engines_of
 from agent.core.strategy_version import bars_needed
 from agent.core.trading_engine import TradingEngine
 from agent.data.sentiment import NamedScorer
@@ -318,11 +319,7 @@ class Daemon:
         return open_run(self.config, self._database, new=True, predictor=self.predictor)
 
     def _sources(self, pipeline: Pipeline, gateway: VenueGateway | None) -> tuple[Sources, KlineProducer]:
-        version = pipeline.engine.version
-        if version:
-            needed = {interval: int(bars) for interval, bars in bars_needed(version).items()}
-        else:
-            needed = needed_bars(self.config)
+        needed = _needed_now(pipeline.engine, self.config)
         market = make_kline_producer(
             self.config, self.clock, pipeline.memory, self._rng, self.predictor, warm_up=needed
         )
@@ -358,3 +355,15 @@ class Daemon:
                 raise UsageError("this agent serves no dashboard", hint="dashboard.enabled = true")
             return {"url": self.login_link()}
         return self.status() if request.do == "status" else await self.command(request.do, request.args, by)
+
+
+def _needed_now(engine: TradingEngine, config: Config) -> dict[str, int]:
+    """Return how many bars by interval the strategies need that decide now."""
+    needed: dict[str, int] = {}
+    engines = engines_of(engine)
+    if not all(one.version for one in engines.values()):
+        needed = needed_bars(config)
+    for one in engines.values():
+        for interval, bars in bars_needed(one.version).items():
+            needed[interval] = max(int(bars), needed.get(interval, 0))
+    return needed

@@ -56,25 +56,25 @@ def find_resumable(
 
 
 def load_first_strategy(config: Config, database: Database) -> bool:
-    """If the strategy's file has changed since the run to resume began, or is gone, load the run's source.
+    """If a strategy's file has changed since the run to resume began, or is gone, load the run's source.
 
-    Until this process ends, that source stands for the file. Returns whether it was loaded.
+    Until this process ends, that source stands for the file. Returns whether one was loaded.
     """
-    if not config.strategy.name.partition(":")[0].endswith(".py"):
+    names = [one.name.partition(":")[0] for one in config.strategies().values()]
+    if not any(name.endswith(".py") for name in names):
         return False
     last = _last_unfinished(database)
     if last is None or _compare(last, config)[0]:
         return False
     versions = StrategyVersions(database, last, config.live.folder, own=True)
-    if not versions.first_has_changed:
-        return False
-    versions.first()
-    _log.warning(
-        "the strategy's file has changed: the run goes on with the source that it began with",
-        strategy=config.strategy.name,
-        to_change="tapewire strategy use",
-    )
-    return True
+    changed = versions.load_changed()
+    for name in changed:
+        _log.warning(
+            "the strategy's file has changed: the run goes on with the source that it began with",
+            strategy=name,
+            to_change="tapewire strategy use",
+        )
+    return bool(changed)
 
 
 def _last_unfinished(database: Database) -> Run | None:

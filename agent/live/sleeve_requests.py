@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from agent.config import Config
 from agent.core.errors import ConfigError, SafetyError, UsageError, did_you_mean
 from agent.core.settings import SleeveConfig
+from agent.core.sleeve import Sleeve
 from agent.core.sleeves import SleevedEngine
+from agent.core.strategy_version import label_of
 from agent.core.trading_engine import TradingEngine
 from agent.live.interfaces.status import SleeveStatus
-from agent.replay.needed_bars import needed_bars
 from strategies import load_strategy, source_of
 
 ADD: Final = "add-sleeve"
@@ -43,17 +44,23 @@ def checked_args(
         return _definition(engine, config, name, args, reads_news=reads_news)
     if action not in _FOR_ONE:
         raise UsageError(f"{action} concerns the whole account, not one sleeve")
-    if name not in engine.sleeves:
-        known = f"its sleeves are {', '.join(engine.sleeves) or 'none'}"
-        raise UsageError(f"the agent has no sleeve {name!r}", hint=did_you_mean(name, engine.sleeves, known))
-    if engine.sleeves[name].leaving:
-        raise UsageError(f"sleeve {name} is being removed")
+    present_sleeve(engine, name)
     if action == "resume" and engine.risk.halted:
         raise SafetyError(
             f"the account is HALTED by {engine.risk.rule}, so sleeve {name} can't be resumed",
             hint="tapewire resume resumes the account and all sleeves",
         )
     return dict(args)
+
+
+def present_sleeve(engine: SleevedEngine, name: str) -> Sleeve:
+    """Return a sleeve. Raises UsageError if there is no such sleeve, or if it is being removed."""
+    if name not in engine.sleeves:
+        known = f"its sleeves are {', '.join(engine.sleeves) or 'none'}"
+        raise UsageError(f"the agent has no sleeve {name!r}", hint=did_you_mean(name, engine.sleeves, known))
+    if engine.sleeves[name].leaving:
+        raise UsageError(f"sleeve {name} is being removed")
+    return engine.sleeves[name]
 
 
 def _definition(
@@ -122,7 +129,7 @@ def _parse(name: str, args: Mapping[str, str]) -> SleeveConfig:
         raise UsageError(f"sleeve {name}: params and risk are JSON objects: {error}") from None
 
 
-def result_of(engine: TradingEngine, config: Config, action: str, name: str) -> dict[str, Any]:
+def result_of(engine: TradingEngine, action: str, name: str) -> dict[str, Any]:
     """Return what the reply to a command for a sleeve adds. Raises ConfigError if it was not added."""
     if not isinstance(engine, SleevedEngine):
         return {}
@@ -134,9 +141,14 @@ def result_of(engine: TradingEngine, config: Config, action: str, name: str) -> 
     state = "leaving" if sleeve.leaving else sleeve.engine.risk.state.value
     found: dict[str, Any] = {"sleeve": name, "state": state}
     if action == ADD:
-        own = config.model_copy(update={"strategy": sleeve.settings.strategy, "sleeves": ()})
-        found["needed_bars"] = needed_bars(own)
+        found["short"] = sleeve.engine.short_histories(sleeve.needs)
     return found
+
+
+def sleeve_strategy(sleeve: Sleeve) -> str:
+    """Return a short name of the strategy that decides in a sleeve."""
+    version = sleeve.engine.version
+    return label_of(version["strategy"], version["class"]) if version else sleeve.settings.strategy.name
 
 
 def sleeve_statuses(engine: TradingEngine) -> list[SleeveStatus]:
@@ -149,7 +161,7 @@ def sleeve_statuses(engine: TradingEngine) -> list[SleeveStatus]:
         found.append(
             SleeveStatus(
                 name=name,
-                strategy=sleeve.settings.strategy.name,
+                strategy=sleeve_strategy(sleeve),
                 symbols=tuple(own.states),
                 capital=portfolio.initial,
                 equity=portfolio.equity(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import blake2b
@@ -50,8 +50,8 @@ _ENGINE_WIRING: Final = (
     *("_loader", "_contain_errors", "_settings", "_forward"),
 )
 _ROSTER_WIRING: Final = (
-    *("_config", "_load", "_sink", "_emit", "_portfolio", "_risk", "_states"),
-    *("_run_id", "_predictor", "_block"),
+    *("_config", "_load", "_sink", "_receive", "_portfolio", "_risk", "_states"),
+    *("_run_id", "_predictor", "_block", "_loader"),
 )
 WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": _ENGINE_WIRING,
@@ -160,31 +160,39 @@ def capture(engine: TradingEngine) -> bytes:
     return encode([engine, _saves_itself(strategy), _saved(strategy)], spec_of(running))
 
 
+def with_sleeve_settings(state: bytes, settings: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Return the state of an engine with sleeves, of which those in `settings` have other settings."""
+    definitions, rest = msgspec.msgpack.decode(state, type=tuple[list[dict[str, Any]], bytes])
+    for item in definitions:
+        item["settings"] |= settings.get(item["settings"]["name"], {})
+    return msgspec.msgpack.encode((definitions, rest))
+
+
 def version_part(engine: TradingEngine) -> bytes:
-    """Return which strategy decides, as `restore` needs it: the state itself contains no code."""
+    """Return which strategies decide, as `restore` needs it: the state itself contains no code."""
+    if isinstance(engine, SleevedEngine):
+        versions = {name: one.version for name, one in engines_of(engine).items() if one.version}
+        return msgspec.msgpack.encode(versions)
     return msgspec.msgpack.encode(engine.version)
 
 
 def restore(engine: TradingEngine, data: bytes, version: bytes = b"") -> None:
     """Load the state in `data` into a fresh `engine`. After a StateError the engine must be discarded.
 
-    `version` is the `version_part` of the engine that was captured; empty for the run's first strategy.
-    Raises StoreError and SafetyError if its strategy can't be loaded.
+    `version` is the `version_part` of the engine that was captured; empty for the run's first strategies.
+    Raises StoreError and SafetyError if a strategy can't be loaded.
     """
-    changed = msgspec.msgpack.decode(version, type=dict[str, str]) if version else {}
-    if changed and isinstance(engine, Engine):
-        try:
-            engine.adopt(changed)
-        except TapewireError:
-            raise
-        except Exception as error:
-            raise StateError(f"on_start() of the strategy raised {type(error).__name__}: {error}") from error
+    if isinstance(engine, Engine):
+        _adopt_version(engine, msgspec.msgpack.decode(version, type=dict[str, str]) if version else {})
     if isinstance(engine, SleevedEngine):
         try:
             definitions, data = msgspec.msgpack.decode(data, type=tuple[list[dict[str, Any]], bytes])
             engine.roster.adopt(definitions)
         except (msgspec.MsgspecError, TapewireError, LookupError, ValueError) as error:
             raise StateError(f"its sleeves can't be made again: {error}") from error
+        if version:
+            for name, changed in msgspec.msgpack.decode(version, type=dict[str, dict[str, str]]).items():
+                _adopt_version(engine.sleeves[name].engine, changed)
     running = [one.strategy for one in engines_of(engine).values()]
     roots = [None if _saves_itself(one) else one for one in running]
     parts = decode_into(data, [engine, None, *roots], spec_of(running))
@@ -196,6 +204,18 @@ def restore(engine: TradingEngine, data: bytes, version: bytes = b"") -> None:
                 raise StateError(
                     f"restore() of the strategy raised {type(error).__name__}: {error}"
                 ) from error
+
+
+def _adopt_version(engine: Engine, version: dict[str, str]) -> None:
+    """Let `engine` use the strategy of an earlier `use-strategy`, unless `version` is empty."""
+    if not version:
+        return
+    try:
+        engine.adopt(version)
+    except TapewireError:
+        raise
+    except Exception as error:
+        raise StateError(f"on_start() of the strategy raised {type(error).__name__}: {error}") from error
 
 
 def state_digest(core: bytes, chain: bytes, decisions: int) -> str:

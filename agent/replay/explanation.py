@@ -10,12 +10,16 @@ from typing import Any
 import msgspec
 
 from agent.analysis.report.report_data import recorded_config
-from agent.core.engine import EQUITY_BLOCK, Engine
-from agent.core.errors import StoreError, UsageError
-from agent.core.events import Event, Fill, News, Order, Prediction, Sentiment, Signal
+from agent.core.errors import StoreError
+from agent.core.events import Command, Event, Fill, News, Order, Prediction, Sentiment, Signal
+from agent.core.fill_models import FillRules
+from agent.core.instruments import instrument_for
+from agent.core.sleeves import engines_of
 from agent.core.strategy import Strategy
+from agent.core.trading_engine import TradingEngine
 from agent.replay.backtest import Progress
 from agent.replay.fusion_model import reopen_predictor
+from agent.replay.open_engine import blaming_any, reopen_engine
 from agent.replay.order_history import OrderHistory, OrderRecord, describe_end
 from agent.replay.order_moment import DerivedSize, MomentSink, OrderMoment, Origin, RiskCheck
 from agent.replay.strategy_versions import StrategyVersions
@@ -24,8 +28,7 @@ from agent.replay.watched_strategy import TargetLog, watch
 from agent.store.comparison_sink import ComparisonSink
 from agent.store.database import Database
 from agent.store.queries import read_rows
-from agent.store.runs import Run, RunKind
-from strategies import blaming
+from agent.store.runs import Run
 
 _TICK = 16_384
 
@@ -59,6 +62,20 @@ class ExplainedTarget(msgspec.Struct, frozen=True):
     event_seq: int
 
 
+class InternalCross(msgspec.Struct, frozen=True):
+    """A fill of an order against another sleeve's order, at the mark and without costs.
+
+    `fee_saved` is what the market would have charged this order for the quantity.
+    """
+
+    fill: str  # id
+    qty: Decimal
+    price: Decimal
+    order: int  # number of the other order
+    sleeve: str  # of the other order
+    fee_saved: Decimal
+
+
 class OrderOutcome(msgspec.Struct, frozen=True):
     """What became of an order. Amounts in quote currency, costs positive.
 
@@ -87,6 +104,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     - `event`: on which it was decided.
     - `parent`: number of the order whose position it protects.
     - `trip`: number of the round trip that it began or ended, in order of entry.
+    - `sleeve`: whose strategy placed it; empty without sleeves. Its state and amounts are the sleeve's.
+    - `crosses`: its fills against orders of other sleeves.
     - `signal`, `votes`, `features`, `prediction`: of its symbol at that moment.
     - `checks`: risk limits that it passed; empty for an order that only reduces a position.
     """
@@ -110,6 +129,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     checks: list[RiskCheck]
     outcome: OrderOutcome
     notes: list[str] = []
+    sleeve: str = ""
+    crosses: list[InternalCross] = []
 
 
 def explain_orders(
@@ -124,8 +145,7 @@ def explain_orders(
 ) -> list[Explanation]:
     """Explain orders of `run`, which `history.find` returned; `folder` is `live.folder`.
 
-    Raises StoreError if the fold decides otherwise than the record, UsageError for a run with sleeves, and
-    what `verify` raises: UsageError or
+    Raises StoreError if the fold decides otherwise than the record, and what `verify` raises: UsageError or
     DataError for missing or changed files, SafetyError for a strategy that is not that of the run.
     """
     moments, events = _fold(database, run, records, progress, folder=folder, trust_strategy=trust_strategy)
@@ -150,31 +170,21 @@ def _fold(
     """Fold the run up to the last of the orders; return the moments by order id, and their events."""
     versions = StrategyVersions(database, run, folder, trust=trust_strategy)
     config, stream = inputs(database, run)
-    if config.sleeves:
-        raise UsageError(f"run {run.id} has sleeves, and only orders of one strategy can be explained")
-    log, live = TargetLog(), run.kind is RunKind.LIVE
-    strategy = versions.first()
+    logs = _TargetLogs()
     comparison = ComparisonSink(database, run)
-    sink = MomentSink(comparison, config, log, [record.order.id for record in records])
-    engine = Engine(
-        config,
-        strategy,
-        sink,
-        run_id=run.id,
-        exchange=config.execution.exchange(),
-        predictor=reopen_predictor(config, run),
-        equity_block=1 if live else EQUITY_BLOCK,
-        contain_errors=live,
-        loader=_WatchedVersions(versions, log),
-    )
+    sink = MomentSink(comparison, config, logs.by_sleeve, [record.order.id for record in records])
+    predictor = reopen_predictor(config, run)
+    engine = reopen_engine(config, sink, run, _WatchedVersions(versions, logs), predictor=predictor)
     sink.engine = engine
-    watch(engine.strategy, log)
+    logs.watch(engine)
     wanted = {record.event_seq for record in records}
     last, found = max(wanted), dict[int, Event]()
-    with blaming(strategy):
+    with blaming_any(engine):
         for number, event in enumerate(stream, 1):
-            comparison.event_seq = log.event_seq = number
+            comparison.event_seq = logs.event_seq = number
             engine.handle(event)
+            if isinstance(event, Command) and event.action == "add-sleeve":
+                logs.watch(engine)
             if number in wanted:
                 found[number] = event
             if progress and number % _TICK == 0:
@@ -190,16 +200,47 @@ def _fold(
     return sink.moments, found
 
 
-class _WatchedVersions:
-    """Creates the strategies of `use-strategy` commands, and lets `log` note their targets."""
+class _TargetLogs:
+    """The targets of all strategies, by sleeve; "" without sleeves."""
 
-    def __init__(self, versions: StrategyVersions, log: TargetLog) -> None:
-        self._versions = versions
-        self._log = log
+    def __init__(self) -> None:
+        self.by_sleeve: dict[str, TargetLog] = {}
+        self._seq = 0
+
+    @property
+    def event_seq(self) -> int:
+        """Number of the event that is being handled."""
+        return self._seq
+
+    @event_seq.setter
+    def event_seq(self, number: int) -> None:
+        self._seq = number
+        for log in self.by_sleeve.values():
+            log.event_seq = number
+
+    def watch(self, engine: TradingEngine) -> None:
+        """Note the targets of all strategies from now on."""
+        for sleeve, one in engines_of(engine).items():
+            if sleeve not in self.by_sleeve:
+                watch(one.strategy, self.of(sleeve))
+
+    def of(self, sleeve: str) -> TargetLog:
+        """Return the log of a sleeve."""
+        log = self.by_sleeve.setdefault(sleeve, TargetLog())
+        log.event_seq = self._seq
+        return log
+
+
+class _WatchedVersions(StrategyVersions):
+    """The strategies of a run, of which those of `use-strategy` commands are watched from their start."""
+
+    def __init__(self, versions: StrategyVersions, logs: _TargetLogs) -> None:
+        vars(self).update(vars(versions))
+        self._logs = logs
 
     def __call__(self, args: Mapping[str, str]) -> Strategy:
-        strategy = self._versions(args)
-        watch(strategy, self._log)
+        strategy = super().__call__(args)
+        watch(strategy, self._logs.of(args.get("sleeve", "")))
         return strategy
 
 
@@ -251,7 +292,26 @@ def _explanation(
         checks=moment.checks,
         outcome=_outcome(run, history, record),
         notes=notes,
+        sleeve=order.sleeve or "",
+        crosses=_crosses(run, history, record),
     )
+
+
+def _crosses(run: Run, history: OrderHistory, record: OrderRecord) -> list[InternalCross]:
+    """Return the fills against orders of other sleeves."""
+    if not record.crossed:
+        return []
+    config = recorded_config(run)
+    rules, fees = instrument_for(record.order.symbol, config), FillRules(config.paper).fees
+    found = []
+    for fill in record.fills:
+        if fill.id in record.crossed:
+            other = history.orders[record.crossed[fill.id]]
+            saved = fees.fee(rules, fill.qty, fill.price, maker=False)
+            found.append(
+                InternalCross(fill.id, fill.qty, fill.price, other.number, other.order.sleeve or "", saved)
+            )
+    return found
 
 
 def _target(moment: OrderMoment) -> ExplainedTarget | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from math import exp, sin
 from typing import Final
+
+import msgspec
 
 from agent.config import Config
 from agent.core.bar_history import Bar
 from agent.core.engine import Engine
 from agent.core.errors import ConfigError
 from agent.core.events import DAY_MS, Direction, Kline, Prediction, Signal
-from agent.core.intervals import period_end, period_start
+from agent.core.intervals import parse_interval, period_end, period_start
 from agent.core.sinks import NullSink
 from agent.core.strategy import Strategy
 from agent.core.warm_up import declared_intervals, declared_warm_up
@@ -67,6 +70,22 @@ def bars_needed_by(strategy: Strategy, config: Config) -> dict[str, int]:
     histories = [state.history for state in engine.states.values() if state.history is not None]
     requested = {name: max(history.series[name].requested for history in histories) for name in intervals}
     return {name: bars for name, bars in requested.items() if bars}
+
+
+def needs_text(needed: Mapping[str, int]) -> str:
+    """Return bars by interval as the argument `needs` of a command."""
+    return msgspec.json.encode({name: str(bars) for name, bars in needed.items()}).decode()
+
+
+def lacks_bars(engine: Engine, needs: Mapping[str, str]) -> bool:
+    """Return whether an engine has fewer bars of a symbol at hand than `needs`, the bars by interval."""
+    needed = {parse_interval(text): int(bars) for text, bars in needs.items()}
+    for state in engine.states.values():
+        series = {} if state.history is None else state.history.series
+        known = {one.interval: one.count for one in series.values()}
+        if state.next_start >= 0 and any(known.get(one, 0) < bars for one, bars in needed.items()):
+            return True
+    return False
 
 
 class _DryRun:

@@ -17,7 +17,7 @@ from agent.core.strategy_version import no_loader
 from agent.core.trading_engine import TradingEngine
 from agent.replay.strategy_versions import StrategyVersions
 from agent.store.runs import Run, RunKind
-from strategies import SOURCE_FILE, SOURCE_SHA256, blaming, check_source, load_strategy, source_of
+from strategies import blaming, check_source, load_strategy, source_of
 
 
 def open_engine(
@@ -39,25 +39,28 @@ def open_engine(
         sink: receives the decisions.
         run_id: part of the client order ids.
         strategy: in place of the configured one, without sleeves.
-        versions: strategies of a recorded run without sleeves: the first one, and those that commands use.
+        versions: strategies of a recorded run: the first ones, and those that commands use.
         params: of the strategies by sleeve, in place of the configured ones.
         predictor: the fusion model.
         live: the decisions are a live run's: errors of strategies are contained, and the equity is sampled
             after each bar.
-        trusted: the strategies that the journal adds are imported even if their files have changed.
+        trusted: without `versions`: the strategies of added sleeves are imported even if their files have
+            changed.
 
     Raises ConfigError, StrategyError, and what the strategy's `on_start` raises.
     """
     block = 1 if live else EQUITY_BLOCK
     if config.sleeves:
         check_sleeved(config)
+        load = _load_trusted if trusted else load_checked
         return SleevedEngine(
             _with_params(config, params_of(config) if params is None else params),
-            _load_trusted if trusted else load_checked,
+            load if versions is None else versions.for_sleeve,
             sink,
             run_id=run_id,
             predictor=predictor,
             equity_block=block,
+            loader=no_loader if versions is None else versions,
         )
     if strategy is None:
         if versions is None:
@@ -111,14 +114,11 @@ def reopen_engine(
     versions: StrategyVersions,
     *,
     predictor: Predictor | None = None,
-    trusted: bool = False,
 ) -> TradingEngine:
     """Return a fresh engine with the strategies of a recorded run; see `open_engine`.
 
     Raises SafetyError if one is not imported, because it is not the one of the run.
     """
-    if config.sleeves and not trusted:
-        check_sources(config, run)
     return open_engine(
         config,
         sink,
@@ -127,7 +127,6 @@ def reopen_engine(
         params=run.params,
         predictor=predictor,
         live=run.kind is RunKind.LIVE,
-        trusted=trusted,
     )
 
 
@@ -174,24 +173,4 @@ def sources_of(config: Config) -> dict[str, str]:
     for sleeve, one in config.strategies().items():
         suffix = f":{sleeve}" if sleeve else ""
         found |= {f"{key}{suffix}": value for key, value in source_of(one.name).items()}
-    return found
-
-
-def check_sources(config: Config, run: Run) -> None:
-    """Raise SafetyError unless the run's strategies are built in or are the files that it used."""
-    for name, recorded in recorded_strategies(config, run).values():
-        check_source(name, recorded)
-
-
-def recorded_strategies(config: Config, run: Run) -> dict[str, tuple[str, dict[str, str]]]:
-    """Return name and recorded source (see `source_of`) of a run's strategies by sleeve.
-
-    Without sleeves the only key is "".
-    """
-    found: dict[str, tuple[str, dict[str, str]]] = {}
-    for sleeve, one in config.strategies().items():
-        suffix = f":{sleeve}" if sleeve else ""
-        keys = (SOURCE_FILE, SOURCE_SHA256)
-        recorded = {key: run.versions[f"{key}{suffix}"] for key in keys if f"{key}{suffix}" in run.versions}
-        found[sleeve] = one.name if sleeve else run.strategy, recorded
     return found

@@ -10,7 +10,16 @@ import msgspec
 
 from agent.analysis.trades import RoundTrip, round_trips
 from agent.core.errors import UsageError
-from agent.core.events import Amend, Cancel, Fill, FundingPayment, Order, OrderStatus, OrderUpdate
+from agent.core.events import (
+    Amend,
+    Cancel,
+    Fill,
+    FillKind,
+    FundingPayment,
+    Order,
+    OrderStatus,
+    OrderUpdate,
+)
 from agent.core.exchange import ID_PREFIX
 from agent.store.database import Database
 from agent.store.queries import read_decisions
@@ -22,7 +31,8 @@ _TRIP: Final = re.compile(r"t(\d+)")
 class OrderRecord(msgspec.Struct):
     """What the record has of one order. `number` counts the run's orders from 1.
 
-    `attached` are the ids of the orders that protect the position which this one opened.
+    `attached` are the ids of the orders that protect the position which this one opened. `crossed` are by id
+    of its internal fills the ids of the other sleeves' orders that they met.
     """
 
     number: int
@@ -33,6 +43,7 @@ class OrderRecord(msgspec.Struct):
     cancels: list[Cancel] = []
     amends: list[Amend] = []
     attached: list[str] = []
+    crossed: dict[str, str] = {}
 
     @property
     def filled(self) -> Decimal:
@@ -104,6 +115,7 @@ def order_history(database: Database, run: Run) -> OrderHistory:
     """Read the orders of a run. Raises StoreError."""
     orders: dict[str, OrderRecord] = {}
     moves: list[Fill | FundingPayment] = []
+    first: Fill | None = None  # of two internal fills, which are booked one after the other
     for item in read_decisions(database, run.id):
         decision = item.decision
         if isinstance(decision, Order):
@@ -117,6 +129,12 @@ def order_history(database: Database, run: Run) -> OrderHistory:
             continue
         if isinstance(decision, Fill):
             record.fills.append(decision)
+            if decision.kind is FillKind.INTERNAL and first is None:
+                first = decision
+            elif decision.kind is FillKind.INTERNAL and first is not None:
+                record.crossed[decision.id] = first.order_id
+                orders[first.order_id].crossed[first.id] = decision.order_id
+                first = None
         elif isinstance(decision, OrderUpdate):
             record.updates.append(decision)
         elif isinstance(decision, Cancel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from math import inf
 from typing import Literal
@@ -13,7 +13,10 @@ from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.events import Decision, News, Order, OrderType, Prediction, Sentiment, Side, Signal
 from agent.core.sizing import protection_of, size
+from agent.core.sleeve import sleeve_config
+from agent.core.sleeves import SleevedEngine
 from agent.core.target import Target
+from agent.core.trading_engine import TradingEngine
 from agent.core.votes import CountedVote
 from agent.replay.watched_strategy import NotedTarget, TargetLog
 from agent.store.comparison_sink import ComparisonSink
@@ -74,21 +77,42 @@ class OrderMoment(msgspec.Struct, frozen=True):
 
 
 class MomentSink:
-    """A sink that compares all decisions with the recorded ones and captures the moments of some orders."""
+    """A sink that compares all decisions with the recorded ones and captures the moments of some orders.
 
-    def __init__(self, inner: ComparisonSink, config: Config, log: TargetLog, wanted: Sequence[str]) -> None:
+    `logs` have the targets by sleeve; without sleeves the only key is "".
+    """
+
+    def __init__(
+        self,
+        inner: ComparisonSink,
+        config: Config,
+        logs: Mapping[str, TargetLog],
+        wanted: Sequence[str],
+    ) -> None:
         self.moments: dict[str, OrderMoment] = {}
-        self.engine: Engine | None = None  # set once it is made
+        self.engine: TradingEngine | None = None  # set once it is made
         self._inner = inner
         self._config = config
-        self._log = log
+        self._logs = logs
         self._wanted = frozenset(wanted)
 
     def decision(self, decision: Decision) -> None:
         """Compare a decision; if it is an order to explain, capture the engine's state."""
         self._inner.decision(decision)
         if isinstance(decision, Order) and decision.id in self._wanted and self.engine is not None:
-            self.moments[decision.id] = _capture(self.engine, self._config, self._log, decision)
+            self.moments[decision.id] = self._moment(self.engine, decision)
+
+    def _moment(self, engine: TradingEngine, order: Order) -> OrderMoment:
+        if isinstance(engine, SleevedEngine):
+            sleeve = engine.sleeves[order.sleeve or ""]
+            config = sleeve_config(self._config, sleeve.settings, sleeve.engine.portfolio.initial)
+            moment = _capture(sleeve.engine, config, self._logs[sleeve.name], order)
+            if moment.checks:
+                moment.checks.extend(_account_checks(engine, self._config, order))
+            return moment
+        if not isinstance(engine, Engine):
+            raise AssertionError("an engine is that of a strategy or of several")
+        return _capture(engine, self._config, self._logs[""], order)
 
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
@@ -100,6 +124,16 @@ class MomentSink:
 
     def sentiment(self, sentiment: Sentiment) -> None:
         """Ignore an input."""
+
+    def sleeve_equity(
+        self,
+        sleeve: str,
+        ts: Sequence[int],
+        equity: Sequence[float],
+        cash: Sequence[float],
+        exposure: Sequence[float],
+    ) -> None:
+        """Ignore the samples: they follow from the decisions."""
 
 
 def _capture(engine: Engine, config: Config, log: TargetLog, order: Order) -> OrderMoment:
@@ -193,4 +227,24 @@ def _checks(
         RiskCheck("order, x equity", float(order.qty) * mark / equity, limits.max_order),
         RiskCheck("position, x equity", after / equity, limits.max_position),
         RiskCheck("all positions, x equity", gross / equity, limits.max_leverage),
+    ]
+
+
+def _account_checks(engine: SleevedEngine, config: Config, order: Order) -> list[RiskCheck]:
+    """Return the account's limits on its net positions that a sleeve's order had to pass as well.
+
+    An order that shrinks the account's position had to pass none.
+    """
+    portfolio, limits = engine.portfolio, config.risk
+    position, equity = portfolio.positions[order.symbol], portfolio.equity()
+    before = position.size * position.mark if position.size else 0.0
+    change = float(order.qty) * position.mark * order.side.sign
+    after = abs(before + change)
+    if after <= abs(before):
+        return []
+    gross = portfolio.gross_notional() - abs(before) + after
+    return [
+        RiskCheck("account: order, x equity", abs(change) / equity, limits.max_order),
+        RiskCheck("account: net position, x equity", after / equity, limits.max_position),
+        RiskCheck("account: all positions, x equity", gross / equity, limits.max_leverage),
     ]

@@ -20,11 +20,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from sqlalchemy import Table, select, update
 
-from agent.analysis.report.report_data import recorded_config
 from agent.core.errors import DataError, SafetyError, UsageError
 from agent.core.events import Command, Sentiment, StrategyChange
 from agent.data.columns import content_hash
-from agent.replay.open_engine import recorded_strategies
+from agent.replay.strategy_versions import recorded_strategies
 from agent.replay.verify import check_unchanged
 from agent.store import tables
 from agent.store.bundle_file import Bundle, Manifest, safe_name, write_bundle
@@ -168,7 +167,7 @@ def _files_of(run: Run, notes: list[str]) -> dict[str, Path]:
         check_unchanged(item)
         path = Path(item.path)
         found[f"inputs/{number}-{safe_name(path.name)}"] = path
-    for sleeve, (name, recorded) in recorded_strategies(recorded_config(run), run).items():
+    for sleeve, (name, recorded) in recorded_strategies(run).items():
         sources = source_files(name, recorded)
         found |= {f"{_folder_of(sleeve)}/{safe_name(path.name)}": path for path in sources}
         if recorded.get(SOURCE_FILE) and not sources:
@@ -189,7 +188,7 @@ def _folder_of(sleeve: str) -> str:
 def _strategy_places(run: Run, files: Mapping[str, Path]) -> dict[str, str]:
     """Return new names of strategies that are named by their module: `mine:Mine` is in `strategy/mine.py`."""
     found: dict[str, str] = {}
-    for sleeve, (name, recorded) in recorded_strategies(recorded_config(run), run).items():
+    for sleeve, (name, recorded) in recorded_strategies(run).items():
         module, _, class_name = name.partition(":")
         source, folder = recorded.get(SOURCE_FILE, ""), f"{_folder_of(sleeve)}/"
         places = (place for place, path in files.items() if place.startswith(folder) and str(path) == source)

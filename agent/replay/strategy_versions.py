@@ -1,4 +1,4 @@
-"""Creates the strategies of a recorded run: the first one, and those that `use-strategy` commands brought.
+"""Creates the strategies of a recorded run: the first ones, and those that `use-strategy` commands brought.
 
 A strategy in a file is made from its stored source, whatever has become of the file. A built-in strategy is
 that of the program, and one of an installed package must be the module that the run used.
@@ -32,7 +32,7 @@ _MOST_PREPARED: Final = 8
 
 
 class StrategyVersions:
-    """The strategies of `run`, as a `StrategyLoader`.
+    """The strategies of `run`, as a `StrategyLoader`; `for_sleeve` is its `LoadStrategy`.
 
     Sources run if they have been run on this machine before: their file is still there, or `folder`
     (live.folder) has a copy; with `trust` all of them do. With `own` the run is the agent's that resumes it,
@@ -54,6 +54,7 @@ class StrategyVersions:
         self._trust = trust
         self._own = own
         self._prepared: dict[bytes, Strategy] = {}
+        self._given: set[str] = set()
 
     def first(self) -> Strategy:
         """Create the strategy with which the run began.
@@ -61,29 +62,70 @@ class StrategyVersions:
         Raises SafetyError if its source is not the one of the run or not trusted, ConfigError, StoreError.
         """
         run = self._run
-        source = self._first_source()
+        return self._create_first(run.strategy, run.params, _recorded(run))
+
+    def for_sleeve(self, name: str, params: Mapping[str, Any], source: Mapping[str, str] | None) -> Strategy:
+        """Create the first strategy of a sleeve; see `agent.core.sleeve_roster.LoadStrategy`. Raises as
+        `first`.
+        """
+        if source is None:
+            if name in self._given:
+                return load_strategy(name, params)
+            return self._create_first(name, params, self._recorded_as(name))
+        sha256 = source.get(SOURCE_SHA256, "")
+        file, _, class_name = name.partition(":")
+        if file.endswith(".py") and sha256 and read_source(self._database, sha256) is not None:
+            return create_strategy(self._stored(file, sha256, class_name), params, name)
+        if not self._trust:
+            check_source(name, source)
+        return load_strategy(name, params)
+
+    def allow(self, name: str) -> None:
+        """Import the strategy `name` for sleeves although it is not the run's: a user asks for it."""
+        self._given.add(name)
+
+    def check_new(self, name: str) -> None:
+        """Raise SafetyError unless the strategy `name`, which the run has not used, may be imported."""
+        if not self._trust and name not in self._given:
+            check_source(name, self._recorded_as(name))
+
+    def _recorded_as(self, name: str) -> dict[str, str]:
+        """Return the recorded source of the sleeves that began with the strategy `name`."""
+        found = recorded_strategies(self._run).values()
+        return next((source for strategy, source in found if strategy == name), {})
+
+    def _create_first(self, name: str, params: Mapping[str, Any], recorded: Mapping[str, str]) -> Strategy:
+        source = self._first_source(name, recorded)
         if source is None:
             if not self._trust and not self._own:
-                check_source(run.strategy, run.versions)
-            return load_strategy(run.strategy, run.params)
-        file, _, class_name = run.strategy.partition(":")
-        kind = class_of_first_source(source, Path(run.versions.get(SOURCE_FILE, file)), class_name)
-        return create_strategy(kind, run.params, run.strategy)
+                check_source(name, recorded)
+            return load_strategy(name, params)
+        file, _, class_name = name.partition(":")
+        kind = class_of_first_source(source, Path(recorded.get(SOURCE_FILE) or file), class_name)
+        return create_strategy(kind, params, name)
 
-    def _first_source(self) -> bytes | None:
-        """Return the stored source if the run's file has changed; None if the file is to be imported."""
-        run = self._run
-        name, sha256 = run.strategy.partition(":")[0], run.versions.get(SOURCE_SHA256, "")
-        if not name.endswith(".py") or not sha256 or source_of(run.strategy) == _recorded(run):
+    def _first_source(self, name: str, recorded: Mapping[str, str]) -> bytes | None:
+        """Return the stored source if the strategy's file has changed; None if the file is to be imported."""
+        sha256 = recorded.get(SOURCE_SHA256, "")
+        if not name.partition(":")[0].endswith(".py") or not sha256 or source_of(name) == recorded:
             return None
         if not self._trust and not is_trusted(self._folder, sha256):
             return None
         return read_source(self._database, sha256)
 
-    @property
-    def first_has_changed(self) -> bool:
-        """True if the file of the run's first strategy is not the one that the run began with."""
-        return self._first_source() is not None
+    def load_changed(self) -> list[str]:
+        """Load the stored sources of the first strategies whose files are not those that the run began with;
+        return their names. Until the process ends, each source stands for its file.
+        """
+        found = [
+            (name, source, recorded)
+            for name, recorded in recorded_strategies(self._run).values()
+            if (source := self._first_source(name, recorded)) is not None
+        ]
+        for name, source, recorded in found:
+            file, _, class_name = name.partition(":")
+            class_of_first_source(source, Path(recorded.get(SOURCE_FILE) or file), class_name)
+        return list(dict.fromkeys(name for name, *_ in found))
 
     def prepare(self, args: Mapping[str, str], strategy: Strategy) -> None:
         """Use `strategy`, which has been checked, for the next command with these arguments."""
@@ -126,8 +168,20 @@ class StrategyVersions:
         return class_of_source(source, Path(name), class_name)
 
 
-def _recorded(run: Run) -> dict[str, str]:
-    return {key: run.versions.get(key, "") for key in (SOURCE_FILE, SOURCE_SHA256)}
+def recorded_strategies(run: Run) -> dict[str, tuple[str, dict[str, str]]]:
+    """Return name and recorded source (see `source_of`) of a run's first strategies by sleeve.
+
+    Without sleeves the only key is "". The source of a built-in strategy is empty.
+    """
+    sleeves = [one for one in run.config.get("sleeves", ()) if one.get("enabled", True)]
+    if not sleeves:
+        return {"": (run.strategy, _recorded(run))}
+    return {one["name"]: (one["strategy"]["name"], _recorded(run, f":{one['name']}")) for one in sleeves}
+
+
+def _recorded(run: Run, suffix: str = "") -> dict[str, str]:
+    keys = (SOURCE_FILE, SOURCE_SHA256)
+    return {key: run.versions[f"{key}{suffix}"] for key in keys if f"{key}{suffix}" in run.versions}
 
 
 def _key(args: Mapping[str, str]) -> bytes:

@@ -72,7 +72,7 @@ def verify(
     config, events = inputs(database, run)
     predictor = reopen_predictor(config, run)
     sink = ComparisonSink(database, run)
-    engine = reopen_engine(config, sink, run, versions, predictor=predictor, trusted=trust_strategy)
+    engine = reopen_engine(config, sink, run, versions, predictor=predictor)
     snapshots = _snapshots(database, run, config, engine)
     checked = 0
     differing: list[int] = []

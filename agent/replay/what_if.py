@@ -1,59 +1,49 @@
 """A recorded run under a change: from one of its events two lives of the engine go on, one as it was and one
 with the change.
 
-The changed life takes the state of the other at that event, as a restart does, and its own settings. Without
-a change both lives are the recorded run.
+The changed life takes the state of the other at that event, as a restart does, and its own settings; another
+strategy or sleeve comes by the command that an operator would have given. Without a change both lives are the
+recorded run.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from decimal import Decimal
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from agent.analysis.run_metrics import Metrics, compute
-from agent.config import Config, parse
-from agent.core.engine import EQUITY_BLOCK, Engine
-from agent.core.errors import ConfigError, UsageError
+from agent.config import Config
+from agent.core.errors import UsageError, did_you_mean
 from agent.core.events import (
-    AccountSnapshot,
     AssetSentiment,
     Decision,
     Event,
-    Fill,
-    FundingSettlement,
     Kline,
     News,
-    OrderUpdate,
     Sentiment,
 )
-from agent.core.exchange import ExchangeFactory
-from agent.core.fusion_inputs import Predictor
-from agent.core.paper import PaperExchange
-from agent.core.sinks import DecisionSink, NullSink
+from agent.core.settings import SleeveConfig
+from agent.core.sinks import NullSink
+from agent.core.sleeve import SleeveTotals
+from agent.core.sleeves import SleevedEngine
 from agent.core.strategy import Strategy
+from agent.core.trading_engine import TradingEngine
 from agent.replay.backtest import BacktestSink, Progress
-from agent.replay.engine_state import capture, restore, version_part
-from agent.replay.fusion_model import reopen_predictor
+from agent.replay.changed_settings import changed_config
+from agent.replay.engine_state import capture, restore, version_part, with_sleeve_settings
+from agent.replay.midway_change import MidwayChange
 from agent.replay.object_codec import Unencodable
+from agent.replay.open_engine import blaming_any
+from agent.replay.recorded_inputs import RecordedInputs
 from agent.replay.settings_adoption import adopt_settings
-from agent.replay.strategy_versions import StrategyVersions
-from agent.replay.verify import inputs
 from agent.store.chain import DecisionChain
-from agent.store.database import Database
-from agent.store.runs import Run, RunKind, RunStatus
-from strategies import blaming, create_strategy, load_strategy
+from agent.store.runs import Run, RunStatus
 
-CHANGEABLE: Final = ("signals", "risk", "paper")
-"""Sections of the configuration that a change may set."""
-
-_VENUE_REPORTS: Final = (OrderUpdate, Fill, FundingSettlement, AccountSnapshot)
 _TICK: Final = 16_384
 
 
@@ -61,10 +51,11 @@ class Change(NamedTuple):
     """What differs in the changed life. The default changes nothing."""
 
     settings: Mapping[str, Any] = {}  # dotted keys of the configuration -> texts or values
-    strategy: str = ""  # another strategy, from the first event on
+    strategy: str = ""  # another strategy
     params: Mapping[str, Any] = {}  # parameters of the strategy
     removed: frozenset[str] = frozenset()  # ids of headlines that are neither read nor scored
     flipped: frozenset[str] = frozenset()  # ids of headlines whose bearish and bullish are exchanged
+    sleeve: str = ""  # whose strategy or parameters change
 
 
 class MadeDecision(NamedTuple):
@@ -85,7 +76,7 @@ class FirstDifference(NamedTuple):
 
 
 class FoldedLife(NamedTuple):
-    """One of the two lives. Of equity it has the first sample of each hour."""
+    """One of the two lives. Of equity it has the first sample of each hour; `sleeves` are results by name."""
 
     final_equity: Decimal
     metrics: Metrics
@@ -93,6 +84,7 @@ class FoldedLife(NamedTuple):
     times: list[int]  # UTC ms
     equity: list[float]
     notes: list[str]
+    sleeves: dict[str, SleeveTotals] = {}
 
 
 class WhatIf(NamedTuple):
@@ -112,120 +104,30 @@ class WhatIf(NamedTuple):
     on_paper: bool  # False for a run at a venue
 
 
-class RecordedInputs(NamedTuple):
-    """What a run was folded from; `on_paper` is False for a run at a venue."""
-
-    run: Run
-    config: Config
-    events: list[Event]
-    exchange: ExchangeFactory
-    predictor: Predictor | None
-    versions: StrategyVersions
-    on_paper: bool
-
-    @property
-    def measured_after(self) -> int:
-        """Time (UTC ms) up to which a backtest only reads history; its metrics begin there. 0 without any."""
-        window = self.run.config.get("window", {})
-        return (window.get("start") or 0) if window.get("warmup") or window.get("warm_up") else 0
-
-    def strategy(self, name: str = "", params: Mapping[str, Any] | None = None) -> Strategy:
-        """Create the strategy with which the run began, or another one or with other parameters.
-
-        Raises ConfigError for a name or a parameter that is not valid.
-        """
-        if name and name != self.run.strategy:
-            return load_strategy(name, params)
-        if params is None or params == self.run.params:
-            return self.versions.first()
-        return create_strategy(type(self.versions.first()), params, self.run.strategy)
-
-    def open_engine(
-        self, sink: DecisionSink, strategy: Strategy | None = None, config: Config | None = None
-    ) -> Engine:
-        """Return a fresh engine with the run's strategy and configuration, or with others."""
-        strategy = strategy or self.versions.first()
-        live = self.run.kind is RunKind.LIVE  # an error of the strategy then stops the strategy
-        with blaming(strategy):
-            return Engine(
-                config or self.config,
-                strategy,
-                sink,
-                run_id=self.run.id,
-                exchange=self.exchange,
-                predictor=self.predictor,
-                equity_block=1 if live else EQUITY_BLOCK,
-                contain_errors=live,
-                loader=self.versions,
-            )
-
-    def headline(self, prefix: str) -> str:
-        """Return the id of the headline that begins with `prefix`. Raises UsageError unless one does."""
-        found = {event.id for event in self.events if isinstance(event, News) and event.id.startswith(prefix)}
-        if len(found) == 1 or prefix in found:
-            return prefix if prefix in found else found.pop()
-        number = f"{len(found)} headlines" if found else "no headline"
-        raise UsageError(
-            f"run {self.run.id} has {number} with an id that begins with {prefix!r}",
-            hint="tapewire stories shows the ids",
-        )
-
-    def event_at(self, at: int) -> int:
-        """Return the number of the first event at `at` (UTC ms) or later. Raises UsageError without one."""
-        number = next((n for n, event in enumerate(self.events, 1) if event.available_at >= at), None)
-        if number is None:
-            raise UsageError("the run ends before the time from which the change should hold")
-        return number
-
-
-def load_inputs(
-    database: Database, run: Run, folder: Path | None = None, *, trust_strategy: bool = False
-) -> RecordedInputs:
-    """Read all inputs of a run; `folder` is `live.folder`. Raises as `verify`, and UsageError for sleeves.
-
-    Reports of a venue are left out, since other orders would have had other fills. The database stays in use.
-    """
-    versions = StrategyVersions(database, run, folder, trust=trust_strategy)
-    config, events = inputs(database, run)
-    if config.sleeves:
-        raise UsageError(f"run {run.id} has sleeves, and only runs of one strategy can be changed")
-    versions.first()
-    on_paper = config.execution.mode == "paper"
-    return RecordedInputs(
-        run,
-        config,
-        [event for event in events if on_paper or not isinstance(event, _VENUE_REPORTS)],
-        config.execution.exchange() if on_paper else PaperExchange,
-        reopen_predictor(config, run),
-        versions,
-        on_paper,
-    )
-
-
 def fold_on(
     source: RecordedInputs, change: Change, *, begins: int = 1, progress: Progress | None = None
 ) -> WhatIf:
     """Fold both lives of a run; the change holds from event number `begins` on.
 
-    Raises ConfigError for a setting or parameter that doesn't exist or isn't valid, UsageError for an event
-    that the run doesn't have, for another strategy after the first event, and for a strategy whose state
-    can't be copied.
+    From the first event on it is a run that begins with the change. From a later one on, another strategy or
+    other parameters, and a sleeve that is added or removed, come as in a running agent. Raises ConfigError
+    for a setting or parameter that doesn't exist or isn't valid, UsageError for an event or a sleeve that the
+    run doesn't have, for a change that isn't possible at that event, and for a strategy whose state can't be
+    copied.
     """
     run, events = source.run, source.events
     if not 0 < begins <= len(events):
         raise UsageError(f"run {run.id} has events 1 to {len(events):,}, not {begins:,}")
-    if change.strategy and begins > 1:
-        raise UsageError("another strategy can only decide from the beginning", hint="leave out --from")
-    config = changed_config(source.config, change.settings)
-    params = {**({} if change.strategy else run.params), **change.params}
-    as_it_was = _LifeInProgress(source, source.config, run.strategy, run.params)
+    _check_sleeve(source, change)
+    config = changed_config(source.config, change.settings, midway=begins > 1)
+    as_it_was = _LifeInProgress(source, source.config)
     changed: _LifeInProgress | None = None
     if begins == 1:
-        changed = _LifeInProgress(source, config, change.strategy or run.strategy, params)
+        changed = _begin_changed(source, config, change)
     tick = _TICK
     for number, event in enumerate(events, 1):
         if number == begins and changed is None:
-            changed = as_it_was.branch(source, config, params)
+            changed = as_it_was.branch(source, config, change, number)
         as_it_was.handle(number, event)
         if changed is not None and (other := changed_event(event, change)) is not None:
             changed.handle(number, other)
@@ -247,32 +149,54 @@ def fold_on(
     )
 
 
-def changed_config(config: Config, settings: Mapping[str, Any]) -> Config:
-    """Return `config` with other values of dotted keys; texts are read as TOML if they can be.
-
-    Raises ConfigError for an unknown key, an invalid value, and a section that no change may set.
-    """
-    raw = config.persisted()
-    for key, value in settings.items():
-        section, *inner = key.split(".")
-        if section not in CHANGEABLE or not inner:
-            raise ConfigError(
-                f"{key} can't be changed in a recorded run", hint=f"keys of {', '.join(CHANGEABLE)} can"
-            )
-        place = raw.setdefault(section, {})
-        for name in inner[:-1]:
-            place = place.setdefault(name, {})
-        place[inner[-1]] = _value(value)
-    return parse(raw, where="the change") if settings else config
+def _check_sleeve(source: RecordedInputs, change: Change) -> None:
+    """Raise UsageError unless the change states whose strategy it changes."""
+    run, names = source.run, [one.name for one in source.config.sleeves]
+    if not names and change.sleeve:
+        raise UsageError(f"run {run.id} has one strategy, and no sleeves", hint="leave out --sleeve")
+    if names and (change.strategy or change.params) and not change.sleeve:
+        raise UsageError(
+            f"run {run.id} has several strategies: name the sleeve whose strategy is changed",
+            hint=f"--sleeve with one of {', '.join(names)}",
+        )
+    if change.sleeve and not (change.strategy or change.params):
+        raise UsageError(
+            f"--sleeve {change.sleeve} alone changes nothing",
+            hint=f"add --strategy or --set, or write --change sleeves.{change.sleeve}.share=0.3",
+        )
 
 
-def _value(text: Any) -> Any:
-    if not isinstance(text, str):
-        return text
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+def _begin_changed(source: RecordedInputs, config: Config, change: Change) -> _LifeInProgress:
+    """Return a life that begins with the change."""
+    run = source.run
+    if not config.sleeves:
+        params = {**({} if change.strategy else run.params), **change.params}
+        return _LifeInProgress(source, config, source.strategy(change.strategy or run.strategy, params))
+    params = dict(run.params)
+    if change.sleeve:
+        one = _configured(config, change.sleeve)
+        own = {} if change.strategy else params.get(one.name, one.strategy.params)
+        params[one.name] = {**own, **change.params}
+        if change.strategy:
+            source.versions.allow(change.strategy)
+            other = one.strategy.model_copy(update={"name": change.strategy})
+            sleeves = [
+                sleeve.model_copy(update={"strategy": other}) if sleeve is one else sleeve
+                for sleeve in config.sleeves
+            ]
+            config = config.model_copy(update={"sleeves": tuple(sleeves)})
+    return _LifeInProgress(source, config, params=params)
+
+
+def _configured(config: Config, name: str) -> SleeveConfig:
+    """Return the settings of a sleeve. Raises UsageError if the run doesn't begin with it."""
+    names = [one.name for one in config.sleeves if one.enabled]
+    if name not in names:
+        known = f"it begins with {', '.join(names)}; one that was added later is there --from its event on"
+        raise UsageError(
+            f"the run doesn't begin with a sleeve {name!r}", hint=did_you_mean(name, names, known)
+        )
+    return next(one for one in config.sleeves if one.name == name)
 
 
 def changed_event(event: Event, change: Change) -> Event | None:
@@ -341,13 +265,17 @@ class _LifeInProgress:
     """One life in progress."""
 
     def __init__(
-        self, source: RecordedInputs, config: Config, strategy: str, params: Mapping[str, Any]
+        self,
+        source: RecordedInputs,
+        config: Config,
+        strategy: Strategy | None = None,
+        params: Mapping[str, Any] | None = None,
     ) -> None:
         self._config = config
         self._record = _LifeRecord()
         self._after = source.measured_after
         self._sink = _ForwardingSink(BacktestSink(self._record, config, after=self._after))
-        self.engine = source.open_engine(self._sink, source.strategy(strategy, params), config)
+        self.engine = source.open_engine(self._sink, strategy, config, params)
         self._handle: Callable[[Event], None] = self.engine.handle
 
     def handle(self, number: int, event: Event) -> None:
@@ -355,23 +283,51 @@ class _LifeInProgress:
         self._record.event_seq = number
         if event.__class__ is Kline and event.ts > self._after:
             self._sink.inner.benchmark.add(event.symbol, event.ts, event.close)
-        with blaming(self.engine.strategy):
+        with blaming_any(self.engine):
             self._handle(event)
 
-    def branch(self, source: RecordedInputs, config: Config, params: Mapping[str, Any]) -> _LifeInProgress:
-        """Return a second life that goes on from here with other settings and parameters.
+    def branch(self, source: RecordedInputs, config: Config, change: Change, number: int) -> _LifeInProgress:
+        """Return a second life that goes on with a change before event `number`.
 
-        The strategy keeps its state. Raises UsageError if that can't be copied.
+        Raises UsageError if the state of a strategy can't be copied, or if the change isn't possible now.
         """
-        name = source.run.strategy
-        other = _LifeInProgress(source, config, name, params)
+        other = _LifeInProgress(source, config)
+        before, after = (source.open_engine(NullSink(), config=one) for one in (self._config, config))
+        settings = {
+            one.name: one.model_dump(mode="json", include={"risk"})
+            for one in config.sleeves
+            if any(key.startswith(f"sleeves.{one.name}.risk") for key in change.settings)
+        }
         try:
-            restore(other.engine, capture(self.engine), version_part(self.engine))
+            state, version = capture(self.engine), version_part(self.engine)
+            if isinstance(self.engine, SleevedEngine):
+                _adopt_sleeves(before, self.engine, {})
+                _adopt_sleeves(after, self.engine, settings)
+                state = with_sleeve_settings(state, settings)
+            restore(other.engine, state, version)
         except Unencodable as error:
+            name = source.run.strategy
             raise UsageError(f"the state of strategy {name} can't be copied: {error}") from None
-        before = _LifeInProgress(source, self._config, name, source.run.params).engine
-        adopt_settings(other.engine, before, _LifeInProgress(source, config, name, params).engine)
+        adopt_settings(other.engine, before, after)
         other._record, other._sink.inner = deepcopy((self._record, self._sink.inner))
+        other._record.event_seq = number
+        midway = MidwayChange(
+            other.engine,
+            config,
+            source.run,
+            source.versions,
+            source.events[: number - 1],
+            source.events[number - 1].available_at,
+        )
+        with blaming_any(other.engine):
+            for one in config.sleeves:
+                if f"sleeves.{one.name}.enabled" in change.settings:
+                    if one.enabled:
+                        midway.enable(one)
+                    else:
+                        midway.disable(one.name)
+            if change.strategy or change.params:
+                midway.use_strategy(change.strategy, change.params, change.sleeve)
         return other
 
     @property
@@ -381,7 +337,8 @@ class _LifeInProgress:
 
     def finish(self) -> FoldedLife:
         """Close the last bar period and measure."""
-        self.engine.finish()
+        engine = self.engine
+        engine.finish()
         sink, record = self._sink.inner, self._record
         metrics = compute(
             sink.curve,
@@ -390,12 +347,25 @@ class _LifeInProgress:
             interval=self._config.market.interval,
             benchmark=sink.benchmark,
         )
-        counts = sorted((name, n) for name, n in self.engine.counts.items() if n)
+        counts = sorted((name, n) for name, n in engine.counts.items() if n)
         return FoldedLife(
-            self.engine.portfolio.exact_equity(),
+            engine.portfolio.exact_equity(),
             metrics,
             record.decisions,
             record.times,
             record.values,
             [f"{name}: {n:,}" for name, n in counts],
+            engine.results if isinstance(engine, SleevedEngine) else {},
         )
+
+
+def _adopt_sleeves(
+    fresh: TradingEngine, engine: SleevedEngine, settings: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Give a fresh engine the sleeves of `engine`, those in `settings` with other settings."""
+    definitions = engine.roster.definitions()
+    for item in definitions:
+        item["settings"] |= settings.get(item["settings"]["name"], {})
+    if isinstance(fresh, SleevedEngine):
+        fresh.roster.adopt(definitions)
+        fresh.roster.idle = engine.roster.idle

@@ -39,8 +39,7 @@ class RecordedVersion(msgspec.Struct, frozen=True):
 
 def recorded_versions(database: Database, run: Run) -> list[RecordedVersion]:
     """List the strategies of a run, the first one first. Raises StoreError."""
-    first = run.versions.get(SOURCE_SHA256, "")
-    found = [RecordedVersion(run.strategy, first, run.params, run.first_event_at or run.started_at)]
+    found = _first_versions(run)
     for seq, change in _read_changes(database, run.id):
         params = msgspec.json.decode(change.params, type=dict[str, Any])
         label = label_of(change.strategy, change.class_name)
@@ -51,6 +50,24 @@ def recorded_versions(database: Database, run: Run) -> list[RecordedVersion]:
         )
     stored = {one.source for one in found if one.source and read_source(database, one.source) is not None}
     return [replace(one, stored=one.source in stored) for one in found]
+
+
+def _first_versions(run: Run) -> list[RecordedVersion]:
+    """Return the strategies with which a run began: one, or that of each sleeve."""
+    began = run.first_event_at or run.started_at
+    sleeves = [one for one in run.config.get("sleeves", ()) if one.get("enabled", True)]
+    if not sleeves:
+        return [RecordedVersion(run.strategy, run.versions.get(SOURCE_SHA256, ""), run.params, began)]
+    return [
+        RecordedVersion(
+            one["strategy"]["name"],
+            run.versions.get(f"{SOURCE_SHA256}:{one['name']}", ""),
+            run.params.get(one["name"], {}),
+            began,
+            sleeve=one["name"],
+        )
+        for one in sleeves
+    ]
 
 
 def _read_changes(database: Database, run_id: str) -> Iterator[tuple[int, StrategyChange]]:

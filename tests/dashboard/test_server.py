@@ -152,6 +152,8 @@ async def test_a_command_is_journalled_with_the_dashboard_as_its_source(
             404,
             True,
         )
+        status, body = await send("set-strategy", sleeve="trend", params={"fast": "3"})
+        assert (status, body["error"].startswith("this agent has no sleeve 'trend'")) == (404, True)
         assert (
             (await send("use-model"))[0]
             == (await send("pause", run="another"))[0]
@@ -181,6 +183,11 @@ async def test_a_command_is_journalled_with_the_dashboard_as_its_source(
         (
             "strategy-refused",
             {"strategy": "sma_kross", "reason": "unknown strategy 'sma_kross'"},
+            "dashboard 127.0.0.1",
+        ),
+        (
+            "strategy-refused",
+            {"strategy": "the same", "reason": "this agent has no sleeve 'trend', but one strategy"},
             "dashboard 127.0.0.1",
         ),
     ]

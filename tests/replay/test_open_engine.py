@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import pytest
 
 from agent.core.errors import SafetyError
 from agent.core.events import MINUTE_MS, Command, RiskEvent
-from agent.core.sinks import ListSink
+from agent.core.sinks import ListSink, NullSink
 from agent.core.sleeves import SleevedEngine
-from agent.replay.open_engine import check_sources, open_engine, sources_of
+from agent.core.trading_engine import TradingEngine
+from agent.replay.open_engine import open_engine, reopen_engine, sources_of
+from agent.replay.strategy_versions import StrategyVersions
+from agent.store.database import open_database
 from agent.store.runs import Run, RunKind
+from agent.store.strategy_sources import save_source, trust_source
 from strategies import SOURCE_SHA256, source_of
 from tests.support.market import T0
 from tests.support.sleeves import sleeve, sleeved_config
@@ -71,8 +76,24 @@ def test_the_sources_of_all_sleeves_are_checked(tmp_path: Path) -> None:
     config = sleeved_config(
         sleeve("x", 0.5) | {"strategy": "sma_cross"}, sleeve("y", 0.5) | {"strategy": str(path)}
     )
-    run = Run("r", RunKind.BACKTEST, 0, "x: sma_cross, y: mine", versions=sources_of(config))
-    check_sources(config, run)
-    path.write_text(MINE + "\n")
-    with pytest.raises(SafetyError, match="has changed since the run"):
-        check_sources(config, run)
+    run = Run(
+        *("r", RunKind.BACKTEST, 0, "x: sma_cross, y: mine"),
+        config=config.persisted(),
+        versions=sources_of(config),
+    )
+    with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
+
+        def reopen(folder: Path, **more: bool) -> TradingEngine:
+            versions = StrategyVersions(database, run, folder, **more)
+            return reopen_engine(config, NullSink(), run, versions)
+
+        reopen(tmp_path)
+        path.write_text(MINE + "\n")
+        with pytest.raises(SafetyError, match="has changed since the run"):
+            reopen(tmp_path)
+        reopen(tmp_path, trust=True)
+        save_source(database, MINE.encode())
+        with pytest.raises(SafetyError, match="has changed since the run"):
+            reopen(tmp_path)  # this machine has not run the stored source
+        trust_source(tmp_path, MINE.encode())
+        reopen(tmp_path)

@@ -21,7 +21,8 @@ from agent.core.errors import ConfigError, UsageError
 from agent.core.events import HOUR_MS, Decision, Fill, News, RiskEvent, Sentiment, Signal
 from agent.replay.backtest import backtest
 from agent.replay.history import History, Plan
-from agent.replay.what_if import Change, FoldedLife, RecordedInputs, changed_event, fold_on, load_inputs
+from agent.replay.recorded_inputs import RecordedInputs, load_inputs
+from agent.replay.what_if import Change, FoldedLife, changed_event, fold_on
 from agent.research.story_results import StoryResult, story_results
 from agent.store.database import Database, open_database, upgrade
 from agent.store.queries import find_run, read_decisions
@@ -267,10 +268,11 @@ def test_a_flipped_headline_is_read_the_other_way_round(
 REFUSED: list[tuple[Change, int, type[Exception], str]] = [
     (Change({"signals.treshold": "0.9"}), 1, ConfigError, "signals.threshold"),
     (Change({"signals.threshold": "7"}), 1, ConfigError, "signals.threshold"),
-    (Change({"market.interval": "1h"}), 1, ConfigError, "signals, risk, paper"),
-    (Change({"paper": "1"}), 1, ConfigError, "signals, risk, paper"),
+    (Change({"market.interval": "1h"}), 1, ConfigError, "signals, risk, paper, sleeves"),
+    (Change({"paper": "1"}), 1, ConfigError, "signals, risk, paper, sleeves"),
     (Change(params={"size": "1"}), 1, ConfigError, "size"),
-    (Change(strategy="sma_cross"), 2, UsageError, "from the beginning"),
+    (Change({"sleeves.trend.share": "0.5"}), 1, ConfigError, "the run has one strategy, and no sleeves"),
+    (Change(params={"fast": "5"}, sleeve="trend"), 1, UsageError, "leave out --sleeve"),
     (Change(), 0, UsageError, "events 1 to"),
     (Change(), 10**9, UsageError, "events 1 to"),
 ]

@@ -327,6 +327,8 @@ function openDialog(action) {
   byId("confirm-typed").value = "";
   byId("confirm-strategy").hidden = !fields;
   byId("confirm-name").value = byId("confirm-params").value = "";
+  byId("confirm-whose").hidden = !state.sleeves.length;
+  byId("confirm-sleeve").replaceChildren(...state.sleeves.map((row) => element("option", { text: row.name })));
   byId("confirm-error").hidden = true;
   byId("confirm-yes").disabled = false;
   byId("confirm").dataset.action = action;
@@ -337,7 +339,8 @@ function openDialog(action) {
 function typedStrategy() {
   const strategy = byId("confirm-name").value.trim();
   const pairs = byId("confirm-params").value.split(/\s+/).filter(Boolean).map((pair) => pair.split(/=(.*)/s));
-  return { action: strategy ? "use-strategy" : "set-strategy", strategy, params: Object.fromEntries(
+  const sleeve = state.sleeves.length ? byId("confirm-sleeve").value : "";
+  return { action: strategy ? "use-strategy" : "set-strategy", strategy, sleeve, params: Object.fromEntries(
     pairs.map(([key, value]) => [key, value ?? ""])) };
 }
 

@@ -119,18 +119,23 @@ class KlineProducer:
             finally:
                 self._shards.clear()
 
-    async def read_past(self, needed: Mapping[str, int], known: Mapping[str, int]) -> list[PastBars]:
+    async def read_past(
+        self, needed: Mapping[str, int], known: Mapping[str, int], *, as_at_start: bool = False
+    ) -> list[PastBars]:
         """Read the bars that a strategy needs, `needed` by interval, as at the start of a run.
 
-        The bars of the run's interval end with the one that starts at `known` of their symbol (UTC ms), or
-        later. Raises VenueError, and TimeoutError after `backfill_timeout`.
+        Only the symbols in `known` are read. Their bars of the run's interval end with the one that starts
+        there (UTC ms), or later. With `as_at_start` at least the bars are read that begin each run, whatever
+        the strategy needs. Raises VenueError, and TimeoutError after `backfill_timeout`.
         """
-        plan, read = WarmUpPlan(0, needed), list[PastBars]()
+        plan, read = WarmUpPlan(self._config.warmup_bars if as_at_start else 0, needed), list[PastBars]()
         async with (
             asyncio.timeout(self._config.backfill_timeout / 1000),
             KlineHistory(self._config, self._category, self._clock, self._requests) as history,
         ):
             for series in self._series.values():
+                if series.symbol not in known:
+                    continue
                 now, base = self._clock.now(), series.interval
                 for interval, start in plan.higher(now, base).items():
                     read += self._past_bars(
@@ -139,7 +144,7 @@ class KlineProducer:
                 begin = plan.start(now - now % base, base)
                 while True:
                     found = await history.fetch(series.symbol, base, begin)
-                    if found.bars and found.bars[-1].start >= known.get(series.symbol, 0):
+                    if found.bars and found.bars[-1].start >= known[series.symbol]:
                         break
                     await asyncio.sleep(_PAST_INTERVAL)  # the venue is still writing the last bar
                 read += self._past_bars(series.symbol, base, found)
