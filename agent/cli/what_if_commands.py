@@ -19,8 +19,8 @@ from agent.core.errors import UsageError
 from agent.system.clock import iso
 
 if TYPE_CHECKING:
+    from agent.analysis.story_table import StoryResults
     from agent.replay.what_if import FoldedLife, RecordedInputs, WhatIf
-    from agent.research.story_results import StoryResults
 
 TrustStrategy = Annotated[
     bool, option("--trust-strategy", "Import the run's strategy even if its file has changed since the run.")
@@ -234,6 +234,8 @@ def stories(
 
 
 def _print_stories(found: StoryResults, most: int) -> None:
+    from agent.analysis.story_table import table_of
+
     table = Table(box=None, pad_edge=False)
     for title in ("contribution", "orders", "first headline", "headline", "symbols", "story"):
         table.add_column(
@@ -243,10 +245,9 @@ def _print_stories(found: StoryResults, most: int) -> None:
             overflow="ellipsis",
             min_width=None if title == "story" else len(title),
         )
-    moved = [story for story in found.stories if story.contribution or story.orders != story.orders_without]
-    shown = moved if len(moved) <= 2 * most else [*moved[:most], *moved[-most:]]
-    for number, story in enumerate(shown):
-        if len(shown) < len(moved) and number == most:
+    chosen = table_of(found, most)
+    for number, story in enumerate(chosen.rows):
+        if number == chosen.gap:
             table.add_row("…")
         table.add_row(
             f"{story.contribution:+,.2f}",
@@ -257,8 +258,4 @@ def _print_stories(found: StoryResults, most: int) -> None:
             Text(story.title),
         )
     out.print(table)
-    same = len(found.stories) - len(moved)
-    out.print(
-        f"{len(moved):,} of {len(found.stories):,} stories that voted changed the result; "
-        f"{same:,} changed nothing; {found.silent:,} had no vote and were not folded"
-    )
+    out.print(chosen.summary)
