@@ -88,9 +88,7 @@ def report(
         typer.launch(page.resolve().as_uri())
 
 
-def _with_stories(
-    database: Database, data: ReportData, folder: Path, *, trust_strategy: bool
-) -> ReportData:
+def _with_stories(database: Database, data: ReportData, folder: Path, *, trust_strategy: bool) -> ReportData:
     from agent.replay.what_if import load_inputs
     from agent.research.story_results import story_results
 

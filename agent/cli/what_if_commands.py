@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from agent.cli.backtest_commands import replay_progress
-from agent.cli.command_options import ConfigFile, Json, RunId, parse_time
+from agent.cli.command_options import ConfigFile, Json, RunId
 from agent.cli.console import err, out, print_json, print_text, progress_bar
-from agent.cli.research_output import percent
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.core.errors import UsageError
@@ -20,7 +19,7 @@ from agent.system.clock import iso
 
 if TYPE_CHECKING:
     from agent.analysis.story_table import StoryResults
-    from agent.replay.what_if import FoldedLife, RecordedInputs, WhatIf
+    from agent.replay.what_if import WhatIf
 
 TrustStrategy = Annotated[
     bool, option("--trust-strategy", "Import the run's strategy even if its file has changed since the run.")
@@ -72,34 +71,35 @@ def whatif(
     The run is decided again from its own inputs. From --from on, a second life goes on with the change: other
     settings, costs or parameters, or without a headline. Without a change both lives are the same.
     """
-    from agent.replay.what_if import Change, fold_on, load_inputs
+    from agent.replay.what_if import load_inputs
+    from agent.replay.what_if_request import WhatIfRequest, answer, as_object
     from agent.store.database import open_database
     from agent.store.queries import find_run
 
     settled = load(config)
+    wanted = WhatIfRequest(
+        begins=begins or "",
+        change=_pairs("--change", change),
+        params=_pairs("--set", settings),
+        remove=tuple(remove or ()),
+        flip=tuple(flip or ()),
+        strategy=strategy or "",
+    )
     with closing(open_database(settled.store.url, create=False)) as database:
         recorded = find_run(database, run)
         source = load_inputs(database, recorded, settled.live.folder, trust_strategy=trust_strategy)
-        wanted = Change(
-            _pairs("--change", change),
-            strategy or "",
-            _pairs("--set", settings),
-            frozenset(map(source.headline, remove or ())),
-            frozenset(map(source.headline, flip or ())),
-        )
-        first = _event_number(source, begins)
         with replay_progress(
             "folding", source.run.first_event_at or 0, source.run.last_event_at or 0
         ) as progress:
-            found = fold_on(source, wanted, begins=first, progress=progress)
+            found = answer(source, wanted, progress=progress)
     if json:
-        print_json(_as_object(found))
+        print_json(as_object(found))
     else:
         _print_lives(found)
 
 
-def _pairs(name: str, given: list[str] | None) -> dict[str, Any]:
-    pairs: dict[str, Any] = {}
+def _pairs(name: str, given: list[str] | None) -> dict[str, str]:
+    pairs: dict[str, str] = {}
     for pair in given or ():
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
@@ -108,85 +108,17 @@ def _pairs(name: str, given: list[str] | None) -> dict[str, Any]:
     return pairs
 
 
-def _event_number(source: RecordedInputs, begins: str | None) -> int:
-    if begins is None:
-        return 1
-    if begins.isdecimal():
-        return int(begins)
-    return source.event_at(parse_time(begins, "--from"))
-
-
-def _as_object(found: WhatIf) -> dict[str, Any]:
-    def life(one: FoldedLife) -> dict[str, Any]:
-        return {
-            "final_equity": one.final_equity,
-            "orders": _orders(one),
-            "trades": one.metrics.trades.trades,
-            "metrics": one.metrics,
-            "equity": list(zip(one.times, one.equity, strict=True)),
-            "notes": one.notes,
-        }
-
-    difference = found.difference
-    return {
-        "run": found.run.id,
-        "from": found.begins,
-        "from_at": found.begins_at,
-        "as_recorded": found.as_recorded,
-        "identical": difference is None,
-        "result_of_the_change": found.changed.final_equity - found.as_it_was.final_equity,
-        "as_it_was": life(found.as_it_was),
-        "changed": life(found.changed),
-        "first_difference": None
-        if difference is None
-        else {
-            "event": difference.event_seq,
-            "at": difference.event.available_at,
-            "input": difference.event,
-            "as_it_was": difference.as_it_was,
-            "changed": difference.changed,
-        },
-    }
-
-
-def points(difference: float) -> str:
-    """Format a difference of two fractions in percentage points."""
-    return f"{100 * difference:+.2f} pp"
-
-
-def _orders(life: FoldedLife) -> int:
-    from agent.core.events import Order
-
-    return sum(isinstance(made.decision, Order) for made in life.decisions)
-
-
 def _print_lives(found: WhatIf) -> None:
-    was, changed = found.as_it_was, found.changed
+    from agent.replay.what_if_request import figures, remarks
+
     table = Table(box=None, pad_edge=False)
     for title in ("", "as it was", "changed", "difference"):
         table.add_column(title, justify="left" if not title else "right")
-    difference = changed.final_equity - was.final_equity
-    table.add_row(
-        "final equity", f"{was.final_equity:,.2f}", f"{changed.final_equity:,.2f}", f"{difference:+,.2f}"
-    )
-    returns = [life.metrics.performance.total_return for life in (was, changed)]
-    table.add_row("return", *map(percent, returns), points(returns[1] - returns[0]))
-    depths = [life.metrics.performance.max_drawdown for life in (was, changed)]
-    table.add_row("largest drawdown", *map(percent, depths), points(depths[1] - depths[0]))
-    for name, values in (
-        ("orders", [_orders(life) for life in (was, changed)]),
-        ("round trips", [life.metrics.trades.trades for life in (was, changed)]),
-    ):
-        table.add_row(name, f"{values[0]:,}", f"{values[1]:,}", f"{values[1] - values[0]:+,}")
+    for row in figures(found):
+        table.add_row(row.name, *row.in_words())
     out.print(table)
-    if found.as_recorded is False:
-        err.print(
-            "[bold red]the life as it was is not the recorded run[/]: tapewire verify shows where it differs"
-        )
-    if found.on_paper is False:
-        err.print("a run at a venue: both lives are folded on paper, with the costs in \\[paper]")
-    elif found.as_recorded is None:
-        err.print("the run did not complete, so the life as it was can't be compared with its record")
+    for remark in remarks(found):
+        err.print(remark, style="bold red" if found.as_recorded is False else None, markup=False)
     first = found.difference
     if first is None:
         out.print(f"the change makes no difference, from event {found.begins:,} of {found.run.events:,} on")

@@ -20,12 +20,16 @@ SHOWN_ORDERS: Final = 100
 
 def render_twin(report: TwinReport) -> str:
     """Return the page."""
-    return environment().get_template("twin.html.j2").render(
-        report=report,
-        twin=view_of(report, orders=SHOWN_ORDERS),
-        both=sum(bool(order.venue_qty and order.paper_qty) for order in report.orders),
-        delay=_delay,
-        style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
+    return (
+        environment()
+        .get_template("twin.html.j2")
+        .render(
+            report=report,
+            twin=view_of(report, orders=SHOWN_ORDERS),
+            both=sum(bool(order.venue_qty and order.paper_qty) for order in report.orders),
+            delay=_delay,
+            style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
+        )
     )
 
 
