@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -21,6 +21,8 @@ import numpy as np
 from agent.analysis.thinning import ThinnedCurve
 from agent.analysis.twin_report import attribute_run
 from agent.core.errors import TapewireError
+from agent.core.events import Event, News, Sentiment
+from agent.data.text import one_line
 from agent.live.formatting import one_line_summary
 from agent.replay.twin import fold_twin
 from agent.replay.what_if import FoldedLife, WhatIf, load_inputs
@@ -36,6 +38,7 @@ MAX_POINTS: Final = 2_000
 """Points of a curve in the answer to a what-if."""
 
 _MIB: Final = 1 << 20
+_TITLE: Final = 200  # characters
 
 
 class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,15 +131,16 @@ def _stories(database: Database, run: Run, request: ReplayRequest, reporter: _Re
 
 def _what_if(database: Database, run: Run, request: ReplayRequest, reporter: _Reporter) -> Any:
     source = load_inputs(database, run, _folder(request))
-    return page_answer(answer(source, request.what_if, progress=reporter.at))
+    found = answer(source, request.what_if, progress=reporter.at)
+    return page_answer(found, {event.id: event.title for event in source.events if isinstance(event, News)})
 
 
 def _folder(request: ReplayRequest) -> Path | None:
     return Path(request.folder) if request.folder else None
 
 
-def page_answer(found: WhatIf) -> dict[str, Any]:
-    """Return what the page shows of a what-if. Amounts are texts, which lose no digit."""
+def page_answer(found: WhatIf, titles: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the page shows of a what-if; `titles` are those of the headlines, by id."""
     first = found.difference
     return {
         "run": found.run.id,
@@ -146,15 +150,14 @@ def page_answer(found: WhatIf) -> dict[str, Any]:
         "difference": found.changed.final_equity - found.as_it_was.final_equity,
         "remarks": remarks(found),
         "figures": [
-            {"name": row.name, "values": row.in_words(), "sign": _sign(row.difference)}
-            for row in figures(found)
+            {"name": row.name, "values": [_minus(text) for text in row.in_words()]} for row in figures(found)
         ],
         "first": None
         if first is None
         else {
             "event": first.event_seq,
             "at": first.event.available_at,
-            "input": one_line_summary(first.event),
+            "input": _input(first.event, titles),
             "as_it_was": "" if first.as_it_was is None else one_line_summary(first.as_it_was),
             "changed": "" if first.changed is None else one_line_summary(first.changed),
         },
@@ -162,8 +165,16 @@ def page_answer(found: WhatIf) -> dict[str, Any]:
     }
 
 
-def _sign(difference: Any) -> int:
-    return 0 if not difference else 1 if difference > 0 else -1
+def _input(event: Event, titles: Mapping[str, str]) -> str:
+    """Describe an event; a score has the title of its headline."""
+    line = one_line_summary(event)
+    if isinstance(event, Sentiment) and event.news_id in titles:
+        return line.replace(f"news {event.news_id}", f"of “{one_line(titles[event.news_id], _TITLE)}”")
+    return line
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
 
 
 def _curve(life: FoldedLife) -> tuple[list[int], list[float]]:

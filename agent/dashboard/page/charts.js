@@ -268,10 +268,10 @@ export class LivesChart {
     this.chart = LightweightCharts.createChart(element, themeOptions());
     const digits = { type: "custom", formatter: (value) => number(value, 0), minMove: 0.01 };
     const line = { priceLineVisible: false, priceFormat: digits };
-    this.was = this.chart.addSeries(LightweightCharts.LineSeries, { ...line, lineWidth: 3, title: "as it was" }, 0);
-    this.changed = this.chart.addSeries(LightweightCharts.LineSeries, { ...line, lineWidth: 2, title: "changed" }, 0);
+    this.was = this.chart.addSeries(LightweightCharts.LineSeries, { ...line, lineWidth: 3 }, 0);
+    this.changed = this.chart.addSeries(LightweightCharts.LineSeries, { ...line, lineWidth: 2 }, 0);
     this.difference = this.chart.addSeries(LightweightCharts.BaselineSeries, {
-      ...line, lineWidth: 1, title: "difference", baseValue: { type: "price", price: 0 },
+      ...line, lineWidth: 1, baseValue: { type: "price", price: 0 },
       priceFormat: { ...digits, formatter: (value) => number(value, 2, { signed: true }) },
     }, 1);
     this.chart.panes()[0].setStretchFactor(3);

@@ -8,7 +8,7 @@ const byId = (id) => document.getElementById(id);
 export function setUpStories(run, onRemove) {
   const panel = byId("stories-panel");
   panel.hidden = false;
-  const job = new Replay(byId("stories-job"), run, "Folding a life without each story");
+  const job = new Replay(byId("stories-job"), run, "Running a life without each story");
   byId("stories-run").addEventListener("click", async () => {
     byId("stories-run").hidden = true;
     const found = await job.start({ work: "stories" });

@@ -90,7 +90,7 @@ function show(view) {
 /** Folds the twin of a recorded run at a venue, and shows it. */
 export async function showRecordedTwin(run) {
   byId("twin-panel").hidden = false;
-  const job = new Replay(byId("twin-job"), run, "Folding the twin");
+  const job = new Replay(byId("twin-job"), run, "Comparing with the twin");
   const view = await job.start({ work: "twin" });
   if (view) show(view);
 }

@@ -34,7 +34,7 @@ export function setUpWhatIf(opened) {
     event.preventDefault();
     open();
   });
-  const job = new Replay(byId("what-if-job"), run, "Folding both lives");
+  const job = new Replay(byId("what-if-job"), run, "Running both lives");
   byId("what-if-form").addEventListener("submit", (event) => {
     event.preventDefault();
     if (!job.running) start(job);
@@ -151,12 +151,12 @@ function showChanges() {
 async function search() {
   if (!byId("what-if").open) return;
   searched += 1;
-  const number_ = searched;
+  const own = searched;
   const query = new URLSearchParams({ search: byId("what-if-search").value });
   if (fromMoment()) query.set("after", String(moment));
   try {
     const found = await getJson(`api/runs/${encodeURIComponent(run)}/headlines?${query}`);
-    if (number_ === searched) showHeadlines(found);
+    if (own === searched) showHeadlines(found);
   } catch (error) {
     showError(error.message);
   }
@@ -222,9 +222,7 @@ function showAnswer(found, made) {
   byId("what-if-remarks").replaceChildren(...found.remarks.map((text) => element("li", { text })));
   showFirst(found);
   fillTable(byId("what-if-figures"), [[""], ["As it was", "n"], ["Changed", "n"], ["Difference", "n"]],
-    found.figures.map(({ name, values, sign }) => ({ cells: [
-      name, values[0], values[1], element("span", { class: sign && name === "final equity" ? tone(sign) : "", text: values[2] }),
-    ] })), "");
+    found.figures.map(({ name, values }) => ({ cells: [name, ...values] })), "");
   chart ??= new LivesChart(byId("what-if-lives"));
   chart.show(found.lives, found.begins === 1 ? null : found.begins_at);
   byId("what-if-answer").scrollIntoView({ block: "nearest" });
