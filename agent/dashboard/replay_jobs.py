@@ -17,8 +17,8 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from agent.analysis.story_table import StoryResults
-from agent.analysis.twin_report import TwinReport
+from agent.analysis.report.twin_view import TwinView
+from agent.analysis.story_table import StoryTable
 from agent.core.durations import format_duration
 from agent.core.errors import TapewireError, UsageError
 from agent.core.masking import mask
@@ -28,18 +28,18 @@ from agent.replay.what_if_request import WhatIfRequest
 from agent.store.database import Database
 from agent.store.runs import Run, RunStatus
 
-ABANDONED: Final = 60.0
-"""Seconds after which a job that nobody has asked for is cancelled."""
+ABANDONED: Final = 150.0
+"""Seconds after which a job that no page has asked for ends. Pages in the background ask once a minute."""
 
 _MAX_UNFINISHED: Final = 4  # jobs that run or wait
 _MAX_KEPT: Final = 12  # finished jobs
-_MAX_RESULT: Final = 64 * 1024 * 1024  # bytes
+_MAX_RESULT: Final = 8 * 1024 * 1024  # bytes; it is decoded in the agent's event loop
 _CHECK: Final = 0.5  # seconds between two looks at the limits
 _TAIL: Final = 4_000  # bytes of standard error that are kept
 _SECRETS: Final = "TAPEWIRE_"  # begin of the names of variables that a worker doesn't get
 _RESULTS: Final[dict[Work, Any]] = {
-    "twin": TwinReport,
-    "stories": StoryResults,
+    "twin": TwinView,
+    "stories": StoryTable,
     "whatif": dict[str, Any],
 }
 _log: Final = structlog.get_logger(__name__)

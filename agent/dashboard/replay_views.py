@@ -6,19 +6,12 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.analysis.report.twin_view import view_of
-from agent.analysis.story_table import table_of
+from agent.analysis.story_table import StoryTable
 from agent.analysis.twin_parts import LABELS
 from agent.analysis.waterfall import Waterfall, lay_out
 from agent.dashboard.replay_jobs import ReplayJob
 from agent.data.text import one_line
 from agent.live.interfaces.status import TwinStatus
-
-SHOWN_ORDERS: Final = 30
-"""Orders at the venue and on paper, those with the largest differences."""
-
-SHOWN_STORIES: Final = 25
-"""Rows of the table of stories at each end."""
 
 _TITLE: Final = 200  # characters
 
@@ -34,10 +27,8 @@ def view_of_job(job: ReplayJob) -> dict[str, Any]:
 
 
 def _result(job: ReplayJob) -> Any:
-    if job.work == "twin":
-        return view_of(job.result, orders=SHOWN_ORDERS)
     if job.work == "stories":
-        table = table_of(job.result, SHOWN_STORIES)
+        table: StoryTable = job.result
         rows = [row._asdict() | {"title": one_line(row.title, _TITLE)} for row in table.rows]
         return {"rows": rows, "gap": table.gap, "moved": table.moved, "summary": table.summary}
     return job.result

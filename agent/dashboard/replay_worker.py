@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, Final, Literal
 import msgspec
 import numpy as np
 
+from agent.analysis.report.twin_view import view_of
+from agent.analysis.story_table import table_of
 from agent.analysis.thinning import ThinnedCurve
 from agent.analysis.twin_report import attribute_run
 from agent.core.errors import TapewireError
@@ -33,6 +35,12 @@ from agent.store.queries import find_run
 from agent.store.runs import Run
 
 Work = Literal["twin", "whatif", "stories"]
+
+SHOWN_ORDERS: Final = 30
+"""Orders at the venue and on paper, those with the largest differences."""
+
+SHOWN_STORIES: Final = 25
+"""Rows of the table of stories at each end."""
 
 MAX_POINTS: Final = 2_000
 """Points of a curve in the answer to a what-if."""
@@ -122,11 +130,12 @@ class _Reporter:
 
 
 def _twin(database: Database, run: Run, _: ReplayRequest, reporter: _Reporter) -> Any:
-    return attribute_run(fold_twin(database, run, progress=reporter.at))
+    return view_of(attribute_run(fold_twin(database, run, progress=reporter.at)), orders=SHOWN_ORDERS)
 
 
 def _stories(database: Database, run: Run, request: ReplayRequest, reporter: _Reporter) -> Any:
-    return story_results(load_inputs(database, run, _folder(request)), progress=reporter.count)
+    source = load_inputs(database, run, _folder(request))
+    return table_of(story_results(source, progress=reporter.count), SHOWN_STORIES)
 
 
 def _what_if(database: Database, run: Run, request: ReplayRequest, reporter: _Reporter) -> Any:

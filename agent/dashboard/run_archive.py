@@ -13,9 +13,9 @@ import numpy as np
 import structlog
 
 from agent.analysis.report.report_data import recorded_config
+from agent.analysis.report.twin_view import TwinView
 from agent.analysis.run_rows import RunRow, run_row
-from agent.analysis.story_table import StoryResults
-from agent.analysis.twin_report import TwinReport
+from agent.analysis.story_table import StoryTable
 from agent.config import Config
 from agent.core.errors import TapewireError
 from agent.dashboard.headline_search import FoundHeadlines, search_headlines
@@ -75,7 +75,7 @@ class RunArchive:
                     self._reports.popitem(last=False)
         return page
 
-    async def _twin(self, run: Run) -> TwinReport | TapewireError | None:
+    async def _twin(self, run: Run) -> TwinView | TapewireError | None:
         """Return the twin of a run at a venue, or why there is none (yet); None of a run on paper."""
         if not has_twin(run):
             return None
@@ -88,7 +88,7 @@ class RunArchive:
             await asyncio.wait({job.task}, timeout=_TWIN_PATIENCE)
         if not job.done:
             return TapewireError("the twin is still being folded", hint="reload this page in a while")
-        found: TwinReport | TapewireError = job.error or job.result
+        found: TwinView | TapewireError = job.error or job.result
         return found
 
     async def run(self, run_id: str) -> Run:
@@ -270,13 +270,14 @@ def _changeable_settings(config: Config) -> dict[str, Any]:
 
 
 def _render_report(
-    database: Database, run_id: str, twin: TwinReport | TapewireError | None, stories: StoryResults | None
+    database: Database, run_id: str, twin: TwinView | TapewireError | None, stories: StoryTable | None
 ) -> bytes:
     from agent.analysis.report.html import (
         render,  # imports plotly and pandas, which the page itself doesn't need
     )
     from agent.analysis.report.report_loader import load_report_data
-    from agent.replay.complete_report import with_twin
 
-    data = msgspec.structs.replace(load_report_data(database, run_id), stories=stories)
-    return render(data if twin is None else with_twin(data, twin)).encode()
+    data = load_report_data(database, run_id)
+    if isinstance(twin, TapewireError):
+        data, twin = msgspec.structs.replace(data, absent_twin=str(twin)), None
+    return render(data, twin=twin, stories=stories).encode()

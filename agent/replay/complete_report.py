@@ -6,7 +6,7 @@ import msgspec
 
 from agent.analysis.report.report_data import ReportData
 from agent.analysis.report.report_loader import load_report_data
-from agent.analysis.twin_report import TwinReport, attribute_run
+from agent.analysis.twin_report import attribute_run
 from agent.core.errors import TapewireError
 from agent.replay.backtest import Progress
 from agent.replay.twin import fold_twin
@@ -30,13 +30,6 @@ def load_complete_report(
         return data
     try:
         record = fold_twin(database, data.run, trust_strategy=trust_strategy, progress=progress)
-        return with_twin(data, attribute_run(record))
+        return msgspec.structs.replace(data, twin=attribute_run(record))
     except TapewireError as error:
-        return with_twin(data, error)
-
-
-def with_twin(data: ReportData, found: TwinReport | TapewireError) -> ReportData:
-    """Return a report with the twin, or with the reason why there is none."""
-    if isinstance(found, TwinReport):
-        return msgspec.structs.replace(data, twin=found)
-    return msgspec.structs.replace(data, absent_twin=str(found))
+        return msgspec.structs.replace(data, absent_twin=str(error))

@@ -15,9 +15,8 @@ from agent.analysis.report.html import render
 from agent.analysis.twin_parts import exact
 from agent.analysis.twin_report import attribute_run
 from agent.config import parse
-from agent.core.errors import DataError
 from agent.replay.backtest import backtest
-from agent.replay.complete_report import load_complete_report, with_twin
+from agent.replay.complete_report import load_complete_report
 from agent.replay.history import History, Plan
 from agent.replay.twin import fold_twin
 from agent.replay.what_if import load_inputs
@@ -72,8 +71,8 @@ def test_a_twin_that_fails_is_named_with_its_reason(database: Database) -> None:
     data = load_complete_report(database, run.id)
     assert data.twin is not None
     assert any("nothing was decided anew" in note for note in data.twin.notes)
-    missing = with_twin(msgspec.structs.replace(data, twin=None), DataError("no <bars>", hint="get some"))
-    assert "Not available: no &lt;bars&gt; (get some)" in render(missing)
+    missing = msgspec.structs.replace(data, twin=None, absent_twin="no <bars>")
+    assert "Not available: no &lt;bars&gt;" in render(missing)
 
 
 def test_a_run_on_paper_has_no_empty_section_and_its_stories_if_they_are_computed(database: Database) -> None:

@@ -27,9 +27,9 @@ from agent.analysis.report.descriptions import (
 )
 from agent.analysis.report.plot import Figure
 from agent.analysis.report.report_data import ReportData
-from agent.analysis.report.twin_view import view_of
+from agent.analysis.report.twin_view import TwinView, view_of
 from agent.analysis.report.verdict import verdict_of
-from agent.analysis.story_table import table_of
+from agent.analysis.story_table import StoryTable, table_of
 from agent.analysis.waterfall import Waterfall, lay_out
 from agent.core.durations import format_bar_length, format_duration
 from agent.core.errors import StoreError, TapewireError
@@ -51,8 +51,15 @@ PAGE: Final = Path(__file__).with_name("page")
 """Folder of the templates, the style and the script."""
 
 
-def render(data: ReportData) -> str:
-    """Return the report as HTML. It has about 5 MB, most of it plotly.js."""
+def render(data: ReportData, *, twin: TwinView | None = None, stories: StoryTable | None = None) -> str:
+    """Return the report as HTML. It has about 5 MB, most of it plotly.js.
+
+    `twin` and `stories` stand for those of the data, if only what is to be shown of them is at hand.
+    """
+    if data.twin is not None:
+        twin = view_of(data.twin, orders=SHOWN_TWIN_ORDERS)
+    if data.stories is not None:
+        stories = table_of(data.stories, SHOWN_STORIES)
     config, evidence = data.config, data.evidence
     trades_of = Counter(trade.symbol for trade in data.trades)
     drawn = sorted(data.prices, key=lambda symbol: -trades_of[symbol])[:SHOWN_SYMBOLS]
@@ -74,8 +81,8 @@ def render(data: ReportData) -> str:
         units=formats.plural(evidence.period),
         assumptions=assumptions(config),
         waterfall=cost_waterfall(evidence.costs),
-        twin=None if data.twin is None else view_of(data.twin, orders=SHOWN_TWIN_ORDERS),
-        stories=None if data.stories is None else table_of(data.stories, SHOWN_STORIES),
+        twin=twin,
+        stories=stories,
         months=_months(data),
         first_trades=data.trades[:SHOWN_TRADES] if len(data.trades) > 2 * SHOWN_TRADES else data.trades,
         last_trades=data.trades[-SHOWN_TRADES:] if len(data.trades) > 2 * SHOWN_TRADES else [],

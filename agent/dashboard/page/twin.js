@@ -95,8 +95,13 @@ export async function showRecordedTwin(run) {
   if (view) show(view);
 }
 
-/** Shows the twin of the running agent; hidden if it has none. */
+let shown = "";
+
+/** Shows the twin of the running agent; hidden if it has none. What has not changed keeps its focus. */
 export function showLiveTwin(row, run) {
+  const text = JSON.stringify([row, run]);
+  if (text === shown) return;
+  shown = text;
   byId("twin-panel").hidden = !row;
   if (!row) return;
   const { status, waterfall: chart } = row;
