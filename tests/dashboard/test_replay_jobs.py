@@ -173,7 +173,17 @@ async def test_too_many_jobs_are_refused(runs: RecordedRuns) -> None:
     assert workers() == []  # they end with the page
 
 
-async def test_limits_of_time_and_memory_and_of_abandoned_jobs(
+async def test_a_job_that_needs_too_much_memory_says_so(runs: RecordedRuns) -> None:
+    jobs = replay_jobs.ReplayJobs(runs.database, None, timeout=120_000, memory=1)
+    job = jobs.start("whatif", runs.backtest)
+    job.is_kept = True
+    assert job.task is not None
+    await job.task
+    assert job.error is not None
+    assert job.error.message == "the run needs more memory than dashboard.replay_memory"
+
+
+async def test_limits_of_time_and_of_abandoned_jobs(
     runs: RecordedRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, run, _ = runs

@@ -13,7 +13,7 @@ from agent.live.interfaces.status import TwinStatus
 from agent.store.database import Database
 from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
 from tests.dashboard.dashboard_harness import FakeAgent, bar, served
-from tests.dashboard.replays import RecordedRuns
+from tests.dashboard.replays import SLOW, RecordedRuns
 from tests.dashboard.test_browser import CONTRAST
 from tests.dashboard.test_replay_jobs import workers
 
@@ -52,7 +52,7 @@ async def test_a_recorded_run_at_a_venue_is_shown_against_its_twin(
     async with served(database) as served_page:
         link = served_page.login_url().partition("?")[2]
         await page.open(f"{served_page.url}runs/{run.id}?{link}", screen=screen, dark=dark)
-        await page.until("document.querySelector('#twin .waterfall') !== null")
+        await page.until("document.querySelector('#twin .waterfall') !== null", within=SLOW)
         bars = await page.run(BARS)
         assert (bars[0][0], bars[-1][0]) == ("Equity of the twin", "Equity at the venue")
         assert amount(bars[0][1]) + sum(amount(bar[1]) for bar in bars[1:-1]) == pytest.approx(
@@ -103,7 +103,7 @@ async def test_a_what_if_is_chosen_run_and_shown(
             "paper.half_spread_bps = 25 (in the run 0.5)",
         ]
         await page.click("#what-if-run")
-        await page.until("!document.querySelector('#what-if-answer').hidden")
+        await page.until("!document.querySelector('#what-if-answer').hidden", within=SLOW)
         verdict = await page.text("#what-if-verdict")
         assert verdict.startswith("The changed life ends with ")
         assert verdict.endswith(" USDT less.")
@@ -157,7 +157,7 @@ async def test_a_what_if_works_by_keyboard_and_from_the_moment_of_the_slider(
         await press("0.1", Keys.ENTER)
         await focus("what-if-run")
         await press(Keys.ENTER)
-        await page.until("!document.querySelector('#what-if-answer').hidden")
+        await page.until("!document.querySelector('#what-if-answer').hidden", within=SLOW)
         made = await page.text("#what-if-made")
         assert "position_size = 0.1 (in the run 0.5), from 2025-03-03 06:0" in made
         assert await page.console_errors() == []
@@ -188,7 +188,8 @@ async def test_a_what_if_can_be_cancelled_and_an_error_is_shown(
         await page.click("#what-if-setting-add")
         await page.click("#what-if-run")
         await page.until(
-            "document.querySelector('#what-if-job .error').textContent.includes('signals.threshold')"
+            "document.querySelector('#what-if-job .error').textContent.includes('signals.threshold')",
+            within=SLOW,
         )
         assert await page.run("return document.querySelector('#what-if b')") is None
         assert not await page.run("return document.querySelector('#what-if-run').disabled")
@@ -205,7 +206,7 @@ async def test_stories_are_listed_and_lead_to_a_what_if(
         await page.open(f"{served_page.url}runs/{run.id}?{link}", screen=screen, dark=dark)
         await page.until("document.querySelector('#when')?.dataset.shown")
         await page.run("document.querySelector('#stories-run').click()")
-        await page.until("document.querySelectorAll('#stories td').length > 5")
+        await page.until("document.querySelectorAll('#stories td').length > 5", within=SLOW)
         assert "stories that voted changed the result" in await page.text("#stories-summary")
         title = await page.text("#stories tbody tr:first-child bdi")
         await page.run("document.querySelector('#stories tbody tr:first-child button').click()")
