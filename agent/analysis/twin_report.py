@@ -26,6 +26,7 @@ from agent.analysis.twin_parts import (
     TwinFill,
     exact,
 )
+from agent.analysis.waterfall import Waterfall, lay_out
 from agent.core.errors import ReconciliationError
 from agent.core.events import OrderType
 
@@ -342,33 +343,11 @@ def funding_parts(moves: Iterable[FundingMove]) -> dict[Cause, Decimal]:
     return {cause: amount for cause, amount in parts.items() if amount}
 
 
-class TwinStep(msgspec.Struct, frozen=True):
-    """A row of the waterfall; start and width of its bar are in per cent of the chart's width."""
-
-    label: str
-    amount: Decimal
-    left: float
-    width: float
-    is_total: bool = False
-
-
-def waterfall(report: TwinReport) -> list[TwinStep]:
-    """Lay out the way from the twin's result to the venue's; each bar begins where the last one ended."""
-    start, end = report.twin_equity - report.initial, report.venue_equity - report.initial
-    steps = [(LABELS[cause], amount) for cause, amount in report.causes.items() if amount]
-    levels = [float(start)]
-    for _, amount in steps:
-        levels.append(levels[-1] + float(amount))
-    low, high = min(0.0, float(end), *levels), max(0.0, float(end), *levels)
-    scale = 100 / (high - low) if high > low else 0.0
-
-    def bar(label: str, amount: Decimal, begin: float, to: float, *, total: bool = False) -> TwinStep:
-        left, width = (min(begin, to) - low) * scale, abs(to - begin) * scale
-        return TwinStep(label, amount, round(left, 2), round(width, 2), total)
-
-    rows = [bar("result of the twin", start, 0.0, float(start), total=True)]
-    rows += [bar(label, amount, levels[i], levels[i + 1]) for i, (label, amount) in enumerate(steps)]
-    return [*rows, bar("result at the venue", end, 0.0, float(end), total=True)]
+def waterfall(report: TwinReport) -> Waterfall:
+    """Lay out the way from the twin's equity to the venue's: a step for each part that isn't zero."""
+    parts = [(LABELS[cause], amount) for cause, amount in report.causes.items() if amount]
+    first, last = ("equity of the twin", report.twin_equity), ("equity at the venue", report.venue_equity)
+    return lay_out(first, parts, last)
 
 
 def day_of(ts: int) -> str:

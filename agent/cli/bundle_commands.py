@@ -68,6 +68,6 @@ def bundle(
 
 def _render_report(database: Database, run: str) -> str:
     from agent.analysis.report.html import render
-    from agent.analysis.report.report_loader import load_report_data
+    from agent.replay.complete_report import load_complete_report
 
-    return render(load_report_data(database, run))
+    return render(load_complete_report(database, run))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
@@ -15,6 +14,7 @@ from agent.cli.typer_setup import option
 from agent.config import Category, Config, load
 from agent.core.durations import parse_duration
 from agent.core.errors import DataError, UsageError
+from agent.system.clock import parse_time as parse_time
 
 if TYPE_CHECKING:
     from agent.replay.history import History, Plan
@@ -255,17 +255,6 @@ def placebo_replays(material: ReplayInputs, count: int) -> int:
 def worker_count(jobs: int) -> int:
     """Return `--jobs`, or the number of CPU cores if it is 0."""
     return jobs or os.cpu_count() or 1
-
-
-def parse_time(text: str, option: str) -> int:
-    """Return the UTC ms of a date or an ISO 8601 time, UTC unless it names a zone. Raises UsageError."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f"{option} {text!r} is no date", hint="write 2025-01-31 or 2025-01-31T12:00Z"
-        ) from None
-    return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def parse_window(start: str | None, end: str | None) -> tuple[int | None, int | None]:

@@ -95,7 +95,8 @@ async def _serve(config: Config, database: Database, *, open_page: bool, json: b
     from agent.dashboard.server import Dashboard
 
     stop = stop_on_signals()
-    async with Dashboard(config.dashboard, database, token_file=config.dashboard_token_file()) as page:
+    token, folder = config.dashboard_token_file(), config.live.folder
+    async with Dashboard(config.dashboard, database, token_file=token, live_folder=folder) as page:
         if json:
             print_json({"url": page.url, "login": page.login_url(), "store": database.name})
         else:
@@ -117,7 +118,8 @@ async def serve_dashboard(
     from agent.dashboard.server import Dashboard
 
     agent = DaemonAdapter(daemon, config)
-    async with Dashboard(config.dashboard, database, agent, token_file=config.dashboard_token_file()) as page:
+    token, folder = config.dashboard_token_file(), config.live.folder
+    async with Dashboard(config.dashboard, database, agent, token_file=token, live_folder=folder) as page:
         daemon.listeners.append(page.listener)
         daemon.login_link = page.login_url
         yield page

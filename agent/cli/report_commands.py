@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from msgspec import structs
 
 from agent.cli.command_options import ConfigFile, Json, RunId
 from agent.cli.console import err, out, print_json, print_text
@@ -15,7 +16,9 @@ from agent.config import load
 from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from agent.analysis.report.report_data import ReportData
     from agent.analysis.venue_slippage import SlippageReport
+    from agent.store.database import Database
 
 _SHOWN: Final = 40  # newest orders in the table
 
@@ -34,22 +37,41 @@ def report(
     config: ConfigFile = None,
     json: Json = False,
     open_page: Annotated[bool, option("--open", "Open the page in the browser.")] = False,
+    no_twin: Annotated[
+        bool, option("--no-twin", "Don't compare a run at a venue with its twin, which folds it again.")
+    ] = False,
+    stories: Annotated[
+        bool, option("--stories", "Add which headlines earned or lost, which folds the run again.")
+    ] = False,
+    trust_strategy: Annotated[
+        bool, option("--trust-strategy", "Import the run's strategy although its file has changed.")
+    ] = False,
 ) -> None:
-    """Write the report of a run: one self-contained HTML page, and its data as JSON beside it."""
+    """Write the report of a run: one self-contained HTML page, and its data as JSON beside it.
+
+    Of a run on a testnet it shows why the run earned more or less than on paper, as `tapewire twin` does.
+    """
     from agent.analysis.report.html import write_report
     from agent.analysis.report.report_loader import load_report_data
     from agent.analysis.report.verdict import verdict_of
+    from agent.replay.complete_report import load_complete_report
     from agent.store.database import open_database
 
     if output is not None and output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(
             f"--output {output}: the report is an HTML page", hint="use a name that ends with .html"
         )
+    settings = load(config)
     with (
-        closing(open_database(load(config).store.url, create=False)) as database,
+        closing(open_database(settings.store.url, create=False)) as database,
         err.status("Reading the run …"),
     ):
-        data = load_report_data(database, run)
+        if no_twin:
+            data = load_report_data(database, run)
+        else:
+            data = load_complete_report(database, run, trust_strategy=trust_strategy)
+        if stories:
+            data = _with_stories(database, data, settings.live.folder, trust_strategy=trust_strategy)
     page, data_file = write_report(data, output or Path("var/reports") / f"{data.run.id}.html")
     verdict = verdict_of(data)
     if json:
@@ -64,6 +86,14 @@ def report(
         print_text(str(page))
     if open_page:
         typer.launch(page.resolve().as_uri())
+
+
+def _with_stories(database: Database, data: ReportData, folder: Path, *, trust_strategy: bool) -> ReportData:
+    from agent.replay.recorded_inputs import load_inputs
+    from agent.research.story_results import story_results
+
+    source = load_inputs(database, data.run, folder, trust_strategy=trust_strategy)
+    return structs.replace(data, stories=story_results(source))
 
 
 def slippage(run: RunId = "latest", config: ConfigFile = None, json: Json = False) -> None:

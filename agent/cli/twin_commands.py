@@ -104,7 +104,7 @@ def twin(
 def _print(report: TwinReport, *, orders: bool) -> None:
     from rich.table import Table
 
-    from agent.analysis.report.twin_page import headline, sentences
+    from agent.analysis.report.twin_view import headline, sentences
     from agent.analysis.twin_parts import LABELS
     from agent.analysis.twin_report import waterfall
 
@@ -114,8 +114,9 @@ def _print(report: TwinReport, *, orders: bool) -> None:
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("from the twin to the venue")
     table.add_column(report.currency, justify="right")
-    for step in waterfall(report):
-        table.add_row(step.label, _money(step.amount), style="bold" if step.is_total else None)
+    for step in waterfall(report).steps:
+        amount = f"{step.amount:,.2f}" if step.is_total else f"{step.amount:+,.2f}"
+        table.add_row(step.label, amount, style="bold" if step.is_total else None)
     out.print(table)
     if report.origins:
         print_text(f"the divergence of positions was opened by {_parts(report.origins)}", wrap=True)

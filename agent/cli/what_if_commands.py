@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from contextlib import closing
-from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from agent.cli.backtest_commands import replay_progress
-from agent.cli.command_options import ConfigFile, Json, RunId, parse_time
+from agent.cli.command_options import ConfigFile, Json, RunId
 from agent.cli.console import err, out, print_json, print_text, progress_bar
-from agent.cli.research_output import percent
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.core.errors import UsageError
 from agent.system.clock import iso
 
 if TYPE_CHECKING:
-    from agent.replay.recorded_inputs import RecordedInputs
-    from agent.replay.what_if import FoldedLife, WhatIf
-    from agent.research.story_results import StoryResults
+    from agent.analysis.story_table import StoryResults
+    from agent.replay.what_if import WhatIf
 
 TrustStrategy = Annotated[
     bool, option("--trust-strategy", "Import the run's strategy even if its file has changed since the run.")
@@ -80,35 +77,35 @@ def whatif(
     lives are the same.
     """
     from agent.replay.recorded_inputs import load_inputs
-    from agent.replay.what_if import Change, fold_on
+    from agent.replay.what_if_request import WhatIfRequest, answer, as_object
     from agent.store.database import open_database
     from agent.store.queries import find_run
 
     settled = load(config)
+    wanted = WhatIfRequest(
+        begins=begins or "",
+        change=_pairs("--change", change),
+        params=_pairs("--set", settings),
+        remove=tuple(remove or ()),
+        flip=tuple(flip or ()),
+        strategy=strategy or "",
+        sleeve=sleeve,
+    )
     with closing(open_database(settled.store.url, create=False)) as database:
         recorded = find_run(database, run)
         source = load_inputs(database, recorded, settled.live.folder, trust_strategy=trust_strategy)
-        wanted = Change(
-            _pairs("--change", change),
-            strategy or "",
-            _pairs("--set", settings),
-            frozenset(map(source.headline, remove or ())),
-            frozenset(map(source.headline, flip or ())),
-            sleeve,
-        )
-        first = _event_number(source, begins)
         with replay_progress(
             "folding", source.run.first_event_at or 0, source.run.last_event_at or 0
         ) as progress:
-            found = fold_on(source, wanted, begins=first, progress=progress)
+            found = answer(source, wanted, progress=progress)
     if json:
-        print_json(_as_object(found))
+        print_json(as_object(found))
     else:
         _print_lives(found)
 
 
-def _pairs(name: str, given: list[str] | None) -> dict[str, Any]:
-    pairs: dict[str, Any] = {}
+def _pairs(name: str, given: list[str] | None) -> dict[str, str]:
+    pairs: dict[str, str] = {}
     for pair in given or ():
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
@@ -117,89 +114,18 @@ def _pairs(name: str, given: list[str] | None) -> dict[str, Any]:
     return pairs
 
 
-def _event_number(source: RecordedInputs, begins: str | None) -> int:
-    if begins is None:
-        return 1
-    if begins.isdecimal():
-        return int(begins)
-    return source.event_at(parse_time(begins, "--from"))
-
-
-def _as_object(found: WhatIf) -> dict[str, Any]:
-    def life(one: FoldedLife) -> dict[str, Any]:
-        return {
-            "final_equity": one.final_equity,
-            "orders": _orders(one),
-            "trades": one.metrics.trades.trades,
-            "metrics": one.metrics,
-            "equity": list(zip(one.times, one.equity, strict=True)),
-            "notes": one.notes,
-            "sleeves": {
-                name: {**part._asdict(), "profit": part.profit} for name, part in one.sleeves.items()
-            },
-        }
-
-    difference = found.difference
-    return {
-        "run": found.run.id,
-        "from": found.begins,
-        "from_at": found.begins_at,
-        "as_recorded": found.as_recorded,
-        "identical": difference is None,
-        "result_of_the_change": found.changed.final_equity - found.as_it_was.final_equity,
-        "as_it_was": life(found.as_it_was),
-        "changed": life(found.changed),
-        "first_difference": None
-        if difference is None
-        else {
-            "event": difference.event_seq,
-            "at": difference.event.available_at,
-            "input": difference.event,
-            "as_it_was": difference.as_it_was,
-            "changed": difference.changed,
-        },
-    }
-
-
-def points(difference: float) -> str:
-    """Format a difference of two fractions in percentage points."""
-    return f"{100 * difference:+.2f} pp"
-
-
-def _orders(life: FoldedLife) -> int:
-    from agent.core.events import Order
-
-    return sum(isinstance(made.decision, Order) for made in life.decisions)
-
-
 def _print_lives(found: WhatIf) -> None:
-    was, changed = found.as_it_was, found.changed
+    from agent.replay.what_if_request import figures, remarks
+
     table = Table(box=None, pad_edge=False)
     for title in ("", "as it was", "changed", "difference"):
         table.add_column(title, justify="left" if not title else "right")
-    difference = changed.final_equity - was.final_equity
-    table.add_row(
-        "final equity", f"{was.final_equity:,.2f}", f"{changed.final_equity:,.2f}", f"{difference:+,.2f}"
-    )
-    returns = [life.metrics.performance.total_return for life in (was, changed)]
-    table.add_row("return", *map(percent, returns), points(returns[1] - returns[0]))
-    depths = [life.metrics.performance.max_drawdown for life in (was, changed)]
-    table.add_row("largest drawdown", *map(percent, depths), points(depths[1] - depths[0]))
-    for name, values in (
-        ("orders", [_orders(life) for life in (was, changed)]),
-        ("round trips", [life.metrics.trades.trades for life in (was, changed)]),
-    ):
-        table.add_row(name, f"{values[0]:,}", f"{values[1]:,}", f"{values[1] - values[0]:+,}")
+    for row in figures(found):
+        table.add_row(row.name, *row.in_words())
     out.print(table)
-    _print_sleeves(was, changed)
-    if found.as_recorded is False:
-        err.print(
-            "[bold red]the life as it was is not the recorded run[/]: tapewire verify shows where it differs"
-        )
-    if found.on_paper is False:
-        err.print("a run at a venue: both lives are folded on paper, with the costs in \\[paper]")
-    elif found.as_recorded is None:
-        err.print("the run did not complete, so the life as it was can't be compared with its record")
+    _print_sleeves(found)
+    for remark in remarks(found):
+        err.print(remark, style="bold red" if found.as_recorded is False else None, markup=False)
     first = found.difference
     if first is None:
         out.print(f"the change makes no difference, from event {found.begins:,} of {found.run.events:,} on")
@@ -209,18 +135,18 @@ def _print_lives(found: WhatIf) -> None:
         print_text(f"  {title:<9} {what if what is not None else 'nothing'}")
 
 
-def _print_sleeves(was: FoldedLife, changed: FoldedLife) -> None:
+def _print_sleeves(found: WhatIf) -> None:
     """Print the profit of each sleeve in both lives; the differences add up to the account's."""
-    if not was.sleeves and not changed.sleeves:
+    from agent.replay.what_if_request import profits_by_sleeve
+
+    rows = profits_by_sleeve(found)
+    if not rows:
         return
     table = Table(box=None, pad_edge=False)
     for title in ("profit by sleeve", "as it was", "changed", "difference"):
         table.add_column(title, justify="left" if title == "profit by sleeve" else "right")
-    for name in was.sleeves | changed.sleeves:
-        profits = [one.sleeves[name].profit if name in one.sleeves else None for one in (was, changed)]
-        shown = ["no such sleeve" if one is None else f"{one:,.2f}" for one in profits]
-        before, after = (one or Decimal(0) for one in profits)
-        table.add_row(name, *shown, f"{after - before:+,.2f}")
+    for row in rows:
+        table.add_row(row.name, *row.in_words())
     out.print(table)
 
 
@@ -263,6 +189,8 @@ def stories(
 
 
 def _print_stories(found: StoryResults, most: int) -> None:
+    from agent.analysis.story_table import table_of
+
     table = Table(box=None, pad_edge=False)
     names = list(dict.fromkeys(name for story in found.stories for name in story.sleeves))
     numbers = ("contribution", *names, "orders")
@@ -274,10 +202,9 @@ def _print_stories(found: StoryResults, most: int) -> None:
             overflow="ellipsis",
             min_width=None if title == "story" else len(title),
         )
-    moved = [story for story in found.stories if story.contribution or story.orders != story.orders_without]
-    shown = moved if len(moved) <= 2 * most else [*moved[:most], *moved[-most:]]
-    for number, story in enumerate(shown):
-        if len(shown) < len(moved) and number == most:
+    chosen = table_of(found, most)
+    for number, story in enumerate(chosen.rows):
+        if number == chosen.gap:
             table.add_row("…")
         table.add_row(
             f"{story.contribution:+,.2f}",
@@ -289,8 +216,4 @@ def _print_stories(found: StoryResults, most: int) -> None:
             Text(story.title),
         )
     out.print(table)
-    same = len(found.stories) - len(moved)
-    out.print(
-        f"{len(moved):,} of {len(found.stories):,} stories that voted changed the result; "
-        f"{same:,} changed nothing; {found.silent:,} had no vote and were not folded"
-    )
+    out.print(chosen.summary)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from agent.config import Config
 from agent.dashboard.dashboard_state import DashboardState
 from agent.dashboard.page_rows import run_header
+from agent.dashboard.replay_views import live_twin_row
 from agent.live.interfaces.running_agent import RunningAgent
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class DaemonAdapter:
             "model": status.model[:12],
             "revising_model": status.revising_model[:12],
             "model_drift": status.model_drift,
+            "twin": None if status.twin is None else live_twin_row(status.twin),
             "sources": status.producers,
             "feeds": status.feeds,
             "queue": {

@@ -12,9 +12,17 @@ import msgspec
 import numpy as np
 import structlog
 
+from agent.analysis.report.report_data import recorded_config
+from agent.analysis.report.twin_view import TwinView
 from agent.analysis.run_rows import RunRow, run_row
+from agent.analysis.story_table import StoryTable
+from agent.config import Config
 from agent.core.errors import TapewireError
+from agent.dashboard.headline_search import FoundHeadlines, search_headlines
 from agent.dashboard.playback import RunPlayback
+from agent.dashboard.replay_jobs import ArchiveBusy, ReplayJobs
+from agent.replay.changed_settings import CHANGEABLE, OF_SLEEVES
+from agent.replay.twin_events import has_twin
 from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_frame
 from agent.store.runs import Run, RunStatus
@@ -27,24 +35,22 @@ MAX_RUNS: Final = 200
 _MAX_PLAYBACKS: Final = 2
 _MAX_REPORTS: Final = 4  # in memory, about 5 MB each
 _THREADS: Final = 2
+_TWIN_PATIENCE: Final = 30.0  # seconds that a report waits for the twin
 _MAX_PENDING: Final = 8  # requests that use or wait for a thread; further ones are refused
 _log: Final = structlog.get_logger(__name__)
-
-
-class ArchiveBusy(TapewireError):
-    """The archive can't serve the request now, but a later try may succeed."""
 
 
 class RunArchive:
     """Read-only access to the recorded runs. Keeps the last reports and playbacks in memory."""
 
-    def __init__(self, database: Database, *, bars: int) -> None:
+    def __init__(self, database: Database, jobs: ReplayJobs, *, bars: int) -> None:
         self._database = database
+        self._jobs = jobs
         self._bars = bars
         self._threads = ThreadPoolExecutor(_THREADS, "dashboard")
         self._pending = 0
         self._playbacks: OrderedDict[str, _OpenPlayback] = OrderedDict()
-        self._reports: OrderedDict[tuple[str, int | None], bytes] = OrderedDict()
+        self._reports: OrderedDict[tuple[str, int | None, bool], bytes] = OrderedDict()
         self._comparisons: OrderedDict[tuple[tuple[str, int | None], ...], bytes] = OrderedDict()
         self._drawdowns: dict[
             tuple[str, int | None], float | None
@@ -56,16 +62,59 @@ class RunArchive:
 
     async def report(self, run_id: str) -> bytes:
         """Return the HTML report. Raises UsageError for an unknown run, DataError for one without results."""
-        run = await self._in_thread(lambda: find_run(self._database, run_id))
-        key = run.id, run.finished_at
+        run = await self.run(run_id)
+        stories = self._jobs.known("stories", run)
+        key = run.id, run.finished_at, stories is not None
         page = self._reports.get(key)
         if page is None:
-            page = await self._in_thread(lambda: _render_report(self._database, run.id))
-            if run.status is not RunStatus.RUNNING:
+            twin = await self._twin(run)
+            page = await self._in_thread(lambda: _render_report(self._database, run.id, twin, stories))
+            if run.status is not RunStatus.RUNNING and not isinstance(twin, TapewireError):
                 self._reports[key] = page
                 if len(self._reports) > _MAX_REPORTS:
                     self._reports.popitem(last=False)
         return page
+
+    async def _twin(self, run: Run) -> TwinView | TapewireError | None:
+        """Return the twin of a run at a venue, or why there is none (yet); None of a run on paper."""
+        if not has_twin(run):
+            return None
+        try:
+            job = self._jobs.start("twin", run)
+        except TapewireError as error:
+            return error
+        job.is_kept = True
+        if job.task is not None and not job.done:
+            await asyncio.wait({job.task}, timeout=_TWIN_PATIENCE)
+        if not job.done:
+            return TapewireError("the twin is still being folded", hint="reload this page in a while")
+        found: TwinView | TapewireError = job.error or job.result
+        return found
+
+    async def run(self, run_id: str) -> Run:
+        """Return the run whose id is `run_id` or starts with it. Raises UsageError unless there is one."""
+        return await self._in_thread(lambda: find_run(self._database, run_id))
+
+    async def changeable(self, run_id: str) -> dict[str, Any]:
+        """Return what a what-if can change: settings by dotted key, and the strategy's parameters.
+
+        `sleeves` is True if the parameters are those of sleeves, as `NAME.PARAMETER`.
+        """
+        run = await self.run(run_id)
+        config = await self._in_thread(lambda: recorded_config(run))
+        params = run.params
+        if config.sleeves:
+            params = {f"{name}.{key}": value for name, own in params.items() for key, value in own.items()}
+        return {
+            "settings": _changeable_settings(config),
+            "params": params,
+            "sleeves": bool(config.sleeves),
+        }
+
+    async def headlines(self, run_id: str, words: str, after: int) -> FoundHeadlines:
+        """Return the headlines of a run that match. Raises UsageError for an unknown run."""
+        run = await self.run(run_id)
+        return await self._in_thread(lambda: search_headlines(self._database, run.id, words, after))
 
     async def comparison(self, a: str, b: str) -> bytes:
         """Return the HTML page that compares two runs. Raises like `report`."""
@@ -83,7 +132,7 @@ class RunArchive:
     async def find(self, run_id: str) -> Run | None:
         """Return the run whose id is `run_id` or starts with it; None if it doesn't exist."""
         try:
-            return await self._in_thread(lambda: find_run(self._database, run_id))
+            return await self.run(run_id)
         except TapewireError:
             return None
 
@@ -92,7 +141,7 @@ class RunArchive:
 
         With `again`, a run that has grown since it was opened is read anew.
         """
-        run = await self._in_thread(lambda: find_run(self._database, run_id))
+        run = await self.run(run_id)
         opened = self._playbacks.get(run.id)
         if opened is None or (again and opened.is_outdated(run)):
             await self._drop(run.id)
@@ -115,6 +164,7 @@ class RunArchive:
             "marks": playback.bookmarks,
             "status": run.status,
             "failure": failure(run),
+            "has_twin": has_twin(run),
         }
 
     async def page_at(self, run_id: str, moment: int, symbol: str) -> dict[str, Any]:
@@ -213,10 +263,34 @@ def _render_comparison(database: Database, a: Run, b: Run) -> bytes:
     return render_comparison(compare_runs(database, a, b)).encode()
 
 
-def _render_report(database: Database, run_id: str) -> bytes:
+def _changeable_settings(config: Config) -> dict[str, Any]:
+    """Return the settings that a what-if can change, by dotted key."""
+    found: dict[str, Any] = {}
+
+    def add(prefix: str, section: dict[str, Any]) -> None:
+        for name, value in section.items():
+            if isinstance(value, dict) and value:
+                add(f"{prefix}.{name}", value)
+            else:
+                found[f"{prefix}.{name}"] = value
+
+    for name in CHANGEABLE:
+        if name != "sleeves":
+            add(name, getattr(config, name).model_dump(mode="json"))
+    for sleeve in config.sleeves:
+        add(f"sleeves.{sleeve.name}", sleeve.model_dump(mode="json", include=set(OF_SLEEVES)))
+    return found
+
+
+def _render_report(
+    database: Database, run_id: str, twin: TwinView | TapewireError | None, stories: StoryTable | None
+) -> bytes:
     from agent.analysis.report.html import (
         render,  # imports plotly and pandas, which the page itself doesn't need
     )
     from agent.analysis.report.report_loader import load_report_data
 
-    return render(load_report_data(database, run_id)).encode()
+    data = load_report_data(database, run_id)
+    if isinstance(twin, TapewireError):
+        data, twin = msgspec.structs.replace(data, absent_twin=str(twin)), None
+    return render(data, twin=twin, stories=stories).encode()

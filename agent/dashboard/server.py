@@ -19,9 +19,13 @@ from agent.config.services import DashboardConfig
 from agent.core.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.dashboard.access_control import AccessControl
 from agent.dashboard.agent_adapter import COMMANDS, AgentAdapter
-from agent.dashboard.run_archive import ArchiveBusy, RunArchive, failure
+from agent.dashboard.replay_jobs import ArchiveBusy, ReplayJobs
+from agent.dashboard.replay_views import view_of_job
+from agent.dashboard.replay_worker import Work
+from agent.dashboard.run_archive import RunArchive, failure
 from agent.dashboard.websocket import BrowserSession, encode
 from agent.live.strategy_switch import SET, USE
+from agent.replay.what_if_request import WhatIfRequest
 from agent.store.database import Database
 from agent.system.clock import Clock, WallClock
 from agent.system.listening_sockets import Listener
@@ -40,6 +44,11 @@ _ASSETS: Final = {
     "drift.js": "drift.js",
     "format.js": "format.js",
     "panels.js": "panels.js",
+    "replays.js": "replays.js",
+    "requests.js": "requests.js",
+    "stories.js": "stories.js",
+    "twin.js": "twin.js",
+    "what-if.js": "what-if.js",
     "style.css": "style.css",
     "icon.svg": "icon.svg",
     "lightweight-charts.js": "vendor/lightweight-charts.js",
@@ -55,6 +64,7 @@ _REPORT_POLICY: Final = (
     "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; frame-ancestors 'none'"
 )
 """The report contains its scripts and loads nothing. The sandbox denies it access to this server."""
+_MAX_SEARCH: Final = 200  # characters of the words that are searched
 _COMMAND_TIMEOUT: Final = 15.0
 _CHANGE_TIMEOUT: Final = 45.0  # a strategy is loaded and checked first
 
@@ -73,6 +83,18 @@ class _CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sleeve: str = ""  # whose strategy is changed
 
 
+class _ReplayRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body that starts a job. There is no strategy in it: a page can't choose what code runs."""
+
+    work: Work
+    begins: str = ""
+    change: dict[str, str] = {}
+    params: dict[str, str] = {}
+    remove: tuple[str, ...] = ()
+    flip: tuple[str, ...] = ()
+    sleeve: str = ""  # whose parameters change
+
+
 class Dashboard:
     """A server that runs as an async context: `async with Dashboard(config, database, agent) as page`.
 
@@ -88,6 +110,7 @@ class Dashboard:
         agent: AgentAdapter | None = None,
         *,
         token_file: Path = Path("var/dashboard.token"),
+        live_folder: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.config = config
@@ -96,7 +119,10 @@ class Dashboard:
         self.listener = Listener("dashboard", config)
         self.sessions: set[BrowserSession] = set()
         self._agent = agent
-        self._archive = RunArchive(database, bars=config.bars)
+        self._jobs = ReplayJobs(
+            database, live_folder, timeout=config.replay_timeout, memory=config.replay_memory
+        )
+        self._archive = RunArchive(database, self._jobs, bars=config.bars)
         self._access = AccessControl(
             config,
             self.token_file,
@@ -157,6 +183,7 @@ class Dashboard:
             session.abort()
         if self._runner is not None:
             await self._runner.cleanup()
+        await self._jobs.close()
         await self._archive.close()
 
     def _on_allowed(self, request: web.Request) -> None:
@@ -198,6 +225,11 @@ class Dashboard:
             ("GET", "/api/runs", _json(self._runs)),
             ("GET", "/api/runs/{id}", _json(self._open)),
             ("GET", "/api/runs/{id}/at", _json(self._page_at)),
+            ("GET", "/api/runs/{id}/changeable", _json(self._changeable)),
+            ("GET", "/api/runs/{id}/headlines", _json(self._headlines)),
+            ("POST", "/api/runs/{id}/replay", _json(self._start_replay)),
+            ("GET", "/api/replays/{job}", _json(self._replay)),
+            ("POST", "/api/replays/{job}/cancel", _json(self._cancel_replay)),
             ("POST", "/api/command", _json(self._command)),
         ]
         for method, path, handler in routes:
@@ -272,12 +304,39 @@ class Dashboard:
         return {"live": self._agent is not None, **opened}
 
     async def _page_at(self, request: web.Request) -> Any:
-        moment = request.query.get("ts", "")
-        if not (moment.isascii() and moment.isdigit() and len(moment) < 16):
-            raise UsageError("ts must be a time in UTC milliseconds")
-        return await self._archive.page_at(
-            request.match_info["id"], int(moment), request.query.get("symbol", "")
+        moment = _milliseconds(request, "ts")
+        return await self._archive.page_at(request.match_info["id"], moment, request.query.get("symbol", ""))
+
+    async def _changeable(self, request: web.Request) -> Any:
+        return await self._archive.changeable(request.match_info["id"])
+
+    async def _headlines(self, request: web.Request) -> Any:
+        after = _milliseconds(request, "after") if "after" in request.query else 0
+        words = request.query.get("search", "")[:_MAX_SEARCH]
+        return await self._archive.headlines(request.match_info["id"], words, after)
+
+    async def _start_replay(self, request: web.Request) -> Any:
+        try:
+            wanted = msgspec.json.decode(await request.read(), type=_ReplayRequest)
+        except JSON_DECODE_ERRORS as error:
+            raise UsageError(f"malformed request: {error}") from None
+        what_if = WhatIfRequest(
+            begins=wanted.begins,
+            change=wanted.change,
+            params=wanted.params,
+            remove=wanted.remove,
+            flip=wanted.flip,
+            sleeve=wanted.sleeve,
         )
+        run = await self._archive.run(request.match_info["id"])
+        return view_of_job(self._jobs.start(wanted.work, run, what_if))
+
+    async def _replay(self, request: web.Request) -> Any:
+        return view_of_job(self._jobs.find(request.match_info["job"]))
+
+    async def _cancel_replay(self, request: web.Request) -> Any:
+        await self._jobs.cancel(request.match_info["job"])
+        return view_of_job(self._jobs.find(request.match_info["job"]))
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -375,6 +434,13 @@ def _json(work: Callable[[web.Request], Awaitable[Any]]) -> Handler:
         return web.Response(status=status, body=encode(body), content_type="application/json")
 
     return handle
+
+
+def _milliseconds(request: web.Request, name: str) -> int:
+    text = request.query.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise UsageError(f"{name} must be a time in UTC milliseconds")
+    return int(text)
 
 
 def _status_of(error: TapewireError) -> int:

@@ -12,7 +12,7 @@ from agent.core.errors import ConfigError, UsageError, did_you_mean
 CHANGEABLE: Final = ("signals", "risk", "paper", "sleeves")
 """Sections of the configuration that a change may set."""
 
-_OF_SLEEVES: Final = ("share", "enabled", "risk", "symbols")
+OF_SLEEVES: Final = ("share", "enabled", "risk", "symbols")
 """Keys of a sleeve that a change may set, as `sleeves.NAME.KEY`."""
 
 _MIDWAY: Final = ("enabled", "risk")
@@ -56,8 +56,8 @@ def _place_of_sleeve(sleeves: Sequence[dict[str, Any]], key: str, inner: Sequenc
             f"{key}: the run's configuration has no sleeve {inner[0]!r}",
             hint=did_you_mean(inner[0], names, f"its sleeves are {', '.join(names)}"),
         )
-    if len(inner) < 2 or inner[1] not in _OF_SLEEVES:
-        keys = ", ".join(f"sleeves.{inner[0]}.{name}" for name in _OF_SLEEVES)
+    if len(inner) < 2 or inner[1] not in OF_SLEEVES:
+        keys = ", ".join(f"sleeves.{inner[0]}.{name}" for name in OF_SLEEVES)
         raise ConfigError(
             f"{key} can't be changed in a recorded run",
             hint=f"{keys} can; its strategy and parameters by --sleeve {inner[0]} with --strategy or --set",

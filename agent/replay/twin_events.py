@@ -26,11 +26,16 @@ from agent.store.queries import read_decisions
 from agent.store.runs import Run, RunKind
 
 
+def has_twin(run: Run) -> bool:
+    """Return True of a run at a venue."""
+    return run.kind is RunKind.LIVE and run.config.get("execution", {}).get("mode") == "testnet"
+
+
 def run_config(run: Run) -> Config:
     """Return the configuration of a run at a venue. Raises UsageError if it traded on paper."""
     settings = {name: section for name, section in run.config.items() if name != "window"}
     config = parse(settings, where=f"run {run.id}")
-    if run.kind is not RunKind.LIVE or config.execution.mode != "testnet":
+    if not has_twin(run):
         raise UsageError(
             f"run {run.id} traded on paper, so it has no twin",
             hint="a run with execution.mode = testnet has one; `tapewire runs` lists them",

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+from agent.analysis.story_table import StoryResult, StoryResults
 from agent.core.engine import Engine
 from agent.core.errors import UsageError
 from agent.core.events import Command, Decision, Kline, News, Order, Sentiment, Signal
@@ -32,28 +33,6 @@ StoryProgress = Callable[[int, int], None]
 _READERS: Final = ("on_news", "on_sentiment")
 _EVERY: Final = 60  # events between two comparisons
 _TICK: Final = 4_096
-
-
-class StoryResult(NamedTuple):
-    """One story and its contribution."""
-
-    story: str  # id of its first headline
-    at: int  # `available_at` of that, UTC ms
-    title: str
-    headlines: int
-    symbols: tuple[str, ...]
-    contribution: Decimal  # account currency
-    orders: int  # of the run while the lives differ
-    orders_without: int
-    until: int | None  # when the lives coincide again (UTC ms); None: at the run's end they still differ
-    sleeves: dict[str, Decimal] = {}  # the contribution by sleeve; empty without sleeves
-
-
-class StoryResults(NamedTuple):
-    """Results of all folded stories, the largest contribution first."""
-
-    stories: list[StoryResult]
-    silent: int  # stories without a vote, which are not folded
 
 
 class _RunStory:

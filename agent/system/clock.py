@@ -6,6 +6,8 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
+from agent.core.errors import UsageError
+
 
 class Clock(Protocol):
     """Source of the current time."""
@@ -52,3 +54,17 @@ def iso(ms: int) -> str:
     except (ValueError, OverflowError, OSError):  # untrusted times are displayed too
         return f"{ms} ms"
     return moment.isoformat(timespec="milliseconds" if ms % 1000 else "seconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str, where: str) -> int:
+    """Return the UTC ms of a date or an ISO 8601 time, UTC unless it names a zone.
+
+    Raises UsageError, which names `where` the text was given.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"{where} {text!r} is no date", hint="write 2025-01-31 or 2025-01-31T12:00Z"
+        ) from None
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

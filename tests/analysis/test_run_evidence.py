@@ -13,7 +13,7 @@ from agent.analysis.daily import Closes, daily_returns
 from agent.analysis.event_study import headlines_of
 from agent.analysis.outcomes import Forecasts
 from agent.analysis.report.descriptions import descriptions_of
-from agent.analysis.report.html import render, waterfall
+from agent.analysis.report.html import cost_waterfall, render
 from agent.analysis.report.report_loader import horizon_of, load_report_data
 from agent.analysis.report.run_evidence import RunRecord, evidence_of
 from agent.analysis.report.scored_headlines import MARKED_HEADLINES
@@ -179,9 +179,9 @@ def test_the_verdict_depends_on_the_intervals(sharpe: Interval, lead: Interval, 
 
 
 def test_each_bar_of_the_waterfall_begins_at_the_end_of_the_one_before() -> None:
-    steps = waterfall(
+    steps = cost_waterfall(
         CostBreakdown(gross=60.0, spread=-10.0, slippage=-20.0, fees=-50.0, funding=5.0, net=-15.0)
-    )
+    ).steps
     # From −20 to 60 is 80 wide
     assert [(step.label, step.left, step.width) for step in steps] == [
         ("Before costs", 25.0, 75.0),
@@ -191,7 +191,7 @@ def test_each_bar_of_the_waterfall_begins_at_the_end_of_the_one_before() -> None
         ("Funding", 0.0, 6.25),
         ("Net result", 6.25, 18.75),
     ]
-    assert {step.width for step in waterfall(CostBreakdown(0, 0, 0, 0, 0, 0))} == {0.0}
+    assert {step.width for step in cost_waterfall(CostBreakdown(0, 0, 0, 0, 0, 0)).steps} == {0.0}
 
 
 def test_scored_headlines_are_marked_on_the_price_chart_once_per_story(tmp_path: Path) -> None:

@@ -250,8 +250,11 @@ def test_every_day_adds_up_to_the_difference_of_two_ledgers(
             assert sum(day.causes.values(), D(0)) == day.difference
         assert sum((order.difference for order in report.orders), D(0)) == report.difference
         assert sum(report.causes.values(), D(0)) == report.difference
-    steps = waterfall(report)
-    assert steps[0].amount + sum((s.amount for s in steps[1:-1]), D(0)) == steps[-1].amount
+    steps = waterfall(report).steps
+    assert (steps[0].amount, steps[-1].amount) == (report.twin_equity, report.venue_equity)
+    assert all(step.amount for step in steps[1:-1])
+    with exact():
+        assert sum((step.amount for step in steps[:-1]), D(0)) == steps[-1].amount
 
 
 def record_of(named: dict[str, tuple[OrderFacts, list[Move]]], marks: list[Decimal]) -> TwinRecord:

@@ -33,7 +33,7 @@ def test_the_table_names_the_causes(tapewire: Tapewire, run: str) -> None:
     assert said.code == 0, said.err
     assert "less than the twin" in said.out
     assert "The first decision that differs: BTCUSDT at 2025-01-01 12:" in said.out
-    for line in ("result of the twin", "spread", "fee", "result at the venue", "market orders were filled"):
+    for line in ("equity of the twin", "spread", "fee", "equity at the venue", "market orders were filled"):
         assert line in said.out
     assert "zero: latency" in said.out
     assert "BTCUSDT sell market" in said.out

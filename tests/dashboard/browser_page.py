@@ -52,9 +52,9 @@ class BrowserPage:
     async def type(self, css: str, text: str) -> None:
         await self.do(lambda chrome: chrome.find_element(By.CSS_SELECTOR, css).send_keys(text))
 
-    async def until(self, expression: str, *arguments: Any) -> Any:
-        """Wait until a JavaScript expression is truthy, and return its value."""
-        async with asyncio.timeout(PATIENCE):
+    async def until(self, expression: str, *arguments: Any, within: float = PATIENCE) -> Any:
+        """Wait until a JavaScript expression is truthy, at most so many seconds, and return its value."""
+        async with asyncio.timeout(within):
             while not (value := await self.run(f"return {expression}", *arguments)):
                 await asyncio.sleep(0.05)
         return value

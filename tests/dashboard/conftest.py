@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
+from agent.store.database import open_database
 from tests.dashboard.browser_page import BrowserPage
+from tests.dashboard.replays import RecordedRuns, record_backtest, record_venue_run
 from tests.live.conftest import database, quiet_log, sandbox
 
 __all__ = ["database", "quiet_log", "sandbox"]
@@ -48,3 +51,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 @pytest.fixture
 def page(browser: Chrome) -> BrowserPage:
     return BrowserPage(browser)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecordedRuns]:
+    """A store with a backtest on headlines and a run at a venue, which tests only read."""
+    folder = tmp_path_factory.mktemp("runs")
+    with closing(open_database(f"sqlite:///{folder / 'store.db'}")) as store:
+        yield RecordedRuns(store, record_backtest(store), record_venue_run(store))

@@ -21,6 +21,7 @@ from agent.dashboard.server import Dashboard
 from agent.live.access_token import make_token
 from agent.store.database import Database, open_database
 from tests.dashboard.dashboard_harness import FakeAgent, client, origin, served
+from tests.dashboard.replays import RecordedRuns, start
 from tests.support.command_line import run_command
 
 KILL: dict[str, Any] = {"action": "kill", "run": "20250303-142500-aaaa"}
@@ -97,6 +98,39 @@ async def test_commands_and_the_websocket_are_accepted_from_the_page_only(
             assert refused.value.status == 403
 
 
+@pytest.mark.parametrize("path", ["/api/runs/x/replay", "/api/replays/x/cancel"])
+async def test_jobs_are_started_and_cancelled_from_the_page_only(database: Database, path: str) -> None:
+    body = {"work": "whatif"}
+    async with served(database) as page, client(page.login_url()) as http:
+        for source in (None, "null", "https://evil.example", "http://127.0.0.1:1"):
+            headers = {} if source is None else {"Origin": source}
+            assert await status_of(http, path, "POST", json=body, headers=headers) == 403
+        assert await status_of(http, path, "POST", json=body, headers=origin(page)) == 404  # no such run, job
+        assert await status_of(http, path, headers=origin(page)) == 405  # a link or an image can't
+    async with served(database) as page, client(page.url) as http:  # not logged in
+        headers = origin(page) | {"Sec-Fetch-Mode": "cors"}
+        assert await status_of(http, path, "POST", json=body, headers=headers) == 401
+
+
+async def test_a_page_cant_choose_what_code_a_job_runs(runs: RecordedRuns) -> None:
+    database, run, _ = runs
+    attempts: list[dict[str, Any]] = [
+        {"work": "whatif", "strategy": "/tmp/mine.py"},
+        {"work": "whatif", "trust_strategy": True},
+        {"work": "whatif", "url": "sqlite:///other.db"},
+        {"work": "whatif", "folder": "/tmp"},
+        {"work": "exec"},
+    ]
+    async with served(database) as page, client(page.login_url()) as http:
+        for body in attempts:
+            refused = await start(http, page, run.id, **body)
+            assert refused["status"] == 404, body
+            assert "malformed request" in refused["error"]
+        huge = {"work": "whatif", "change": {"signals.threshold": "9" * 20_000}}
+        path = f"/api/runs/{run.id}/replay"
+        assert await status_of(http, path, "POST", json=huge, headers=origin(page)) == 413
+
+
 async def test_another_site_may_link_to_the_page_but_not_load_it(database: Database) -> None:
     async with served(database, FakeAgent()) as page, client(page.login_url()) as http:
         from_other_site = {"Sec-Fetch-Site": "cross-site"}
@@ -107,7 +141,7 @@ async def test_another_site_may_link_to_the_page_but_not_load_it(database: Datab
 
 async def test_every_response_has_the_strict_content_policy(database: Database) -> None:
     async with served(database, FakeAgent()) as page, client(page.login_url()) as http:
-        for path in ("/", "/runs", "/assets/app.js", "/api/runs", "/missing"):
+        for path in ("/", "/runs", "/assets/app.js", "/api/runs", "/api/replays/x", "/runs/x", "/missing"):
             async with http.get(path) as response:
                 policy = response.headers["Content-Security-Policy"]
                 assert "default-src 'none'" in policy
@@ -128,7 +162,10 @@ async def test_nothing_is_accessible_before_the_login(database: Database, option
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         token = file.read_text().strip()
         assert token not in page.announcement + page.login_announcement()
-        for path in ("/api/runs", "/assets/app.js", "/runs/x/report", "/api/live"):
+        for path in (
+            *("/api/runs", "/assets/app.js", "/assets/what-if.js", "/runs/x/report", "/api/live"),
+            *("/api/runs/x/changeable", "/api/runs/x/headlines", "/api/replays/x"),
+        ):
             assert await status_of(http, path, headers={"Sec-Fetch-Mode": "cors"} | here) == 401, path
         assert await status_of(http, "/api/command", "POST", json=KILL, headers=here) == 401
         assert await status_of(http, "/logout", "POST") == 403

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -28,7 +27,10 @@ from agent.analysis.report.descriptions import (
 )
 from agent.analysis.report.plot import Figure
 from agent.analysis.report.report_data import ReportData
+from agent.analysis.report.twin_view import TwinView, view_of
 from agent.analysis.report.verdict import verdict_of
+from agent.analysis.story_table import StoryTable, table_of
+from agent.analysis.waterfall import Waterfall, lay_out
 from agent.core.durations import format_bar_length, format_duration
 from agent.core.errors import StoreError, TapewireError
 from agent.system.atomic import write_bytes
@@ -39,12 +41,25 @@ SHOWN_TRADES: Final = 50
 SHOWN_SYMBOLS: Final = 6
 """Number of price charts, for the most traded symbols. Each takes about a quarter of a megabyte."""
 
+SHOWN_TWIN_ORDERS: Final = 20
+"""Orders at the venue and on paper in the section of the twin, those with the largest differences."""
+
+SHOWN_STORIES: Final = 15
+"""Rows of the table of stories at each end."""
+
 PAGE: Final = Path(__file__).with_name("page")
 """Folder of the templates, the style and the script."""
 
 
-def render(data: ReportData) -> str:
-    """Return the report as HTML. It has about 5 MB, most of it plotly.js."""
+def render(data: ReportData, *, twin: TwinView | None = None, stories: StoryTable | None = None) -> str:
+    """Return the report as HTML. It has about 5 MB, most of it plotly.js.
+
+    `twin` and `stories` stand for those of the data, if only what is to be shown of them is at hand.
+    """
+    if data.twin is not None:
+        twin = view_of(data.twin, orders=SHOWN_TWIN_ORDERS)
+    if data.stories is not None:
+        stories = table_of(data.stories, SHOWN_STORIES)
     config, evidence = data.config, data.evidence
     trades_of = Counter(trade.symbol for trade in data.trades)
     drawn = sorted(data.prices, key=lambda symbol: -trades_of[symbol])[:SHOWN_SYMBOLS]
@@ -65,7 +80,9 @@ def render(data: ReportData) -> str:
         rule=describe_regime_rule(evidence.regime_rule, evidence.period),
         units=formats.plural(evidence.period),
         assumptions=assumptions(config),
-        waterfall=waterfall(evidence.costs),
+        waterfall=cost_waterfall(evidence.costs),
+        twin=twin,
+        stories=stories,
         months=_months(data),
         first_trades=data.trades[:SHOWN_TRADES] if len(data.trades) > 2 * SHOWN_TRADES else data.trades,
         last_trades=data.trades[-SHOWN_TRADES:] if len(data.trades) > 2 * SHOWN_TRADES else [],
@@ -113,35 +130,15 @@ def _figures(data: ReportData, drawn: Sequence[str]) -> dict[str, Figure]:
     return figures
 
 
-class WaterfallStep(NamedTuple):
-    """A row of the waterfall chart; start and width of its bar are in per cent of the chart's width."""
-
-    label: str
-    amount: float
-    left: float
-    width: float
-
-
-def waterfall(costs: CostBreakdown) -> list[WaterfallStep]:
-    """Lay out the waterfall from gross to net result; each bar begins at the end of the one before."""
-    steps = [
+def cost_waterfall(costs: CostBreakdown) -> Waterfall:
+    """Lay out the way from the gross to the net result."""
+    parts = [
         ("Spread", costs.spread),
         ("Slippage", costs.slippage),
         ("Fees", costs.fees),
         ("Funding", costs.funding),
     ]
-    levels = list(accumulate((amount for _, amount in steps), initial=costs.gross))
-    bars = [("Before costs", costs.gross, 0.0, costs.gross)]
-    bars += [(label, amount, levels[at], levels[at + 1]) for at, (label, amount) in enumerate(steps)]
-    bars.append(("Net result", costs.net, 0.0, costs.net))
-    low, high = min(0.0, costs.net, *levels), max(0.0, costs.net, *levels)
-    scale = 100 / (high - low) if high > low else 0.0
-    return [
-        WaterfallStep(
-            label, amount, round((min(begin, end) - low) * scale, 2), round(abs(end - begin) * scale, 2)
-        )
-        for label, amount, begin, end in bars
-    ]
+    return lay_out(("Before costs", costs.gross), parts, ("Net result", costs.net))
 
 
 def _horizon_names(study: KindStudy | None) -> list[str]:

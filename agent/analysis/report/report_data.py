@@ -16,7 +16,9 @@ from agent.analysis.regimes import RULE, RegimeRule
 from agent.analysis.run_metrics import Metrics
 from agent.analysis.significance import Difference, Interval
 from agent.analysis.sleeve_study import SleeveStudy
+from agent.analysis.story_table import StoryResults
 from agent.analysis.trades import RoundTrip
+from agent.analysis.twin_report import TwinReport
 from agent.config import Config, parse
 from agent.core.events import DAY_MS, RiskEvent, RiskState
 from agent.store.runs import Run
@@ -146,6 +148,9 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     sleeves: SleeveStudy | None = None  # None if one strategy has the whole account
     sleeve_risk: list[RiskEvent] = []  # changes of the sleeves' risk states
     strategies: list[RecordedVersion] = []  # that decided, the first one first
+    twin: TwinReport | None = None  # None of a run on paper, and if it was not computed
+    absent_twin: str = ""  # why a run at a venue could not be compared with its twin
+    stories: StoryResults | None = None  # None if they were not computed
     notes: list[str] = []  # missing data, for example a kline file that was deleted
 
     @property

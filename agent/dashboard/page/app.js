@@ -2,6 +2,10 @@
 import { CandleChart, EquityChart, chartHelp } from "./charts.js";
 import { address, arrow, element, number, pathParts, percent, quantity, second, tone } from "./format.js";
 import * as panels from "./panels.js";
+import { decode, errorText } from "./requests.js";
+import { setUpStories } from "./stories.js";
+import { showLiveTwin, showRecordedTwin } from "./twin.js";
+import { open as openWhatIf, setMoment, setUpWhatIf } from "./what-if.js";
 
 const RESUME_FROM_KILL = "resume from kill"; // the same as in agent/risk.py
 const LIMITS = { bars: 300, headlines: 80, trades: 200, acts: 100 };
@@ -73,7 +77,10 @@ const renderers = {
   sleeves: () => panels.sleeves(state.sleeves),
   trades: () => panels.fills(state.trades),
   acts: () => panels.activity(state.acts),
-  health: () => panels.health(state.health, state.head),
+  health: () => {
+    panels.health(state.health, state.head);
+    if (live.socket) showLiveTwin(state.health.twin, state.head.run);
+  },
 };
 
 function applyMessage(message) {
@@ -407,7 +414,10 @@ const playback = {
     byId("playback").hidden = false;
     const at = new URLSearchParams(location.search).get("at") ?? ""; // UTC ms, or an ISO 8601 time
     slider.value = Number(at) || Date.parse(at) || opened.ends;
-    slider.addEventListener("input", () => (this.stop(), this.show()));
+    slider.addEventListener("input", () => (this.stop(), this.show({ byUser: true })));
+    setUpWhatIf({ run, currency: opened.head.currency });
+    setUpStories(run, openWhatIf);
+    if (opened.has_twin) showRecordedTwin(run);
     slider.addEventListener("keydown", (event) => this.onKey(event));
     byId("before").addEventListener("click", () => this.jump(-1));
     byId("after").addEventListener("click", () => this.jump(1));
@@ -416,10 +426,11 @@ const playback = {
   },
 
   /** Shows the selected moment. While a request is in flight, only the latest selection is kept. */
-  async show() {
+  async show({ byUser = false } = {}) {
     const slider = byId("moment");
     byId("when").textContent = second(Number(slider.value));
     this.moment = Number(slider.value);
+    setMoment(this.moment, { byUser });
     if (this.busy) return;
     this.busy = true;
     try {
@@ -451,7 +462,7 @@ const playback = {
   moveTo(moment) {
     const slider = byId("moment");
     slider.value = Math.min(Math.max(moment, this.begins), this.ends);
-    this.show();
+    this.show({ byUser: true });
   },
 
   jump(direction) {
@@ -477,13 +488,6 @@ const playback = {
     byId("play").textContent = "Play";
   },
 };
-
-const errorText = ({ error, hint }) => (hint ? `${error} (${hint})` : error);
-
-async function decode(response) {
-  const isJson = response.headers.get("Content-Type")?.includes("json");
-  return isJson ? response.json() : { error: await response.text() };
-}
 
 async function fetchJson(path) {
   try {

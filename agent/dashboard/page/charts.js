@@ -262,6 +262,67 @@ export class EquityChart {
   }
 }
 
+/** Two lives of a run over each other, and below them the difference of their equity. */
+export class LivesChart {
+  constructor(element) {
+    this.chart = LightweightCharts.createChart(element, themeOptions());
+    const digits = { type: "custom", formatter: (value) => number(value, 0), minMove: 0.01 };
+    const line = { priceLineVisible: false, priceFormat: digits };
+    this.was = this.chart.addSeries(LightweightCharts.LineSeries, { ...line, lineWidth: 3 }, 0);
+    this.changed = this.chart.addSeries(LightweightCharts.LineSeries, { ...line, lineWidth: 2 }, 0);
+    this.difference = this.chart.addSeries(LightweightCharts.BaselineSeries, {
+      ...line, lineWidth: 1, baseValue: { type: "price", price: 0 },
+      priceFormat: { ...digits, formatter: (value) => number(value, 2, { signed: true }) },
+    }, 1);
+    this.chart.panes()[0].setStretchFactor(3);
+    this.chart.panes()[1].setStretchFactor(1.2);
+    this.markers = LightweightCharts.createSeriesMarkers(this.was, []);
+    onThemeChange(() => this.#applyColours());
+    this.#applyColours();
+  }
+
+  #applyColours() {
+    this.chart.applyOptions(themeOptions());
+    this.was.applyOptions({ color: colour("muted") });
+    this.changed.applyOptions({ color: colour("accent") });
+    const [up, down] = [colour("up"), colour("down")];
+    this.difference.applyOptions({
+      topLineColor: up, topFillColor1: colour("up-wash"), topFillColor2: "transparent",
+      bottomLineColor: down, bottomFillColor1: "transparent", bottomFillColor2: colour("down-wash"),
+    });
+    if (this.shown) this.show(...this.shown);
+  }
+
+  /** `begins` is the time (UTC ms) from which the change holds; null: the beginning. */
+  show(lives, begins) {
+    this.shown = [lives, begins];
+    const [was, changed] = [lives.as_it_was, lives.changed].map(([times, values]) => (
+      new Map(times.map((at, index) => [toSeconds(at), values[index]]))));
+    const points = (life) => [...life].sort((a, b) => a[0] - b[0]).map(([time, value]) => ({ time, value }));
+    this.was.setData(points(was));
+    this.changed.setData(points(changed));
+    this.difference.setData(difference(points(was), points(changed)));
+    const first = begins === null ? null : points(was).findLast(({ time }) => time <= toSeconds(begins));
+    this.markers.setMarkers(first ? [{
+      time: first.time, position: "aboveBar", shape: "arrowDown", color: colour("headline"), text: "change",
+    }] : []);
+    this.chart.timeScale().fitContent();
+  }
+}
+
+/** Changed minus as it was at all times of both; between its samples a life keeps its last value. */
+function difference(was, changed) {
+  const times = [...new Set([...was, ...changed].map(({ time }) => time))].sort((a, b) => a - b);
+  const found = [];
+  let [i, j] = [-1, -1];
+  for (const time of times) {
+    while (i + 1 < was.length && was[i + 1].time <= time) i += 1;
+    while (j + 1 < changed.length && changed[j + 1].time <= time) j += 1;
+    if (i >= 0 && j >= 0) found.push({ time, value: changed[j].value - was[i].value });
+  }
+  return found;
+}
+
 export const chartHelp = (interval) =>
   `${duration(interval)} candles: hollow is up, filled is down. ` +
   "Arrows are fills, dots are headlines; hover over a candle to read them.";
