@@ -82,7 +82,7 @@ def _definition(
         raise UsageError(f"strategy {settings.strategy.name} reads headlines, and this agent reads none")
     if strategy.overrides("on_prediction") and not config.fusion.path:
         raise UsageError(f"strategy {settings.strategy.name} trades on predictions, and there is no model")
-    capital = config.account.initial_capital * settings.share
+    capital = engine.capital * settings.share
     if capital > engine.idle:
         raise UsageError(
             f"a share of {settings.share} is {capital:,.2f} {config.account.currency}, and "

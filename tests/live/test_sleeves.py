@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from agent.cli.main import build
 from agent.config import Config, parse
-from agent.core.errors import ConfigError, SafetyError, UsageError
+from agent.core.errors import SafetyError, UsageError
 from agent.core.events import Command, Fill, Kline, RiskState
 from agent.core.sleeves import SleevedEngine
 from agent.core.strategy import Market, Strategy, StrategyParams
@@ -275,14 +275,3 @@ async def test_the_strategy_of_a_sleeve_can_t_be_replaced(
             with pytest.raises(UsageError, match="the strategy of a sleeve can't be replaced"):
                 await daemon.command("use-strategy", args, by="test")
     assert verify(store, find_run(store)).identical
-
-
-async def test_sleeves_at_a_venue_are_refused(sandbox: Sandbox, store: Database, tmp_path: Path) -> None:
-    config = live_config(sandbox, tmp_path, flip("one", 0.5))
-    execution = config.execution.model_copy(update={"mode": "testnet"})
-    daemon = make_agent(
-        config.model_copy(update={"execution": execution}), store, load_model=load_words, clock=sandbox.clock
-    )
-    with pytest.raises(ConfigError, match=r"\[\[sleeves\]\] trade on paper only"):
-        async with living(daemon):
-            pass
