@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -166,3 +167,10 @@ def sleeve_statuses(engine: TradingEngine) -> list[SleeveStatus]:
             )
         )
     return found
+
+
+def unassigned_of(engine: TradingEngine) -> dict[str, Decimal]:
+    """Return the positions that no sleeve has, by symbol; empty without sleeves."""
+    if not isinstance(engine, SleevedEngine):
+        return {}
+    return {one.symbol: one.qty for one in engine.unassigned.open}

@@ -408,9 +408,7 @@ def test_a_leaving_sleeve_gives_up_what_the_venue_takes_no_order_for() -> None:
     account.enter(x=0.5)
     (closing,) = account.leaving(account.command("remove-sleeve", sleeve="x"))
     account.fill(closing, qty="24.999")  # the rest, worth 0.1, is below the smallest order
-    account.handle(
-        OrderUpdate(closing.id, BTC, account.now, account.now, OrderStatus.CANCELLED, D("24.999"))
-    )
+    account.handle(OrderUpdate(closing.id, BTC, account.now, account.now, OrderStatus.CANCELLED, D("24.999")))
     account.bar(100.0)
     assert "x" not in account.engine.sleeves
     assert account.unassigned == D("0.001")
@@ -427,7 +425,9 @@ def test_adopted_positions_would_be_of_no_sleeve() -> None:
 
 _STEPS = st.lists(
     st.tuples(
-        st.sampled_from(("x", "y", "both", "fill", "part", "reject", "liquidate", "funding", "flatten", "one")),
+        st.sampled_from(
+            ("x", "y", "both", "fill", "part", "reject", "liquidate", "funding", "flatten", "one")
+        ),
         st.integers(-4, 4),
         st.integers(0, 3),
     ),
@@ -436,7 +436,9 @@ _STEPS = st.lists(
 
 
 @given(_STEPS)
-def test_the_sleeves_add_up_to_the_account_whatever_the_venue_reports(steps: list[tuple[str, int, int]]) -> None:
+def test_the_sleeves_add_up_to_the_account_whatever_the_venue_reports(
+    steps: list[tuple[str, int, int]],
+) -> None:
     account, waiting = Account(), list[Order]()
     for what, weight, which in steps:
         begun = len(account.sink.decisions)
