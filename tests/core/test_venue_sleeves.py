@@ -360,7 +360,7 @@ def test_a_drift_is_the_account_s_and_an_accepted_account_changes_no_sleeve() ->
 # -- commands ------------------------------------------------------------------------------------------------
 
 
-def test_one_sleeve_is_flattened_halted_and_killed_alone() -> None:
+def test_one_sleeve_is_flattened_and_halted_alone() -> None:
     account = Account()
     account.enter(x={"weight": 0.5, "stop": -0.1})
     account.enter(y=0.25)

@@ -1,4 +1,4 @@
-"""Several strategies in one account at a sandbox exchange: what it fills adds up to the sleeves, to the cent."""
+"""Several strategies in one account at a sandbox exchange: their sums are its account, to the cent."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def sandbox() -> Any:
-    async with Sandbox(options(speed=240)) as sandbox:
+    async with Sandbox(options(speed=240, balance=Decimal("12345.67"))) as sandbox:
         yield sandbox
 
 
