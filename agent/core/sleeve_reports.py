@@ -96,7 +96,11 @@ class VenueReports:
                 self._venue.pay(payment)
 
     def _on_account(self, account: AccountSnapshot, now: int) -> None:
+        begins = not self._venue.opened
         drift = self._venue.on_account(account)
+        if begins and self._venue.opened:  # with another capital than the configured one
+            for risk in (self._risk, *(sleeve.engine.risk for sleeve in self._sleeves.values())):
+                risk.begin_anew()
         self._risk.on_drift(now, drift)
         if drift:
             return

@@ -49,14 +49,22 @@ BUY, SELL = Side.BUY, Side.SELL
 class Account:
     """An account of 10,000 USDT at a venue, reconciled, at a mark of 100; it fills orders when told to."""
 
-    def __init__(self, *sleeves: tuple[str, str], balance: str = "10000", foreign: str = "refuse") -> None:
+    def __init__(
+        self,
+        *sleeves: tuple[str, str],
+        balance: str = "10000",
+        foreign: str = "refuse",
+        warm: int = 1,
+        limits: dict[str, float] | None = None,
+    ) -> None:
+        loose = {"max_order": 2.0, "max_position": 1.0, "max_daily_loss": 1.0, "max_drawdown": 1.0}
         named = sleeves or (("x", "0.5"), ("y", "0.4"))
         config = parse(
             {
                 "market": {"symbols": [BTC]},
                 "account": {"initial_capital": "10000"},
                 "execution": {"mode": "testnet", "testnet": {"foreign": foreign}},
-                "risk": {"max_order": 2.0, "max_position": 1.0, "max_daily_loss": 1.0, "max_drawdown": 1.0},
+                "risk": loose | (limits or {}),
                 "instruments": {BTC: {"qty_step": "0.001", "min_qty": "0.001", "tick_size": "0.1"}},
                 "sleeves": [{"name": n, "strategy": n, "share": share} for n, share in named],
             },
@@ -76,7 +84,8 @@ class Account:
         self.number = 0
         self.net, self.wallet = D(0), D(balance)
         self.handle(Command("life", T0, T0, {"incarnation": "a", "cash": "stated"}))
-        self.bar(100.0)
+        for _ in range(warm):
+            self.bar(100.0)
         self.snapshot()
 
     def handle(self, *events: Event) -> list[Decision]:
@@ -259,6 +268,19 @@ def test_the_balance_at_the_start_is_shared_out_and_later_changes_are_unassigned
     (later,) = of(CashAdjustment, account.snapshot(foreign=True))
     assert not later.sleeve
     assert account.engine.idle == D(900)
+
+
+def test_a_balance_far_below_the_configured_capital_is_no_drawdown() -> None:
+    account = Account(balance="500", warm=3, limits={"max_drawdown": 0.1, "max_daily_loss": 0.05})
+    for _ in range(3):
+        account.bar(100.0)
+    assert account.engine.risk.state is RiskState.ACTIVE
+    assert [one.engine.risk.state for one in account.engine.sleeves.values()] == [RiskState.ACTIVE] * 2
+    account.enter(x=0.5)
+    assert account.held("x") == D("1.25")  # half of a half of 500
+    for price in (100.0, 50.0, 50.0, 50.0):
+        account.bar(price)
+    assert account.engine.risk.rule == "max_drawdown"
 
 
 @pytest.mark.parametrize(

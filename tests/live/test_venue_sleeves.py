@@ -206,7 +206,9 @@ async def test_sleeves_net_against_each_other_and_add_up_to_the_exchange_over_re
         assert order.id.startswith(id_prefix(run.id, order.sleeve)), order
     placed = sandbox.venue.account.orders.values()
     assert not any(order.reduce_only for order in placed)
-    assert verify(store, run).identical
+    proof = verify(store, run)
+    assert proof.identical
+    assert proof.snapshots
 
 
 async def test_sleeves_are_added_removed_and_killed_at_the_exchange_and_the_page_shows_them(
