@@ -108,8 +108,8 @@ MUTATIONS: Final = (
     Mutation(
         "the-high-of-the-first-day-only",
         "agent/core/risk.py",
-        "            self._peak = self._day_open = 0.0\n            self.next_day = 0",
-        "            self._day_open = 0.0\n            self.next_day = 0",
+        "        self._peak = self._day_open = 0.0\n        self.next_day = 0",
+        "        self._day_open = 0.0\n        self.next_day = 0",
         CORE,
     ),
     Mutation(
@@ -237,8 +237,8 @@ MUTATIONS: Final = (
     Mutation(
         "crossed-orders-leave-whole",
         "agent/core/sleeve_venue.py",
-        "        return min(working.remaining, opposite) if order.reduce_only else working.remaining",
-        "        return working.remaining",
+        "ts=now, qty=rest)",
+        "ts=now)",
         VENUE_SLEEVES,
     ),
     Mutation(
