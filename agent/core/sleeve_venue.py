@@ -218,6 +218,9 @@ class AccountExchange(VenueExchange):
         self._prefixes: dict[str, str] = {}  # of client order ids -> sleeve, of every sleeve that ever was
         self._recent: deque[tuple[int, str, str, Decimal]] = deque()  # ts, sleeve, symbol, signed quantity
 
+    def caps_reductions(self, rules: Instrument) -> bool:
+        return False
+
     # -- the sleeves ------------------------------------------------------------------------------------
 
     def join(self, name: str, exchange: SleeveExchange, ledger: Portfolio, share: Decimal) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.config import parse
 from agent.core.errors import ConfigError
@@ -55,13 +56,14 @@ class Account:
         balance: str = "10000",
         foreign: str = "refuse",
         warm: int = 1,
+        category: str = "linear",
         limits: dict[str, float] | None = None,
     ) -> None:
         loose = {"max_order": 2.0, "max_position": 1.0, "max_daily_loss": 1.0, "max_drawdown": 1.0}
         named = sleeves or (("x", "0.5"), ("y", "0.4"))
         config = parse(
             {
-                "market": {"symbols": [BTC]},
+                "market": {"symbols": [BTC], "category": category},
                 "account": {"initial_capital": "10000"},
                 "execution": {"mode": "testnet", "testnet": {"foreign": foreign}},
                 "risk": loose | (limits or {}),
@@ -339,6 +341,18 @@ def test_what_closes_the_account_s_position_is_divided_among_the_sleeves_that_ha
     assert all(not account.held(name) for name in "xyz")
 
 
+def test_a_fee_in_base_coin_on_spot_is_of_the_sleeve_that_bought() -> None:
+    account = Account(category="spot")
+    (bought,) = account.decide(x=0.5)
+    account.fill(bought)
+    fee = Fill("e.fee", bought.id, BTC, account.now, account.now, SELL, D("0.025"), D(100), D(0))
+    account.handle(replace(fee, kind=FillKind.FEE))
+    account.enter(y=0.25)
+    assert (account.held("x"), account.held("y")) == (D("24.975"), D(10))
+    closing, other = account.leaving(account.command("flatten"))
+    assert (closing.sleeve, closing.qty, other.sleeve, other.qty) == ("x", D("24.975"), "y", D(10))
+
+
 def test_an_execution_of_no_sleeve_is_unassigned_and_a_flatten_closes_it() -> None:
     account = Account()
     account.command("older-record", detail="lost")
@@ -436,6 +450,9 @@ def test_a_leaving_sleeve_gives_up_what_the_venue_takes_no_order_for() -> None:
     assert account.unassigned == D("0.001")
     notes = [one.detail for one in of(RiskEvent, account.sink.decisions)]
     assert "0.001 BTCUSDT of x are too small to close, and unassigned" in notes
+    assert not account.leaving(account.command("flatten"))
+    last = of(RiskEvent, account.sink.decisions)[-1]
+    assert last.detail == "0.001 BTCUSDT stay: the venue takes no order that small"
 
 
 def test_adopted_positions_would_be_of_no_sleeve() -> None:
