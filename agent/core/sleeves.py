@@ -92,7 +92,7 @@ class SleevedEngine:
         unassigned = self.unassigned = Portfolio(config.account.initial_capital, symbols)
         """What no sleeve has: the idle cash and, at a venue, what is not of a sleeve's orders."""
         instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
-        self._ids = AccountIds(run_id, id_prefix(run_id, UNASSIGNED))
+        self._account_ids = AccountIds(run_id, id_prefix(run_id, UNASSIGNED))
         self.venue: AccountExchange | None = None
         """The account at a venue; None on paper."""
         if account is not None:
@@ -101,7 +101,7 @@ class SleevedEngine:
                 instruments,
                 self.portfolio,
                 self._on_unassigned,
-                self._ids.next,
+                self._account_ids.next,
                 unassigned=unassigned,
             )
             self.venue.run_prefix = run_prefix(run_id)
@@ -137,7 +137,7 @@ class SleevedEngine:
         if self.venue is not None:
             held = {symbol: state.unassigned for symbol, state in self.states.items()}
             self.reports = VenueReports(
-                self.venue, self.sleeves, held, self.risk, self._on_unassigned, self._ids.next
+                self.venue, self.sleeves, held, self.risk, self._on_unassigned, self._account_ids.next
             )
         self.flattener = OpenPositions(self.sleeves, None if self.reports is None else self.reports.closing)
         self.configured = config.sleeves
@@ -324,7 +324,7 @@ class SleevedEngine:
                 self._check_stale_data(now)
             elif action == "life":
                 self.roster.life = command
-                self._ids.incarnation = command.args.get("incarnation", "")
+                self._account_ids.incarnation = command.args.get("incarnation", "")
                 if self.venue is not None:
                     self.venue.states_cash = command.states_cash
             elif action.startswith("warm-up"):
