@@ -50,7 +50,7 @@ bench: .venv/.ready-dev
 # The last line is the count.
 crash: .venv/.ready-dev
 	@$(BIN)/python -m tests.crash --kills $(or $(N),300) --seed $(or $(SEED),1) \
-		$(if $(filter testnet,$(MODE)),--testnet)
+		$(if $(filter testnet,$(MODE)),--testnet) $(if $(SLEEVES),--sleeves)
 
 # SEEDS=10000 FIRST=0; a seed that fails is named, and does the same again
 simulate: .venv/.ready-dev

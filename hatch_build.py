@@ -27,6 +27,7 @@ MODULES = (
     "agent/core/margin.py",
     "agent/core/paper.py",
     "agent/core/venue.py",
+    "agent/core/sleeve_venue.py",
     "agent/core/features.py",
     "agent/data/merge.py",
     "agent/core/market.py",

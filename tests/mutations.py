@@ -35,6 +35,8 @@ LATE: Final = ("tests/live/gateway/test_gateway.py::test_an_order_that_reduces_a
 GATEWAY: Final = ("tests/live/gateway/test_gateway.py",)
 SLEEVES: Final = ("tests/core/test_sleeves.py",)
 
+VENUE_SLEEVES: Final = ("tests/core/test_venue_sleeves.py",)
+
 CHANGE: Final = ("tests/core/test_strategy_change.py",)
 
 MUTATIONS: Final = (
@@ -106,8 +108,8 @@ MUTATIONS: Final = (
     Mutation(
         "the-high-of-the-first-day-only",
         "agent/core/risk.py",
-        "            self._peak = self._day_open = 0.0\n            self.next_day = 0",
-        "            self._day_open = 0.0\n            self.next_day = 0",
+        "        self._peak = self._day_open = 0.0\n        self.next_day = 0",
+        "        self._day_open = 0.0\n        self.next_day = 0",
         CORE,
     ),
     Mutation(
@@ -221,9 +223,37 @@ MUTATIONS: Final = (
     Mutation(
         "removed-sleeves-keep-their-cash",
         "agent/core/sleeve_roster.py",
-        "self.idle += sleeve.engine.portfolio.cash",
+        "self.unassigned.transfer(sleeve.engine.portfolio.cash)",
         "pass",
         SLEEVES,
+    ),
+    Mutation(
+        "what-exceeds-a-sleeve-s-position-stays",
+        "agent/core/sleeve_venue.py",
+        "            if excess:\n",
+        "            if excess < 0:\n",
+        VENUE_SLEEVES,
+    ),
+    Mutation(
+        "crossed-orders-leave-whole",
+        "agent/core/sleeve_venue.py",
+        "ts=now, qty=rest)",
+        "ts=now)",
+        VENUE_SLEEVES,
+    ),
+    Mutation(
+        "funding-is-for-the-positions-of-now",
+        "agent/core/sleeve_venue.py",
+        "held = {name: self._held(name, s.symbol, s.ts)",
+        "held = {name: self._held(name, s.symbol)",
+        VENUE_SLEEVES,
+    ),
+    Mutation(
+        "the-kill-switch-s-fills-are-of-no-sleeve",
+        "agent/core/sleeve_venue.py",
+        " or fill.order_id.startswith(EMERGENCY_PREFIX)",
+        "",
+        VENUE_SLEEVES,
     ),
     # -- the paper exchange
     Mutation(

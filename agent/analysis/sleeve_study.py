@@ -86,6 +86,10 @@ class SleeveHistory:
         self.ts += ts
         self.equity += equity
 
+    def rebase(self, ts: int, amount: float) -> None:
+        """Add a change of the capital at `ts` (UTC ms) to the samples before it, as if it had been there."""
+        self.equity = [one + amount if at < ts else one for at, one in zip(self.ts, self.equity, strict=True)]
+
 
 class InternalTally:
     """Counts the fills of orders that crossed within the account."""
@@ -109,10 +113,14 @@ def study_sleeves(
     config: CoreConfig,
     histories: Mapping[str, SleeveHistory],
     internal: InternalTrades,
+    opening: Decimal = _ZERO,
 ) -> SleeveStudy:
-    """Measure the sleeves of a run from their histories, by name."""
+    """Measure the sleeves of a run from their histories, by name.
+
+    `opening` is by how much the balance at a venue differed from the configured capital when the run began.
+    """
     days_per_year = 252.0 if config.market.category == "equity" else 365.0
-    capital = float(config.account.initial_capital)
+    capital = float(config.account.initial_capital + opening)
     shares = {one.name: float(one.share) * capital for one in config.sleeves}
     strategies = {one.name: one.strategy.name for one in config.sleeves}
     # a configured sleeve without a sample had no bar: it has kept its capital

@@ -90,12 +90,19 @@ def compare_with_paper(database: Database, run: Run) -> SlippageReport:
     paper, references = _on_paper(database, run, config, decisions)
     venue: dict[str, list[Fill]] = defaultdict(list)
     orders: list[Order] = []
+    crossed: set[str] = set()  # orders that sleeves crossed internally, which were not sent
     for _, _, _, decision in decisions:
         if isinstance(decision, Order):
             orders.append(decision)
         elif isinstance(decision, Fill) and decision.kind is FillKind.TRADE:
             venue[decision.order_id].append(decision)
-    rows = [_row(order, references[order.id], paper[order.id], venue[order.id]) for order in orders]
+        elif isinstance(decision, Fill) and decision.kind is FillKind.INTERNAL:
+            crossed.add(decision.order_id)
+    rows = [
+        _row(order, references[order.id], paper[order.id], venue[order.id])
+        for order in orders
+        if order.id not in crossed
+    ]
     return SlippageReport(run.id, config.execution.testnet.venue, _summary(rows), rows)
 
 

@@ -37,7 +37,7 @@ def list_sleeves(agent: AgentOptions, json: Json = False) -> None:
 
     status = msgspec.convert(agent.connect().request("status"), Status)
     if json:
-        print_json({"sleeves": status.sleeves, "idle": status.idle})
+        print_json({"sleeves": status.sleeves, "idle": status.idle, "unassigned": status.unassigned})
     elif status.sleeves:
         show_sleeves(status)
     else:

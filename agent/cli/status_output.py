@@ -110,7 +110,7 @@ def show(status: Status) -> None:
 
 
 def show_sleeves(status: Status) -> None:
-    """Print a table of the sleeves and the idle cash."""
+    """Print a table of the sleeves, the idle cash, and positions that no sleeve has."""
     from rich.table import Table
     from rich.text import Text
 
@@ -126,6 +126,9 @@ def show_sleeves(status: Status) -> None:
         )
     if status.idle:
         table.add_row("idle cash", "", "", f"{status.idle:,.2f}", "", "", "", "")
+    if status.unassigned:
+        held = ", ".join(f"{qty:+} {symbol}" for symbol, qty in status.unassigned.items())
+        table.add_row("unassigned", "", "", "", "", held, "", "")
     out.print(table)
 
 

@@ -14,6 +14,8 @@ from agent.core.durations import Duration
 from agent.core.exchange import ExchangeFactory
 from agent.core.paper import PaperExchange
 from agent.core.settings import Section
+from agent.core.sleeve_venue import AccountExchange
+from agent.core.sleeves import MakeAccount
 from agent.core.venue import ForeignPolicy, VenueExchange
 from agent.system.backoff import BackoffConfig
 
@@ -74,3 +76,9 @@ class ExecutionConfig(Section):
         if self.mode == "paper":
             return PaperExchange
         return partial(VenueExchange, foreign=self.testnet.foreign, wallet_drift=self.testnet.wallet_drift)
+
+    def account(self) -> MakeAccount | None:
+        """Return the account for `SleevedEngine`; None on paper."""
+        if self.mode == "paper":
+            return None
+        return partial(AccountExchange, foreign=self.testnet.foreign, wallet_drift=self.testnet.wallet_drift)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from itertools import chain
 
 from agent.core.events import Gap, Kline
+from agent.core.flatten import Flattener
 from agent.core.instruments import Instrument
 from agent.core.market import InstrumentState
 from agent.core.orders import WorkingOrder
@@ -23,10 +24,21 @@ class AccountTime:
 
 
 class SharedSymbol:
-    """One symbol of the account. `books` are the sleeves' working orders in it, by name."""
+    """One symbol of the account. `books` are the sleeves' working orders in it, by name.
 
-    def __init__(self, instrument: Instrument, market: MarketConfig, position: Position) -> None:
-        self._state = InstrumentState(instrument, market, position, [])
+    `unassigned` is the part of the position that no sleeve has, and `book` the working orders that close it.
+    """
+
+    def __init__(
+        self,
+        instrument: Instrument,
+        market: MarketConfig,
+        position: Position,
+        unassigned: Position,
+        book: list[WorkingOrder],
+    ) -> None:
+        self._state = InstrumentState(instrument, market, position, book)
+        self.unassigned = InstrumentState(instrument, market, unassigned, book)
         self.books: dict[str, list[WorkingOrder]] = {}
 
     @property
@@ -46,8 +58,8 @@ class SharedSymbol:
 
     @property
     def book(self) -> list[WorkingOrder]:
-        """The working orders of all sleeves."""
-        return list(chain.from_iterable(self.books.values()))
+        """The working orders of all sleeves, and those of the account itself."""
+        return [*chain.from_iterable(self.books.values()), *self._state.book]
 
     @property
     def last_start(self) -> int:
@@ -65,7 +77,7 @@ class SharedSymbol:
     def follow(self, kline: Kline) -> None:
         """Mark the position at the bar's close."""
         state = self._state
-        state.position.mark = kline.close
+        state.position.mark = self.unassigned.position.mark = kline.close
         if kline.confirm:
             state.last_start, state.next_start = kline.start, kline.ts
 
@@ -76,15 +88,17 @@ class SharedSymbol:
 
 
 class OpenPositions:
-    """Positions that are being closed in any sleeve."""
+    """Positions that are being closed in any sleeve, or outside of all (`unassigned`)."""
 
-    def __init__(self, sleeves: Mapping[str, Sleeve]) -> None:
+    def __init__(self, sleeves: Mapping[str, Sleeve], unassigned: Flattener | None = None) -> None:
         self._sleeves = sleeves
+        self._unassigned = unassigned
 
     @property
     def open(self) -> list[str]:
         """Their symbols, sorted."""
-        return sorted({s for sleeve in self._sleeves.values() for s in sleeve.engine.flattener.open})
+        found = {s for sleeve in self._sleeves.values() for s in sleeve.engine.flattener.open}
+        return sorted(found if self._unassigned is None else found.union(self._unassigned.open))
 
 
 class SharedLimits:

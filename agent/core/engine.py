@@ -43,7 +43,14 @@ from agent.core.events import (
     Sentiment,
     Side,
 )
-from agent.core.exchange import ID_PREFIX, ExchangeFactory, MatchingExchange, ReportingExchange, run_prefix
+from agent.core.exchange import (
+    ID_LENGTH,
+    ID_PREFIX,
+    ExchangeFactory,
+    MatchingExchange,
+    ReportingExchange,
+    run_prefix,
+)
 from agent.core.flatten import BARS, Flattener
 from agent.core.fusion_inputs import FusionInputs, Predictor
 from agent.core.instruments import instrument_for
@@ -793,12 +800,13 @@ class Engine:
         self._decide(Notice(self.market.now, level, line))
 
     def _new_id(self) -> str:
-        """Make a client order id of 35 characters by hashing run, incarnation and decision number."""
+        """Make a client order id of `ID_LENGTH` characters: a hash of run, incarnation and number."""
         self._ids += 1
         if not self._incarnation:
             return ID_PREFIX + blake2b(f"{self._run_id}:{self._ids}".encode(), digest_size=16).hexdigest()
         name = f"{self._run_id}:{self._incarnation}:{self._ids}".encode()
-        return self.exchange.run_prefix + blake2b(name, digest_size=12).hexdigest()
+        prefix = self.exchange.run_prefix
+        return prefix + blake2b(name, digest_size=(ID_LENGTH - len(prefix)) // 2).hexdigest()
 
     def _act(self) -> None:
         """Turn the strategy's targets into orders; the last target of a symbol counts."""

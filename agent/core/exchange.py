@@ -52,6 +52,12 @@ Report = Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | CashAdju
 ID_PREFIX: Final = "tw-"
 """Prefix of every client order id of Tapewire."""
 
+ID_LENGTH: Final = 35
+"""Characters of a client order id; venues take up to 36."""
+
+EMERGENCY_PREFIX: Final = "twk-"
+"""How client ids of the kill switch's orders begin; they are the run's, but not decided by the core."""
+
 MOVED: Final = "replaced by a newer trigger"
 """Reason of cancelling a protective order whose trigger has been moved."""
 
@@ -101,6 +107,13 @@ class Exchange:
         """Cancel orders. At a venue they stay on the book, marked `cancelling`, until it confirms."""
         raise NotImplementedError
 
+    def caps_reductions(self, rules: Instrument) -> bool:
+        """Return whether a reduce-only order closes a position of any size and never turns it around.
+
+        Spot has no reduce-only orders.
+        """
+        return rules.is_margined
+
     def _flaw(self, order: Order) -> str:
         """Return which of the instrument's rules an order breaks; empty if it breaks none."""
         rules = self._instruments[order.symbol]
@@ -109,8 +122,8 @@ class Exchange:
             return f"quantity {order.qty} is not a positive multiple of {rules.qty_step}"
         if price is not None and (price <= 0 or price % rules.tick_size):
             return f"price {price} is not a positive multiple of the tick {rules.tick_size}"
-        if order.reduce_only and rules.is_margined:
-            return ""  # venues close positions of any size; on spot they have no reduce-only orders
+        if order.reduce_only and self.caps_reductions(rules):
+            return ""
         if order.qty < rules.min_qty:
             return f"quantity {order.qty} is below the minimum {rules.min_qty}"
         reference = price if price is not None else self._portfolio.positions[order.symbol].mark_decimal

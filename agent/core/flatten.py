@@ -162,8 +162,8 @@ class Flattener:
 
     def _must_wait(self, state: InstrumentState, pursuit: Pursuit, now: int) -> bool:
         """Return whether pending cancels must complete before the closing order is submitted."""
-        # On spot, without reduce-only orders, the closing order could otherwise sell too much
-        if not state.instrument.is_margined:
+        # Without reduce-only orders the closing order could otherwise close too much
+        if not self._exchange.caps_reductions(state.instrument):
             return True
         return not self._risk.killed and now - pursuit.since < self._patience
 
@@ -183,13 +183,16 @@ class Flattener:
         market = order.type is OrderType.MARKET and not working.closes_position
         return market and order.reduce_only and order.side is side
 
-    @staticmethod
-    def _closable(state: InstrumentState) -> Decimal:
-        """Return the quantity that an order can close; on spot 0 if it is below the venue's minima."""
+    def _closable(self, state: InstrumentState) -> Decimal:
+        """Return the quantity that an order can close.
+
+        Without reduce-only orders it is 0 below the venue's minima.
+        """
         rules, position = state.instrument, state.position
         lot = rules.round_qty(abs(position.qty))
         small = lot < rules.min_qty or lot * position.mark_decimal < rules.min_notional
-        return _ZERO if small and not rules.is_margined and position.mark == position.mark else lot
+        capped = self._exchange.caps_reductions(rules)
+        return _ZERO if small and not capped and position.mark == position.mark else lot
 
     def _is_flat(self, symbol: str) -> bool:
         """Return whether an order can close nothing more, and no working order could open a position."""

@@ -2,7 +2,8 @@
 
 Both get a fill of kind INTERNAL without fee, spread or slippage for the smaller quantity; the remainder of
 the larger order goes to the market. A market order can cross until it reaches the market, that is for the
-latency after its decision. Orders cross in the order of the sleeves, then in that of their submission.
+latency after its decision on paper, and during the event on which it is decided at a venue. Orders cross in
+the order of the sleeves, then in that of their submission.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from agent.core.events import Side
 from agent.core.orders import WorkingOrder
 from agent.core.paper import PaperExchange
 from agent.core.portfolio import Position
+from agent.core.sleeve_venue import SleeveExchange
 
 _ZERO: Final = Decimal(0)
 
-_Candidate = tuple[str, PaperExchange, WorkingOrder]
+CrossingExchange = PaperExchange | SleeveExchange
+"""An exchange whose orders can be crossed with those of other sleeves."""
+
+_Candidate = tuple[str, CrossingExchange, WorkingOrder]
 
 
 class CrossTotals:
@@ -38,7 +43,7 @@ class InternalCrosses:
         self.symbols: set[str] = set()  # with new market orders
 
     def cross(
-        self, exchanges: Mapping[str, PaperExchange], positions: Mapping[str, Position], now: int
+        self, exchanges: Mapping[str, CrossingExchange], positions: Mapping[str, Position], now: int
     ) -> list[str]:
         """Cross what can be crossed at `now` (UTC ms); return the names of the sleeves that were filled.
 

@@ -218,10 +218,15 @@ class RiskManager:
                 self._emit(RiskEvent(ts, self.state, KILL, f"resume by {by} without its confirmation"))
                 return
         if state is RiskState.ACTIVE:
-            self._peak = self._day_open = 0.0
-            self.next_day = 0
+            self.begin_anew()
         self.floor = inf  # check the next equity in any case
         self._move(ts, state, _MANUAL, by)
+
+    def begin_anew(self) -> None:
+        """Measure losses from the next equity on: an operator has resumed, or the capital is another one."""
+        self._peak = self._day_open = 0.0
+        self.next_day = 0
+        self.floor = inf  # check the next equity in any case
 
     def kill(self, ts: int, detail: str) -> None:
         """Halt, from any state, until an operator resumes with a confirmation."""

@@ -22,9 +22,9 @@ def check_attribution(
     account: Portfolio,
     sleeves: Mapping[str, Portfolio],
     departed: Mapping[str, SleeveTotals],
-    idle: Decimal,
+    unassigned: Portfolio,
 ) -> None:
-    """Raise ReconciliationError unless the sleeves and the idle cash add up to the account.
+    """Raise ReconciliationError unless the sleeves and what is unassigned add up to the account.
 
     Positions must be equal; cash, equity, fees, funding and slippage as well, but for the rounding of ledgers
     to 28 digits. The profit before costs, realised and unrealised together, may differ by the rounding of
@@ -34,15 +34,17 @@ def check_attribution(
         context.prec = _DIGITS
         for symbol, position in account.positions.items():
             held = sum(
-                (one.positions[symbol].qty for one in sleeves.values() if symbol in one.positions), _ZERO
+                (one.positions[symbol].qty for one in sleeves.values() if symbol in one.positions),
+                unassigned.positions[symbol].qty,
             )
             if held != position.qty:
                 raise _mismatch(f"positions in {symbol}", held, position.qty)
         present = {name: totals_of(portfolio) for name, portfolio in sleeves.items()}
-        every = [*present.values(), *departed.values()]
+        rest = totals_of(unassigned)
+        every = [*present.values(), *departed.values(), rest]
         whole = totals_of(account)
-        cash = sum((one.cash for one in sleeves.values()), idle)
-        equity = sum((one.equity for one in present.values()), idle)
+        cash = sum((one.cash for one in sleeves.values()), unassigned.cash)
+        equity = sum((one.equity for one in present.values()), rest.equity)
         profit = sum((one.realised + one.unrealised for one in every), _ZERO)
         checks = (
             ("cash", cash, account.cash, _ROUNDING),

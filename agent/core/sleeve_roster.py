@@ -1,9 +1,11 @@
-"""The sleeves of an account: they are added and removed, and what no sleeve has is idle cash."""
+"""The sleeves of an account: they are added and removed, and what no sleeve has is unassigned."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import partial
+from hashlib import blake2b
 from typing import Any, Final
 
 from agent.core.account_parts import SharedLimits, SharedSymbol
@@ -11,6 +13,7 @@ from agent.core.collected_bars import CollectedBars
 from agent.core.engine import Engine
 from agent.core.errors import ConfigError, StrategyError, TapewireError
 from agent.core.events import Command, Decision, PastBars, Prediction
+from agent.core.exchange import ExchangeFactory, run_prefix
 from agent.core.fusion_inputs import Predictor
 from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
@@ -18,6 +21,7 @@ from agent.core.risk import SHORT_HISTORY, SLEEVE, RiskManager
 from agent.core.settings import CoreConfig, SleeveConfig
 from agent.core.sinks import SleevedSink
 from agent.core.sleeve import Sleeve, SleeveOutput, SleeveTotals, sleeve_config
+from agent.core.sleeve_venue import UNASSIGNED, AccountExchange, SleeveExchange
 from agent.core.strategy import Strategy
 from agent.core.strategy_guard import describe_error
 from agent.core.strategy_version import StrategyLoader, bars_needed
@@ -30,11 +34,17 @@ SOURCE: Final = ("strategy_file", "strategy_sha256")
 """Arguments of add-sleeve that identify the strategy's source; a built-in strategy has none."""
 
 
+def id_prefix(run_id: str, sleeve: str) -> str:
+    """Return the prefix of a sleeve's client order ids at a venue, 17 characters: the run's and a hash."""
+    return run_prefix(run_id) + blake2b(sleeve.encode(), digest_size=3).hexdigest()
+
+
 class SleeveRoster:
-    """The present sleeves by name, the results of those that left, and the idle cash.
+    """The present sleeves by name, the results of those that left, and what is unassigned: the idle cash and,
+    at a venue, what no sleeve has traded.
 
     `emit` receives the name of a sleeve and each of its decisions; `sink` its samples. `loader` creates the
-    strategies of commands `use-strategy`.
+    strategies of commands `use-strategy`. `venue` is the account at a venue; None on paper.
     """
 
     def __init__(
@@ -51,10 +61,13 @@ class SleeveRoster:
         predictor: Predictor | None,
         equity_block: int,
         loader: StrategyLoader,
+        unassigned: Portfolio,
+        venue: AccountExchange | None,
     ) -> None:
         self.sleeves: dict[str, Sleeve] = {}
         self.departed: dict[str, SleeveTotals] = {}
-        self.idle = config.account.initial_capital
+        self.unassigned = unassigned
+        self.venue = venue
         self.leaving: set[str] = set()  # names of removed sleeves whose positions are being closed
         self.life: Command | None = None  # began the current life of a live run
         self.collected = CollectedBars()
@@ -72,6 +85,16 @@ class SleeveRoster:
         self._predictor = predictor
         self._block = equity_block
 
+    @property
+    def idle(self) -> Decimal:
+        """Cash that no sleeve has."""
+        return self.unassigned.cash
+
+    @property
+    def capital(self) -> Decimal:
+        """What the shares are fractions of."""
+        return self._config.account.initial_capital if self.venue is None else self.venue.capital
+
     def definitions(self) -> list[dict[str, Any]]:
         """Return the definitions and the capital of the present sleeves, as plain data."""
         return [
@@ -85,6 +108,9 @@ class SleeveRoster:
 
     def adopt(self, definitions: list[dict[str, Any]]) -> None:
         """Replace the sleeves of a fresh engine by those of `definitions`, whose state is restored next."""
+        if self.venue is not None:
+            for name in self.sleeves:
+                self.venue.leave(name)
         self.sleeves.clear()
         for state in self._states.values():
             state.books.clear()
@@ -109,6 +135,7 @@ class SleeveRoster:
                 strategy,
                 output,
                 run_id=f"{self._run_id}/{name}",
+                exchange=self._exchange(),
                 predictor=self._predictor,
                 equity_block=self._block,
                 contain_errors=True,
@@ -123,11 +150,21 @@ class SleeveRoster:
             other = sleeve.engine.exchange
             if isinstance(exchange, PaperExchange) and isinstance(other, PaperExchange):
                 exchange.share_volume(other)
+        if self.venue is not None and isinstance(exchange, SleeveExchange):
+            exchange.run_prefix = id_prefix(self._run_id, name)
+            self.venue.join(name, exchange, engine.portfolio, settings.share)
         engine.risk.account = SharedLimits(self._portfolio, self._risk, self._states)
         self.sleeves[name] = Sleeve(settings, engine, source)
         for symbol, state in engine.states.items():
             self._states[symbol].books[name] = state.book
-        self.idle -= capital
+        self.unassigned.transfer(-capital)
+
+    def _exchange(self) -> ExchangeFactory:
+        """Return the exchange of a new sleeve."""
+        venue = self.venue
+        if venue is None:
+            return PaperExchange
+        return partial(SleeveExchange, order_ids=venue.order_ids, fill_ids=venue.fill_ids)
 
     def on_add(self, command: Command, now: int) -> None:
         """Add a sleeve while running, as the command defines it, if it is valid."""
@@ -137,7 +174,7 @@ class SleeveRoster:
         self.collected.end()
         try:
             settings = SleeveConfig.model_validate_json(args.get("definition", ""))
-            capital = self._config.account.initial_capital * settings.share
+            capital = self.capital * settings.share
             if name != settings.name or name in self.sleeves or name in self.departed:
                 raise ConfigError(f"the name {name} is in use, or was before in this run")
             if capital > self.idle:
@@ -159,6 +196,7 @@ class SleeveRoster:
                 engine.handle(kline)
         self._reading = False
         engine.risk.set_warming_up(self._risk.warming_up)
+        engine.risk.set_reconciled(self._risk.reconciled)
         if self._risk.halted:
             engine.handle(Command("halt", now, now, {}, "account"))
         self._risk.note(now, SLEEVE, f"{name} was added by {command.by} with {capital:.2f}")
@@ -187,14 +225,29 @@ class SleeveRoster:
         for name in sorted(self.leaving):
             sleeve = self.sleeves[name]
             states = sleeve.engine.states.values()
+            exchange = sleeve.engine.exchange
+            if isinstance(exchange, SleeveExchange) and not sleeve.engine.flattener.open:
+                self._give_up(name, exchange, now)
             if sleeve.engine.portfolio.open or any(state.book for state in states):
                 continue
+            if self.venue is not None:
+                self.venue.leave(name)
             sleeve.engine.finish()
             self.leaving.remove(name)
             del self.sleeves[name]
             for symbol in self._states.values():
                 symbol.books.pop(name, None)
             self.departed[name] = sleeve.totals
-            self.idle += sleeve.engine.portfolio.cash
+            self.unassigned.transfer(sleeve.engine.portfolio.cash)
             detail = f"{name} was removed; {sleeve.totals.equity:.2f} are idle cash again"
             self._risk.note(now, SLEEVE, detail)
+
+    def _give_up(self, name: str, exchange: SleeveExchange, now: int) -> None:
+        """Make what a leaving sleeve can't close at a venue unassigned: less than the smallest order."""
+        for symbol, book in exchange.books.items():
+            if book:
+                exchange.cancel(book, now, "the sleeve leaves")
+            elif (fill := exchange.give_up(symbol, now)) is not None:
+                self._emit(UNASSIGNED, fill)
+                left = f"{fill.qty} {symbol} of {name} are too small to close, and unassigned"
+                self._risk.note(now, SLEEVE, left, symbol)

@@ -1,17 +1,19 @@
 """Several strategies in one account: `SleevedEngine` composes one `Engine` for each.
 
-A sleeve has its own engine, risk limits, paper exchange and virtual portfolio, on a share of the capital. The
-account's ledger books the fills and payments of all, so its cash and positions are their sums plus the idle
-cash that no sleeve has. Each event goes to the sleeves in the order of the configuration.
+A sleeve has its own engine, risk limits, exchange and virtual portfolio, on a share of the capital. The
+account's ledger books the fills and payments of all, so its cash and positions are their sums plus what is
+unassigned: the idle cash that no sleeve has and, at a venue, what is not of a sleeve's orders. Each event
+goes to the sleeves in the order of the configuration; a venue's reports go to the sleeve that they concern.
 
-Margin is checked on each sleeve's own capital. That is stricter than the account: its equity is at least the
-sum of the sleeves' equities and its maintenance margin at most the sum of theirs, so the account can't be
-liquidated before a sleeve is.
+On paper margin is checked on each sleeve's own capital. That is stricter than the account: its equity is at
+least the sum of the sleeves' equities and its maintenance margin at most the sum of theirs, so the account
+can't be liquidated before a sleeve is.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Final
 
@@ -36,6 +38,7 @@ from agent.core.events import (
     Sentiment,
     Signal,
 )
+from agent.core.exchange import run_prefix
 from agent.core.fusion_inputs import Predictor
 from agent.core.instruments import instrument_for
 from agent.core.internal_crosses import InternalCrosses
@@ -47,15 +50,22 @@ from agent.core.signals import SignalEngine
 from agent.core.sinks import SleevedSink
 from agent.core.sleeve import Sleeve, SleeveTotals, named
 from agent.core.sleeve_ledger import check_attribution
-from agent.core.sleeve_roster import LoadStrategy, SleeveRoster
+from agent.core.sleeve_reports import AccountIds, VenueReports
+from agent.core.sleeve_roster import LoadStrategy, SleeveRoster, id_prefix
+from agent.core.sleeve_venue import UNASSIGNED, AccountExchange, SleeveExchange
 from agent.core.strategy_version import USE_STRATEGY, StrategyLoader, no_loader
 from agent.core.symbols import SymbolMapper
+from agent.core.venue import VenueExchange
+
+MakeAccount = Callable[..., AccountExchange]
+"""Makes the account at a venue; called with the arguments of `AccountExchange`."""
 
 _FAILED: Final = "its strategy raised an error"
 _TO_ALL: Final = ("flatten", "heartbeat", "life", "warm-up", "warm-up-done", "reconciling")
 _FOR_SHELL: Final = (
     *("use-model", "model-in-use", "model-refused", "strategy-refused", "stop", "emergency-kill"),
 )
+_OF_VENUE: Final = ("older-record", "taken-id", "record-behind")
 _OF_ONE: Final = (
     *("pause", "resume", "halt", "flatten", "strategy-error"),
     *(USE_STRATEGY, "strategy-history", "strategy-refused"),
@@ -66,8 +76,9 @@ class SleevedEngine:
     """Handles events like `Engine`, for the sleeves of `config` that are enabled.
 
     `load` creates the strategies, and `loader` those of commands `use-strategy`, which replace the strategy
-    of one sleeve. An error of a strategy halts its sleeve and no other; `failures` then has the error. Raises
-    ConfigError, StrategyError or what `load` raises.
+    of one sleeve. `account` creates the account at a venue; None on paper. An error of a strategy halts its
+    sleeve and no other; `failures` then has the error. Raises ConfigError, StrategyError or what `load`
+    raises.
     """
 
     def __init__(
@@ -80,15 +91,36 @@ class SleevedEngine:
         predictor: Predictor | None = None,
         equity_block: int = EQUITY_BLOCK,
         loader: StrategyLoader = no_loader,
+        account: MakeAccount | None = None,
     ) -> None:
         symbols = tuple(sorted(config.market.symbols))
         self.portfolio = Portfolio(config.account.initial_capital, symbols)
         self.risk = RiskManager(config.risk, self._emit)
         self.crosses = InternalCrosses()
         self.market = AccountTime()
+        unassigned = self.unassigned = Portfolio(config.account.initial_capital, symbols)
+        """What no sleeve has: the idle cash and, at a venue, what is not of a sleeve's orders."""
+        instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
+        self._account_ids = AccountIds(run_id, id_prefix(run_id, UNASSIGNED))
+        self.venue: AccountExchange | None = None
+        """The account at a venue; None on paper."""
+        if account is not None:
+            self.venue = account(
+                config,
+                instruments,
+                self.portfolio,
+                self._on_unassigned,
+                self._account_ids.next,
+                unassigned=unassigned,
+            )
+            self.venue.run_prefix = run_prefix(run_id)
         self.states = {
             symbol: SharedSymbol(
-                instrument_for(symbol, config), config.market, self.portfolio.positions[symbol]
+                instruments[symbol],
+                config.market,
+                self.portfolio.positions[symbol],
+                unassigned.positions[symbol],
+                [] if self.venue is None else self.venue.books[symbol],
             )
             for symbol in symbols
         }
@@ -106,10 +138,18 @@ class SleevedEngine:
             predictor=predictor,
             equity_block=equity_block,
             loader=loader,
+            unassigned=unassigned,
+            venue=self.venue,
         )
         self.sleeves = self.roster.sleeves
         """The present sleeves, by name."""
-        self.flattener = OpenPositions(self.sleeves)
+        self.reports: VenueReports | None = None
+        if self.venue is not None:
+            held = {symbol: state.unassigned for symbol, state in self.states.items()}
+            self.reports = VenueReports(
+                self.venue, self.sleeves, held, self.risk, self._on_unassigned, self._account_ids.next
+            )
+        self.flattener = OpenPositions(self.sleeves, None if self.reports is None else self.reports.closing)
         self.configured = config.sleeves
         self._config = config
         self._sink = sink
@@ -133,6 +173,8 @@ class SleevedEngine:
     def counts(self) -> Counter[str]:
         """Number of ignored inputs by reason, those of a sleeve with its name in front."""
         counts = self._counts.copy()
+        if self.reports is not None:
+            counts.update(self.reports.counts)
         for name, sleeve in self.sleeves.items():
             counts.update({f"{name}: {reason}": n for reason, n in sleeve.engine.counts.items()})
         return counts
@@ -146,6 +188,11 @@ class SleevedEngine:
     def idle(self) -> Decimal:
         """Cash that no sleeve has."""
         return self.roster.idle
+
+    @property
+    def capital(self) -> Decimal:
+        """What the sleeves' shares are fractions of."""
+        return self.roster.capital
 
     @property
     def departed(self) -> dict[str, SleeveTotals]:
@@ -165,6 +212,8 @@ class SleevedEngine:
 
     def is_heartbeat_due(self, now: int) -> bool:
         """Return whether a heartbeat at `now` (UTC ms) would advance the closing of a position."""
+        if self.reports is not None and self.reports.closing.due(now):
+            return True
         return any(sleeve.engine.is_heartbeat_due(now) for sleeve in self.sleeves.values())
 
     # -- events -------------------------------------------------------------------------------------------
@@ -185,6 +234,9 @@ class SleevedEngine:
                 self._tell(sleeve, "strategy-error", {"detail": _FAILED})
         if self.crosses.symbols:
             self._cross()
+            if self.reports is not None:
+                self.reports.let_orders_leave(self.market.now)
+                self.crosses.symbols.clear()
         if self.roster.leaving:
             self.roster.let_leave(self.market.now)
         if self._shared:
@@ -223,6 +275,8 @@ class SleevedEngine:
         if isinstance(event, PastBars):
             self._on_past_bars(event)
             return
+        if self.reports is not None and self.reports.handle(event, self.market.now):
+            return
         if isinstance(event, News):
             headline = self.signals.on_news(event)
             self._sink.news(event, headline.symbols, headline.story)
@@ -258,6 +312,7 @@ class SleevedEngine:
 
     def _on_command(self, command: Command) -> None:
         now, risk, action, by = self.market.now, self.risk, command.action, command.by
+        reports = self.reports
         if action == "add-sleeve":
             self.roster.on_add(command, now)
         elif "sleeve" in command.args:
@@ -268,8 +323,11 @@ class SleevedEngine:
         elif action == "pause":
             risk.command(now, RiskState.REDUCING, by)  # the sleeves keep their own states
         elif action == "resume":
+            accepts = reports is not None and reports.accepts()
             risk.command(now, RiskState.ACTIVE, by, confirm=command.args.get("confirm", ""))
             if not risk.halted:
+                if reports is not None:
+                    reports.accept(account=accepts)
                 self._tell_all(command)
         elif action in ("halt", "kill"):
             reason = command.args.get("reason", "")
@@ -277,15 +335,30 @@ class SleevedEngine:
                 risk.kill(now, f"{by}: {reason}" if reason else by)
             else:
                 risk.command(now, RiskState.HALTED, by)
+            if reports is not None and command.args.get("flatten") == "true":
+                reports.close(now, "flatten")
             self._tell_all(command)
+        elif reports is not None and action in _OF_VENUE:
+            reports.on_command(command, now)
+            if action == "record-behind":
+                self._tell_all(command)  # their entries are cancelled
         elif action in _TO_ALL:
             if action == "heartbeat":
                 self._check_stale_data(now)
             elif action == "life":
                 self.roster.life = command
                 self.roster.collected.end()
+                self._account_ids.incarnation = command.args.get("incarnation", "")
+                if self.venue is not None:
+                    self.venue.states_cash = command.states_cash
             elif action.startswith("warm-up"):
                 risk.set_warming_up(action == "warm-up")
+            elif action == "reconciling":
+                risk.set_reconciled(reports is None)
+            if reports is not None and action == "flatten":
+                reports.close(now, "flatten")
+            if reports is not None and action == "heartbeat":
+                reports.closing.pursue(now)
             self._tell_all(command)
         elif action == "strategy-history":
             self.roster.collected.begin()  # for the sleeve that `add-sleeve` is about to add
@@ -339,17 +412,35 @@ class SleevedEngine:
 
     def _on_decision(self, sleeve: str, decision: Decision) -> None:
         """Book and record a decision of a sleeve."""
+        if sleeve == UNASSIGNED:
+            self._on_unassigned(decision)
+            return
         if isinstance(decision, Signal | Prediction):
             self._on_shared(sleeve, decision)
             return
         if isinstance(decision, Fill):
             if decision.kind is not FillKind.INTERNAL:  # which moves nothing into or out of the account
                 self.portfolio.apply(decision)
+            if self.venue is not None:
+                self.venue.note(sleeve, decision)
         elif isinstance(decision, FundingPayment):
             self.portfolio.pay(decision)
-        elif isinstance(decision, Order) and decision.type is OrderType.MARKET:
-            self.crosses.symbols.add(decision.symbol)
+        elif isinstance(decision, Order):
+            if self.venue is not None:
+                self.venue.note(sleeve, decision)
+            if decision.type is OrderType.MARKET:
+                self.crosses.symbols.add(decision.symbol)
         self._sink.decision(named(decision, sleeve))
+
+    def _on_unassigned(self, decision: Decision) -> None:
+        """Book and record a decision of the account itself, whose ledger has booked it."""
+        if isinstance(decision, Fill):
+            self.unassigned.apply(decision)
+            if self.venue is not None:
+                self.venue.note(UNASSIGNED, decision)
+        elif isinstance(decision, FundingPayment):
+            self.unassigned.pay(decision)
+        self._sink.decision(decision)
 
     def _on_shared(self, sleeve: str, decision: Signal | Prediction) -> None:
         """Record what all sleeves decide alike once, and a sleeve's own where it differs."""
@@ -364,7 +455,7 @@ class SleevedEngine:
         exchanges = {
             name: sleeve.engine.exchange
             for name, sleeve in self.sleeves.items()
-            if isinstance(sleeve.engine.exchange, PaperExchange)
+            if isinstance(sleeve.engine.exchange, PaperExchange | SleeveExchange)
         }
         for name in self.crosses.cross(exchanges, self.portfolio.positions, self.market.now):
             self.sleeves[name].engine.after_cross()
@@ -388,6 +479,8 @@ class SleevedEngine:
                     self._tell(sleeve, "halt", {})
                     if self._config.risk.on_max_drawdown == "flatten":
                         sleeve.engine.close_positions("max_drawdown")
+                if self.reports is not None and self._config.risk.on_max_drawdown == "flatten":
+                    self.reports.close(ts, "max_drawdown")
         self._samples.append((ts, equity, cash, gross))
         if len(self._samples) >= self._block:
             self._flush_samples()
@@ -411,9 +504,9 @@ class SleevedEngine:
         self.check()
 
     def check(self) -> None:
-        """Raise ReconciliationError unless the sums of the sleeves and the idle cash are the account's."""
+        """Raise ReconciliationError unless the sleeves and what is unassigned add up to the account."""
         ledgers = {name: sleeve.engine.portfolio for name, sleeve in self.sleeves.items()}
-        check_attribution(self.portfolio, ledgers, self.departed, self.idle)
+        check_attribution(self.portfolio, ledgers, self.departed, self.unassigned)
 
 
 def engines_of(engine: object) -> dict[str, Engine]:
@@ -421,3 +514,11 @@ def engines_of(engine: object) -> dict[str, Engine]:
     if isinstance(engine, SleevedEngine):
         return {name: sleeve.engine for name, sleeve in engine.sleeves.items()}
     return {"": engine} if isinstance(engine, Engine) else {}
+
+
+def venue_of(engine: object) -> VenueExchange | None:
+    """Return the exchange that compares the account with a venue's; None on paper."""
+    if isinstance(engine, SleevedEngine):
+        return engine.venue
+    exchange = engine.exchange if isinstance(engine, Engine) else None
+    return exchange if isinstance(exchange, VenueExchange) else None

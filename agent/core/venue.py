@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from msgspec.structs import replace
 
@@ -39,6 +39,9 @@ from agent.core.settings import CoreConfig
 
 _ZERO = Decimal(0)
 _CENT = Decimal("0.01")
+
+OPENING: Final = "the account's balance when the run began"
+"""Reason of the `CashAdjustment` by which a run takes the venue's balance as its capital."""
 
 ForeignPolicy = Literal["refuse", "ignore", "adopt"]
 """How to treat orders and positions in the account that are not this run's."""
@@ -235,11 +238,13 @@ class VenueExchange(ReportingExchange):
             return False
         self.fill_ids.add(fill.id)
         sent = self.orders.get(fill.order_id)
-        trades = fill.kind is FillKind.TRADE
+        trades = fill.kind is FillKind.TRADE or fill.kind is FillKind.INTERNAL
         if sent is not None and trades:
             sent.filled += fill.qty
             reference = Decimal(repr(sent.reference)) if sent.reference == sent.reference else fill.price
-            slippage = (fill.price - reference) * fill.side.sign * fill.qty if not fill.maker else _ZERO
+            slippage = _ZERO
+            if fill.kind is FillKind.TRADE and not fill.maker:
+                slippage = (fill.price - reference) * fill.side.sign * fill.qty
             fill = replace(fill, slippage=slippage, reason=sent.order.reason)
         self._portfolio.apply(fill)
         self._emit(fill)
@@ -454,11 +459,7 @@ class VenueExchange(ReportingExchange):
                 held = holdings[symbol].qty if symbol in holdings else _ZERO
                 self._foreign[symbol] = held - self._portfolio.positions[symbol].qty
         balance = account.balances.get(self._coin, _ZERO)
-        reason = (
-            "the account as it is, accepted by a person"
-            if self.accepting
-            else "the account's balance when the run began"
-        )
+        reason = "the account as it is, accepted by a person" if self.accepting else OPENING
         self._adjust_cash(balance - self.wallet(), account, reason)
         self._others = self._cash_drift(balance, holdings)
         self.opened, self.accepting = True, False

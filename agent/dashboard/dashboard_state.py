@@ -189,6 +189,7 @@ class DashboardState:
                 self._add_activity(decision.ts, decision)
             case CashAdjustment():
                 self._portfolio.transfer(decision.amount)
+                self._sleeves.on_cash(decision)
                 self._add_activity(decision.ts, decision)
             case RiskEvent():
                 self._on_risk(decision)

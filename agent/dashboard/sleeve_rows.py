@@ -10,11 +10,20 @@ import msgspec
 from msgspec import UNSET
 
 from agent.config import Config
-from agent.core.events import Command, Fill, FundingPayment, RiskEvent, RiskState, StrategyChange
+from agent.core.events import (
+    CashAdjustment,
+    Command,
+    Fill,
+    FundingPayment,
+    RiskEvent,
+    RiskState,
+    StrategyChange,
+)
 from agent.core.portfolio import Portfolio
 from agent.core.risk import NOTES
 from agent.core.settings import SleeveConfig
 from agent.core.strategy_version import label_of
+from agent.core.venue import OPENING
 
 
 class SleeveRow(msgspec.Struct, frozen=True):
@@ -83,6 +92,13 @@ class SleeveLedgers:
         """Book a funding payment."""
         if payment.sleeve is not UNSET and payment.sleeve in self._portfolios:
             self._portfolios[payment.sleeve].pay(payment)
+
+    def on_cash(self, adjustment: CashAdjustment) -> None:
+        """Follow a change of cash without a trade; the first balance at a venue is the sleeves' capital."""
+        if adjustment.reason == OPENING:
+            self._capital += adjustment.amount
+        if adjustment.sleeve is not UNSET and adjustment.sleeve in self._portfolios:
+            self._portfolios[adjustment.sleeve].transfer(adjustment.amount)
 
     def on_risk(self, event: RiskEvent) -> None:
         """Note the change of a sleeve's risk state."""

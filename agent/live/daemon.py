@@ -251,7 +251,8 @@ class Daemon:
                 )
             )
             gateway = twin = None
-            if port is not None and self.config.twin.enabled:
+            # orders that sleeves cross internally have no counterpart at the venue
+            if port is not None and self.config.twin.enabled and not self.config.sleeves:
                 twin = LiveTwin(self.config, pipeline.engine.portfolio)
                 pipeline.observers.append(twin)
             if port is not None:

@@ -21,13 +21,12 @@ import msgspec
 import structlog
 
 from agent.config import Config
-from agent.core.engine import Engine
 from agent.core.errors import TapewireError
 from agent.core.events import Fill, Order, OrderType, Side
+from agent.core.exchange import EMERGENCY_PREFIX
 from agent.core.instruments import instrument_for
+from agent.core.sleeves import venue_of
 from agent.core.trading_engine import TradingEngine
-from agent.core.venue import VenueExchange
-from agent.live.gateway.execution_events import EMERGENCY_PREFIX
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.throttled_client import ThrottledClient
 from agent.live.gateway.venue_port import (
@@ -106,9 +105,9 @@ def has_account_to_itself(config: Config) -> bool:
 
 def share_of(engine: TradingEngine, config: Config) -> Share | None:
     """Return the share of the running core's run; None in paper mode. May be called from another thread."""
-    if not isinstance(engine, Engine) or not isinstance(engine.exchange, VenueExchange):
+    exchange = venue_of(engine)
+    if exchange is None:
         return None
-    exchange = engine.exchange
     # positions first: a fill that is booked in between is missing in them, and less is sold
     held = {symbol: position.qty for symbol, position in list(engine.portfolio.positions.items())}
     state = exchange.open_state()

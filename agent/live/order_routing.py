@@ -6,11 +6,10 @@ import random
 from collections.abc import Callable
 
 from agent.config import Config
-from agent.core.engine import Engine
 from agent.core.errors import ConfigError
 from agent.core.events import RiskState
 from agent.core.risk import KILL
-from agent.core.venue import VenueExchange
+from agent.core.sleeves import venue_of
 from agent.live.emergency_close import EmergencyExit, EmergencyReport, share_of
 from agent.live.gateway.venue_gateway import VenueGateway
 from agent.live.gateway.venue_port import VenuePort
@@ -83,9 +82,8 @@ def open_gateway(
     config: Config, port: VenuePort, pipeline: Pipeline, clock: Clock, rng: random.Random
 ) -> VenueGateway:
     """Return a gateway that knows what the core has rebuilt from its journal, and observes it from now on."""
-    engine = pipeline.engine
-    exchange = engine.exchange if isinstance(engine, Engine) else None
-    if not isinstance(exchange, VenueExchange):
+    exchange = venue_of(pipeline.engine)
+    if exchange is None:
         hint = 'write execution.mode = "testnet"'
         raise ConfigError("a venue was given, and execution.mode is paper", hint=hint)
     gateway = VenueGateway(config, port, exchange.open_state(), exchange.account_state, clock, rng=rng)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -89,7 +90,7 @@ def _definition(
         raise UsageError(f"strategy {settings.strategy.name} reads headlines, and this agent reads none")
     if strategy.overrides("on_prediction") and not config.fusion.path:
         raise UsageError(f"strategy {settings.strategy.name} trades on predictions, and there is no model")
-    capital = config.account.initial_capital * settings.share
+    capital = engine.capital * settings.share
     if capital > engine.idle:
         raise UsageError(
             f"a share of {settings.share} is {capital:,.2f} {config.account.currency}, and "
@@ -178,3 +179,10 @@ def sleeve_statuses(engine: TradingEngine) -> list[SleeveStatus]:
             )
         )
     return found
+
+
+def unassigned_of(engine: TradingEngine) -> dict[str, Decimal]:
+    """Return the positions that no sleeve has, by symbol; empty without sleeves."""
+    if not isinstance(engine, SleevedEngine):
+        return {}
+    return {one.symbol: one.qty for one in engine.unassigned.open}

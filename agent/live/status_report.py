@@ -20,7 +20,7 @@ from agent.live.log import status as log_status
 from agent.live.model_drift import ModelDrift
 from agent.live.observers import RecentActivity
 from agent.live.run_record import RunRecord
-from agent.live.sleeve_requests import sleeve_statuses
+from agent.live.sleeve_requests import sleeve_statuses, unassigned_of
 from agent.live.strategy_switch import current_label, current_params
 from agent.live.supervisor import Supervision
 from agent.system.clock_discipline import ClockStatus
@@ -76,6 +76,7 @@ def report_status(
         flattening=engine.flattener.open,
         sleeves=sleeve_statuses(engine),
         idle=engine.idle if isinstance(engine, SleevedEngine) else None,
+        unassigned=unassigned_of(engine),
         drawdown=drawdown_of(engine),
         abstain_rate=engine.signals.abstain_rate,
         events=pipeline.journal.last_seq,

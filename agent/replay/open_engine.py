@@ -61,6 +61,7 @@ def open_engine(
             predictor=predictor,
             equity_block=block,
             loader=no_loader if versions is None else versions,
+            account=config.execution.account(),
         )
     if strategy is None:
         if versions is None:
@@ -132,10 +133,10 @@ def reopen_engine(
 
 def check_sleeved(config: Config) -> None:
     """Raise ConfigError if the sleeves of a configuration can't be traded."""
-    if config.execution.mode != "paper":
+    if config.execution.mode != "paper" and config.execution.testnet.foreign == "adopt":
         raise ConfigError(
-            f'[[sleeves]] trade on paper only, and execution.mode is "{config.execution.mode}"',
-            hint='write execution.mode = "paper", or one [strategy] in place of the sleeves',
+            'execution.testnet.foreign is "adopt", and adopted positions would be of none of the [[sleeves]]',
+            hint='write foreign = "refuse" or "ignore", or one [strategy] in place of the sleeves',
         )
 
 

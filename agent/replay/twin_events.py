@@ -32,13 +32,18 @@ def has_twin(run: Run) -> bool:
 
 
 def run_config(run: Run) -> Config:
-    """Return the configuration of a run at a venue. Raises UsageError if it traded on paper."""
+    """Return the configuration of a run at a venue. Raises UsageError on paper and for a run with sleeves."""
     settings = {name: section for name, section in run.config.items() if name != "window"}
     config = parse(settings, where=f"run {run.id}")
     if not has_twin(run):
         raise UsageError(
             f"run {run.id} traded on paper, so it has no twin",
             hint="a run with execution.mode = testnet has one; `tapewire runs` lists them",
+        )
+    if config.sleeves:
+        raise UsageError(
+            f"run {run.id} has sleeves, and only a run of one strategy has a twin",
+            hint="tapewire slippage compares the orders of a run with sleeves",
         )
     return with_first_rules(config) if CORE not in run.versions else config
 

@@ -368,4 +368,4 @@ def _adopt_sleeves(
         item["settings"] |= settings.get(item["settings"]["name"], {})
     if isinstance(fresh, SleevedEngine):
         fresh.roster.adopt(definitions)
-        fresh.roster.idle = engine.roster.idle
+        fresh.roster.unassigned.transfer(engine.roster.idle - fresh.roster.idle)

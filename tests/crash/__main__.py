@@ -1,6 +1,6 @@
 """Kill the agent with SIGKILL again and again, and compare the result with the uninterrupted run.
 
-    python -m tests.crash [--sleeves | --testnet [--faults]] [--kills 300] [--seed 1] [--run N] [--cold]
+    python -m tests.crash [--sleeves] [--testnet [--faults]] [--kills 300] [--seed 1] [--run N] [--cold]
                           [--minutes 400]
 
 The real daemon runs in a process of its own with its store and threads; only the market is scripted. Most
@@ -9,7 +9,8 @@ With --cold each process is a new interpreter. The last line is the count. If an
 is 1 and the line before names the run, the kill point and the command to reproduce it.
 
 With --testnet the agent trades at a sandbox exchange that outlives the kills, and its record is checked
-against the exchange's account. With --faults that exchange also loses responses, lags, and damages its
+against the exchange's account. With --sleeves three strategies share the account; at the exchange their parts
+must add up to it. With --faults that exchange also loses responses, lags, and damages its
 private stream. The market runs in real time, so a seed reproduces the same kills at almost the same moments.
 The store of a loss is kept.
 """
@@ -150,7 +151,7 @@ def main() -> int:
     parser.add_argument("--faults", action="store_true", help="with --testnet: inject faults at the exchange")
     parser.add_argument("--run", type=int, help="only this run of the seed, to reproduce its kills")
     parser.add_argument("--minutes", type=int, default=400, help="length of a run's market in paper mode")
-    parser.add_argument("--sleeves", action="store_true", help="on paper: three strategies in one account")
+    parser.add_argument("--sleeves", action="store_true", help="three strategies in one account")
     parser.add_argument("--cold", action="store_true", help="start a new interpreter for each process")
     parser.add_argument(
         "--mutant",
@@ -163,8 +164,6 @@ def main() -> int:
         parser.error("--mutant does not work with --cold")
     if given.testnet and given.cold:
         parser.error("--cold does not work with --testnet")
-    if given.testnet and given.sleeves:
-        parser.error("--sleeves trade on paper")
     if given.faults and not given.testnet:
         parser.error("--faults needs --testnet")
     if given.mutant in mutants.names(mutants.BETWEEN_LIVES) and not given.testnet:
@@ -185,7 +184,7 @@ def main() -> int:
         home = Path(folder)
         harness: PaperHarness | TestnetHarness
         harness = (
-            TestnetHarness(given.seed, home, faulty=given.faults)
+            TestnetHarness(given.seed, home, faulty=given.faults, sleeves=given.sleeves)
             if given.testnet
             else PaperHarness(given.seed, home, cold=given.cold, minutes=given.minutes, sleeves=given.sleeves)
         )
@@ -214,7 +213,8 @@ def main() -> int:
     for point, count in sorted(harness.kills.items()):
         print(f"{count:>5}  {point}")
     if isinstance(harness, TestnetHarness):
-        print(f"{harness.orders} orders and {harness.executions} executions at the exchange")
+        crossed = f", {harness.crossed} internal crosses" if given.sleeves else ""
+        print(f"{harness.orders} orders and {harness.executions} executions at the exchange{crossed}")
     print(f"{killed} kills, {killed - lost} recovered, {lost} lost")
     return bool(lost)
 

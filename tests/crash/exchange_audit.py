@@ -11,7 +11,16 @@ from typing import Final, NamedTuple
 import msgspec
 
 from agent.core.errors import StoreError
-from agent.core.events import AccountSnapshot, Event, Fill, FillKind, FundingSettlement, Order, OrderUpdate
+from agent.core.events import (
+    AccountSnapshot,
+    Event,
+    Fill,
+    FillKind,
+    FundingPayment,
+    FundingSettlement,
+    Order,
+    OrderUpdate,
+)
 from agent.replay.verify import verify
 from agent.store.database import open_database
 from agent.store.journal import read_journal
@@ -32,9 +41,12 @@ class RecordedLedger(NamedTuple):
     paid: dict[str, Fill | FundingSettlement]  # exchange's id -> journalled event
     booked: Counter[str]  # exchange's id -> number of booked trades
     account_checks: int  # number of account snapshots
+    fills: list[Fill]
+    payments: list[FundingPayment]
+    owners: dict[str, str]  # client order id -> sleeve; "" without sleeves
 
 
-EMPTY: Final = RecordedLedger([], set(), set(), {}, Counter(), 0)
+EMPTY: Final = RecordedLedger([], set(), set(), {}, Counter(), 0, [], [], {})
 
 
 def read_ledger(store: Path) -> RecordedLedger:
@@ -64,6 +76,9 @@ def read_ledger(store: Path) -> RecordedLedger:
         {event.id: event for event in events if isinstance(event, Fill | FundingSettlement)},
         Counter(fill.id for fill in decisions if isinstance(fill, Fill) and fill.kind is FillKind.TRADE),
         sum(isinstance(event, AccountSnapshot) for event in events),
+        [fill for fill in decisions if isinstance(fill, Fill)],
+        [one for one in decisions if isinstance(one, FundingPayment)],
+        {order.id: order.sleeve or "" for order in decisions if isinstance(order, Order)},
     )
 
 
@@ -117,6 +132,31 @@ def check_account(ledger: RecordedLedger, summary: AccountSummary) -> None:
         raise Loss(f"wallet {wallet}, at the exchange {summary.wallet}")
 
 
+def check_sleeves(ledger: RecordedLedger, summary: AccountSummary) -> None:
+    """Check that each fill is of the sleeve that ordered it, and that the sleeves' sums, added up here, are
+    those of a flat account, to the cent. Raises Loss.
+    """
+    cash: Counter[str] = Counter()
+    held: Counter[tuple[str, str]] = Counter()
+    crossed: Counter[str] = Counter()
+    for fill in ledger.fills:
+        sleeve, signed = fill.sleeve or "", fill.side.sign * fill.qty
+        if ledger.owners.get(fill.order_id) != sleeve:
+            raise Loss(f"{fill} is not of the sleeve {ledger.owners.get(fill.order_id)!r} that ordered it")
+        cash[sleeve] -= signed * fill.price + fill.fee  # type: ignore[assignment]
+        held[sleeve, fill.symbol] += signed  # type: ignore[assignment]
+        if fill.kind is FillKind.INTERNAL:
+            crossed[fill.symbol] += signed  # type: ignore[assignment]
+    for payment in ledger.payments:
+        cash[payment.sleeve or ""] += payment.amount  # type: ignore[assignment]
+    if left := {key: qty for key, qty in held.items() if qty}:
+        raise Loss(f"sleeves hold positions in a flat account: {left}")
+    if open_sides := {symbol: qty for symbol, qty in crossed.items() if qty}:
+        raise Loss(f"internal fills without another side: {open_sides}")
+    if abs(BALANCE + sum(cash.values(), _ZERO) - summary.wallet) >= CENT:
+        raise Loss(f"the sleeves' profits are {dict(cash)}, and the wallet holds {summary.wallet}")
+
+
 def check_end(store: Path, summary: AccountSummary) -> None:
     """Check after the last process: every order has a final state, nothing is open, and `verify` is
     identical. Raises Loss.
@@ -129,6 +169,7 @@ def check_end(store: Path, summary: AccountSummary) -> None:
     if unbooked := {trade.id for trade in summary.trades if trade.kind == "Trade"} ^ set(ledger.booked):
         raise Loss(f"executions recorded on one side only: {sorted(unbooked)}")
     check_account(ledger, summary)
+    check_sleeves(ledger, summary)
     with closing(open_database(f"sqlite:///{store}")) as database:
         run = find_run(database)
         if run.final_equity is None or abs(Decimal(str(run.final_equity)) - summary.wallet) >= CENT:

@@ -53,7 +53,9 @@ def test_store_mutant_is_detected(fault: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("faults", [(), ("--faults",)], ids=["calm", "faulty"])
+@pytest.mark.parametrize(
+    "faults", [(), ("--faults",), ("--faults", "--sleeves")], ids=["calm", "faulty", "sleeves"]
+)
 def test_killed_agent_agrees_with_the_exchange(faults: tuple[str, ...]) -> None:
     done = harness("tests.crash", "--testnet", *faults, "--kills", "6", "--seed", "1")
     assert done.returncode == 0, done.stdout + done.stderr

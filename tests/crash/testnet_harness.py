@@ -14,6 +14,7 @@ from typing import Final
 
 from rich.progress import Progress
 
+from agent.core.events import FillKind
 from tests.crash.exchange_audit import EMPTY, check_after_kill, check_end, read_ledger
 from tests.crash.gateway_kill_points import POINTS
 from tests.crash.kill_points import BEGUN, SCHEMA, KillMoment
@@ -34,14 +35,17 @@ def choose_kill(rng: random.Random, number: int) -> KillMoment:
 
 
 class TestnetHarness:
-    """Runs of one seed in testnet mode. `orders` and `executions` count those of the exchange in all runs."""
+    """Runs of one seed in testnet mode. `orders` and `executions` count those of the exchange in all runs,
+    `crossed` the internal crosses of sleeves.
+    """
 
-    def __init__(self, seed: int, folder: Path, *, faulty: bool = False) -> None:
+    def __init__(self, seed: int, folder: Path, *, faulty: bool = False, sleeves: bool = False) -> None:
         self.kills: Counter[str] = Counter()
-        self.orders = self.executions = 0
+        self.orders = self.executions = self.crossed = 0
         self._seed = seed
         self._folder = folder
         self._faulty = faulty
+        self._sleeves = sleeves
 
     def run(self, number: int, quota: int, progress: Progress) -> int:
         """Run with `quota` kills at one exchange; return the number of kills. Raises Loss."""
@@ -52,7 +56,7 @@ class TestnetHarness:
         with SandboxProcess(rng.getrandbits(32), faulty=self._faulty) as exchange:
             for kill in range(1, quota + 1):
                 moment, earlier = choose_kill(rng, kill - 1), exchange.account_summary()
-                code, at_point = run_process(exchange, home, moment)
+                code, at_point = run_process(exchange, home, moment, sleeves=self._sleeves)
                 try:
                     if code != -signal.SIGKILL:
                         raise Loss(f"the process ended with exit code {code}")
@@ -66,20 +70,22 @@ class TestnetHarness:
                 progress.refresh()
             try:
                 earlier = exchange.account_summary()
-                if run_process(exchange, home, KillMoment(), finish=True)[0] != 0:
+                if run_process(exchange, home, KillMoment(), finish=True, sleeves=self._sleeves)[0] != 0:
                     raise Loss("the last process did not settle")
                 summary = exchange.account_summary()
-                check_after_kill(read_ledger(store), before, earlier, summary)
+                ledger = read_ledger(store)
+                check_after_kill(ledger, before, earlier, summary)
                 check_end(store, summary)
                 self.orders += len(summary.ordered)
                 self.executions += len(summary.trades)
+                self.crossed += sum(fill.kind is FillKind.INTERNAL for fill in ledger.fills) // 2
             except Loss as loss:
                 raise Loss(f"run {number}, after {quota} kills: {loss}") from loss
         return quota
 
 
 def run_process(
-    exchange: SandboxProcess, home: Path, moment: KillMoment, *, finish: bool = False
+    exchange: SandboxProcess, home: Path, moment: KillMoment, *, finish: bool = False, sleeves: bool
 ) -> tuple[int, bool]:
     """Run one agent process; return its exit code and whether it ended by itself or at its kill point."""
     sys.stdout.flush()
@@ -88,7 +94,7 @@ def run_process(
         code = 70
         try:
             exchange.close_pipe()
-            code = live(exchange.url, exchange.clock, home, moment, finish=finish)
+            code = live(exchange.url, exchange.clock, home, moment, finish=finish, sleeves=sleeves)
         except BaseException:  # noqa: BLE001 - the forked child must not continue
             traceback.print_exc()
         finally:

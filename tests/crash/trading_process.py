@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import event as sql
 
-from agent.config import Config
+from agent.config import Config, parse
 from agent.config.live import LogConfig
 from agent.core.errors import TapewireError
 from agent.live.app import make_agent
@@ -29,11 +29,11 @@ SETTLE_TIMEOUT: Final = 60.0  # seconds until an account without trading must be
 _LOOK: Final = 0.02
 
 
-def trading(url: str, folder: Path) -> Config:
+def trading(url: str, folder: Path, *, sleeves: bool) -> Config:
     """Return a configuration that orders on every bar of every symbol. `overlap` is in market time, which
-    runs faster.
+    runs faster. `sleeves` gives the account three strategies, two of which trade against each other.
     """
-    return settings(
+    alone = settings(
         url,
         folder,
         market={"symbols": SYMBOLS},
@@ -58,15 +58,27 @@ def trading(url: str, folder: Path) -> Config:
             },
         ),
     )
+    if not sleeves:
+        return alone
+    raw = alone.model_dump(mode="json")
+    del raw["strategy"]
+    raw["sleeves"] = [
+        {"name": "one", "strategy": churn(weight=0.02), "share": 0.5},
+        {"name": "other", "strategy": churn(weight=-0.03, limit=False), "share": 0.3},
+        {"name": "third", "strategy": churn(weight=0.05), "share": 0.1, "symbols": SYMBOLS[:2]},
+    ]
+    return parse(raw, where="tests/crash/trading_process.py")
 
 
-def main(url: str, clock: Clock, folder: Path, moment: KillMoment, *, finish: bool) -> int:
+def main(
+    url: str, clock: Clock, folder: Path, moment: KillMoment, *, finish: bool, sleeves: bool = False
+) -> int:
     """Run the process; the exit code is 0 if it was asked to finish and did, with nothing left open."""
     os.environ |= {"TAPEWIRE_API_KEY": "sandbox-key", "TAPEWIRE_API_SECRET": "sandbox-secret"}
     configure(LogConfig(level="error"))
     install(moment)
     try:
-        return asyncio.run(_live(trading(url, folder), clock, finish=finish))
+        return asyncio.run(_live(trading(url, folder, sleeves=sleeves), clock, finish=finish))
     except TapewireError as error:
         print(f"{folder.name}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -18,6 +18,7 @@ from agent.cli.offline_kill import append_kill
 from agent.config import Config
 from agent.core.errors import NoAnswer, SafetyError, StoreUnavailable, TapewireError
 from agent.core.events import Command, Fill, Order, OrderType, RiskState, Side
+from agent.core.exchange import EMERGENCY_PREFIX
 from agent.core.risk import KILL
 from agent.live.app import make_agent
 from agent.live.control_socket import ControlRequest, send_request
@@ -25,7 +26,6 @@ from agent.live.daemon import Daemon
 from agent.live.emergency_close import EmergencyExit, Share
 from agent.live.gateway.bybit_port import BybitPort
 from agent.live.gateway.credentials import Credentials
-from agent.live.gateway.execution_events import EMERGENCY_PREFIX
 from agent.live.kill_file import FILE, KillSwitch
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault

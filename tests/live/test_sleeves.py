@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.config import Config, parse
-from agent.core.errors import ConfigError, SafetyError, UsageError
+from agent.core.errors import SafetyError, UsageError
 from agent.core.events import Command, Fill, Kline, RiskState
 from agent.core.sleeves import SleevedEngine
 from agent.core.strategy import Market, Strategy, StrategyParams
@@ -262,14 +262,3 @@ async def test_commands_for_a_sleeve_need_sleeves(sandbox: Sandbox, store: Datab
         for action in ("pause", "add-sleeve", "remove-sleeve"):
             with pytest.raises(UsageError, match="this agent has one strategy, and no sleeves"):
                 await daemon.command(action, {"sleeve": "one"}, by="test")
-
-
-async def test_sleeves_at_a_venue_are_refused(sandbox: Sandbox, store: Database, tmp_path: Path) -> None:
-    config = live_config(sandbox, tmp_path, flip("one", 0.5))
-    execution = config.execution.model_copy(update={"mode": "testnet"})
-    daemon = make_agent(
-        config.model_copy(update={"execution": execution}), store, load_model=load_words, clock=sandbox.clock
-    )
-    with pytest.raises(ConfigError, match=r"\[\[sleeves\]\] trade on paper only"):
-        async with living(daemon):
-            pass

@@ -18,7 +18,24 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 
 from agent.core.engine import Engine
-from agent.core.events import MINUTE_MS, Command, Event, Fill, Kline, Order, Prediction, RiskState, Signal
+from agent.core.events import (
+    MINUTE_MS,
+    AccountSnapshot,
+    Command,
+    Event,
+    Fill,
+    FillKind,
+    FundingSettlement,
+    Kline,
+    Order,
+    OrderStatus,
+    OrderType,
+    OrderUpdate,
+    Prediction,
+    RiskState,
+    Side,
+    Signal,
+)
 from agent.core.paper import PaperExchange
 from agent.core.sinks import NullSink
 from agent.core.sleeves import SleevedEngine
@@ -349,10 +366,11 @@ def test_a_strategy_whose_restore_fails_is_a_state_error() -> None:
         restore(Engine(config(), FailingRestore(), NullSink(), run_id="test"), data)
 
 
-def two_sleeves() -> tuple[SleevedEngine, Chained]:
+def two_sleeves(**sections: dict[str, Any]) -> tuple[SleevedEngine, Chained]:
     """Return an account whose sleeves trade both ways, and one of which is not enabled."""
+    symbols = {"symbols": [BTC, ETH]}
     settings = sleeved_config(
-        sleeve("x", 0.4), sleeve("y", 0.3), sleeve("z", 0.2, enabled=False), market={"symbols": [BTC, ETH]}
+        sleeve("x", 0.4), sleeve("y", 0.3), sleeve("z", 0.2, enabled=False), market=symbols, **sections
     )
     steps: dict[str, Any] = {
         "x": {0: {"weight": 0.5, "stop": -0.02}, 7: {"weight": -0.4}, 15: {"weight": 0.1}},
@@ -360,7 +378,72 @@ def two_sleeves() -> tuple[SleevedEngine, Chained]:
         "z": {3: {"weight": 0.5, "symbol": ETH}},
     }
     sink = Chained()
-    return account(settings, steps, sink=sink, equity_block=1)[0], sink
+    venue = settings.execution.account()
+    return account(settings, steps, sink=sink, equity_block=1, account=venue)[0], sink
+
+
+def venue_story(engine: SleevedEngine, sink: Chained) -> list[Event]:
+    """Let sleeves trade at a venue that fills their orders a bar later; return the events."""
+    events: list[Event] = []
+
+    def handle(event: Event) -> None:
+        events.append(event)
+        engine.handle(event)
+
+    definition = '{"name": "z", "strategy": "z", "share": "0.2"}'
+    handle(Command("life", T0, T0, {"incarnation": "a", "cash": "stated"}, "daemon"))
+    waiting: list[Order] = []
+    for minute in range(16):
+        close = 100 + (minute * 5) % 7
+        now, seen = T0 + (minute + 1) * MINUTE_MS, len(sink.decisions)
+        for number, order in enumerate(waiting):
+            if order.type is OrderType.MARKET or minute % 5 == 4:
+                price = Decimal(close if order.symbol == BTC else 51)
+                name, fee = f"e{minute}.{number}", Decimal("0.01")
+                handle(Fill(name, order.id, order.symbol, now, now, order.side, order.qty, price, fee))
+            else:
+                handle(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.CANCELLED))
+        handle(bar(minute, 100, close + 1, 99, close))
+        handle(bar(minute, 50, 52, 49, 51, symbol=ETH))
+        if minute == 0:
+            handle(AccountSnapshot(now, now, {"USDT": Decimal(9_000)}))
+        if minute == 3:
+            handle(Command("add-sleeve", now, now, {"sleeve": "z", "definition": definition}, "test"))
+        if minute == 6:
+            held = engine.portfolio.positions[BTC].qty
+            handle(FundingSettlement("f", BTC, now, now, Decimal("0.001"), held, Decimal(close), -held / 10))
+            handle(Fill("lost", "tw-0", BTC, now, now, Side.BUY, Decimal(1), Decimal(close), Decimal(0)))
+        if minute == 8:
+            handle(Command("remove-sleeve", now, now, {"sleeve": "y"}, "test"))
+        if minute == 12:
+            handle(Command("flatten", now, now, {}, "test"))
+        new = sink.decisions[seen:]
+        over = {one.order_id for one in new if isinstance(one, OrderUpdate) and one.status.final}
+        waiting = [one for one in new if isinstance(one, Order) and one.id not in over]
+    return events
+
+
+def test_sleeves_at_a_venue_resume_identically() -> None:
+    execution = {"mode": "testnet"}
+    whole, expected = two_sleeves(execution=execution)
+    events = venue_story(whole, expected)
+    assert "y" in whole.departed
+    kinds = {one.kind for one in expected.decisions if isinstance(one, Fill)}
+    assert kinds == {FillKind.TRADE, FillKind.INTERNAL}
+    for cut in range(len(events)):
+        first, before = two_sleeves(execution=execution)
+        for event in events[:cut]:
+            first.handle(event)
+        state = capture(first)
+        second, after = two_sleeves(execution=execution)
+        restore(second, state)
+        assert capture(second) == state
+        after.chain.digest, after.chain.count = before.chain.digest, before.chain.count
+        for event in events[cut:]:
+            second.handle(event)
+            second.check()
+        assert after.chain.head == expected.chain.head
+        assert capture(second) == capture(whole)
 
 
 def test_a_sleeved_account_resumes_identically_even_after_sleeves_were_added_and_removed() -> None:

@@ -197,6 +197,10 @@ class VenueInvariants(Invariants):
     def _may_open(self, working: WorkingOrder) -> bool:
         return not (working.order.reduce_only or working.cancelling or getattr(working, "ended", False))
 
+    def _opens(self, name: str) -> bool:
+        """Return whether an order at the venue could open a position."""
+        return not self._venue.orders[name].current.reduce_only
+
     # -- the end --------------------------------------------------------------------------------------------
 
     def differences(self) -> str:
@@ -229,7 +233,7 @@ class VenueInvariants(Invariants):
             if name in open_at_venue and one.current.trailing
         }
         open_at_venue -= {name for name in open_at_venue if venue.orders[name].current.trailing}
-        entries = [name for name in open_at_venue if not venue.orders[name].current.reduce_only]
+        entries = [name for name in open_at_venue if self._opens(name)]
         held = {symbol: qty for symbol in SYMBOLS if (qty := ledger.held(symbol))}
         flat = not positions and not any(self._positions.values())
         spent = sum((p.qty * p.entry for p in positions.values()), _ZERO)

@@ -37,7 +37,13 @@ from tests.simulation.simulated_feeds import SimulatedFeeds
 from tests.simulation.simulated_market import SimulatedMarket
 from tests.simulation.simulated_port import SimulatedPort
 from tests.simulation.simulated_venue import SimulatedVenue
-from tests.simulation.sleeve_checks import SleeveInvariants, random_command, with_sleeves
+from tests.simulation.sleeve_checks import (
+    SleeveGapInvariants,
+    SleeveInvariants,
+    VenueSleeveInvariants,
+    random_command,
+    with_sleeves,
+)
 from tests.simulation.virtual_loop import VirtualLoop
 
 MINUTES: Final = 15  # of faults
@@ -243,12 +249,16 @@ class SimulationHarness:
         self.store.dead = False
         port = None
         clock = self.clocks.new_disciplined_clock()
-        if self.sleeve_rng is not None:
-            self.invariants = SleeveInvariants(self.config, self.market, given_up=self.lives > 1)
-        elif self.venue is None:
-            self.invariants = PaperInvariants(self.config, self.market, given_up=self.lives > 1)
+        sleeved = self.sleeve_rng is not None
+        if self.venue is None:
+            on_paper = SleeveInvariants if sleeved else PaperInvariants
+            self.invariants = on_paper(self.config, self.market, given_up=self.lives > 1)
         else:
-            books = RecordGapInvariants if gap else VenueInvariants
+            books: type[VenueInvariants]
+            if gap:
+                books = SleeveGapInvariants if sleeved else RecordGapInvariants
+            else:
+                books = VenueSleeveInvariants if sleeved else VenueInvariants
             self.invariants = books(
                 self.venue,
                 self.folder / "store.db",

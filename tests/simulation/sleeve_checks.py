@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import random
+import re
+from decimal import Decimal
 from typing import Any, Final
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from agent.config import Config, parse
-from agent.core.events import Command, Decision, Event, Fill, FillKind, FundingPayment, Order, RiskState
+from agent.core.events import (
+    AccountSnapshot,
+    Amend,
+    Cancel,
+    CashAdjustment,
+    Command,
+    Decision,
+    Event,
+    Fill,
+    FillKind,
+    FundingPayment,
+    FundingSettlement,
+    Order,
+    OrderUpdate,
+    RiskState,
+)
 from agent.core.settings import SleeveConfig
 from agent.core.sleeve import sleeve_config
+from agent.core.sleeve_roster import id_prefix
 from agent.core.sleeves import SleevedEngine
+from agent.core.venue import VenueExchange
 from tests.simulation.generated_data import SYMBOLS
 from tests.simulation.invariants import Invariants, require
-from tests.simulation.ledger_checks import PaperInvariants
+from tests.simulation.ledger_checks import PaperInvariants, RecordGapInvariants, VenueInvariants
 
 _RESTLESS: Final = "tests.simulation.restless_strategy:RestlessStrategy"
 _STRATEGIES: Final[tuple[dict[str, Any], ...]] = (
@@ -28,6 +47,8 @@ _STRATEGIES: Final[tuple[dict[str, Any], ...]] = (
         "params": {"position_size": 0.3, "allow_short": True, "stop": 0.01, "take_profit": 0.02},
     },
 )
+_REST: Final = re.compile(r"; order (\S+) is for the rest")
+_ZERO: Final = Decimal(0)
 NAMES: Final = ("one", "two", "three")
 
 
@@ -44,9 +65,10 @@ def random_sleeve(rng: random.Random, name: str, share: str) -> dict[str, Any]:
 
 
 def with_sleeves(config: Config, rng: random.Random) -> Config:
-    """Return the configuration with two or three random sleeves, on paper."""
+    """Return the configuration with two or three random sleeves."""
     raw = config.model_dump(mode="json")
-    raw["execution"]["mode"] = "paper"
+    if raw["execution"]["testnet"]["foreign"] == "adopt":  # refused with sleeves
+        raw["execution"]["testnet"]["foreign"] = "refuse"
     shares = rng.choice((("0.5", "0.5"), ("0.4", "0.3"), ("0.5", "0.2", "0.3"), ("0.2", "0.2", "0.2")))
     raw["sleeves"] = [random_sleeve(rng, name, share) for name, share in zip(NAMES, shares, strict=False)]
     return parse(raw, where="tests/simulation/sleeve_checks.py")
@@ -68,7 +90,7 @@ def random_command(rng: random.Random, number: int) -> tuple[str, dict[str, str]
     }
 
 
-class SleeveBooks(PaperInvariants):
+class _OfOne(Invariants):
     """Books of one sleeve; its inputs are checked in those of the account."""
 
     @property
@@ -76,9 +98,47 @@ class SleeveBooks(PaperInvariants):
         """True if a position is open."""
         return any(self._positions.values())
 
-    def follow(self, *, warming: bool) -> None:
-        """Note whether history is being read."""
+    def follow(self, *, warming: bool, unreconciled: bool) -> None:
+        """Note whether history is being read, and whether the account is unknown."""
         self._warming = warming
+        self._unreconciled = unreconciled
+
+
+class SleeveBooks(_OfOne, PaperInvariants):
+    """On paper."""
+
+
+class SleeveVenueBooks(_OfOne, VenueInvariants):
+    """At a venue: each fill is of an order of this sleeve, or names it by its id."""
+
+    def __init__(self, prefix: str, *of: Any, **more: Any) -> None:
+        super().__init__(*of, **more)
+        self._prefix = prefix
+        self._rests: set[str] = set()  # ids of orders for what crossing has left of another
+
+    def on_decision(self, decision: Decision) -> None:
+        if isinstance(decision, OrderUpdate) and (rest := _REST.search(decision.reason)):
+            self._rests.add(rest[1])
+        super().on_decision(decision)
+
+    def _check_order(self, order: Order) -> None:
+        require(order.id.startswith(self._prefix), f"the id does not name the sleeve: {order}")
+        if order.id in self._rests:  # the limits have been applied to the whole
+            require(order.id not in self.orders, f"duplicate client order id: {order}")
+            self.orders[order.id] = order
+        else:
+            super()._check_order(order)
+
+    def _check_fill(self, fill: Fill) -> None:
+        gives_up = fill.kind is FillKind.INTERNAL and not fill.order_id
+        own = fill.order_id in self.orders or fill.order_id.startswith(self._prefix)
+        require(own or gives_up, f"fill of an order that is not the sleeve's: {fill}")
+
+    def _check_payment(self, payment: FundingPayment) -> None:
+        pass  # the account's books check the sum
+
+    def _check_cash(self, event: Event) -> None:
+        Invariants._check_cash(self, event)
 
 
 class SleeveInvariants(Invariants):
@@ -89,24 +149,30 @@ class SleeveInvariants(Invariants):
     def __init__(self, *of: Any, **more: Any) -> None:
         super().__init__(*of, **more)
         self._of, self._more = of, more
-        self._sleeves: dict[str, SleeveBooks] = {}
+        self._sleeves: dict[str, _OfOne] = {}
         self.crosses = 0
 
-    def _books(self, name: str) -> SleeveBooks:
+    def _books(self, name: str) -> _OfOne:
         """Return the books of a sleeve, made when it is first met."""
         account: SleevedEngine = self.engine
         books = self._sleeves.get(name)
         if books is None:
             sleeve = account.sleeves[name]
             capital = sleeve.engine.portfolio.initial
-            config, market = self._of
-            own = sleeve_config(config, sleeve.settings, capital)
-            books = SleeveBooks(config.model_copy(update=dict(own)), market, **self._more)
+            own = sleeve_config(self._config, sleeve.settings, capital)
+            books = self._begin_books(name, self._config.model_copy(update=dict(own)))
             self._sleeves[name] = books
         if name in account.sleeves:
             books.engine = account.sleeves[name].engine
-        books.follow(warming=self._warming)
+        books.follow(warming=self._warming, unreconciled=self._unknown_account)
         return books
+
+    def _begin_books(self, name: str, config: Config) -> _OfOne:
+        return SleeveBooks(config, self._of[-1], **self._more)
+
+    @property
+    def _unknown_account(self) -> bool:
+        return False
 
     def on_decision(self, decision: Decision) -> None:
         """Check a decision in the books of its sleeve, and book what moves the account."""
@@ -160,6 +226,107 @@ class SleeveInvariants(Invariants):
         for name, left in account.departed.items():
             closed = self._sleeves.get(name)
             require(closed is None or not closed.is_exposed, f"sleeve {name} left with a position: {left}")
+
+
+class VenueSleeveInvariants(SleeveInvariants, VenueInvariants):
+    """Sleeves at a venue: the account's books must equal the venue's, and the sleeves' add up to them."""
+
+    def __init__(self, *of: Any, **more: Any) -> None:
+        super().__init__(*of, **more)
+        self._payments: list[FundingPayment] = []  # of the present event
+
+    def _begin_books(self, name: str, config: Config) -> _OfOne:
+        venue, store, restored, _, market = self._of
+        prefix = id_prefix(self.engine.roster._run_id, name)
+        return SleeveVenueBooks(prefix, venue, store, restored, config, market, **self._more)
+
+    @property
+    def _unknown_account(self) -> bool:
+        return self._unreconciled
+
+    @property
+    def _ledger(self) -> VenueExchange:
+        account: Any = self.engine.venue
+        return account  # type: ignore[no-any-return]
+
+    def before_event(self, event: Event) -> None:
+        super().before_event(event)
+        self._payments.clear()
+
+    def on_decision(self, decision: Decision) -> None:
+        """Note what the venue must have in the end, whichever sleeve it is of."""
+        if isinstance(decision, Fill) and decision.kind is FillKind.INTERNAL and not decision.sleeve:
+            self._book(decision)  # the other side of what a leaving sleeve has given up
+            return
+        super().on_decision(decision)
+        if not getattr(decision, "sleeve", UNSET):
+            return
+        match decision:
+            case Order():
+                require(
+                    decision.reduce_only or not self._unreconciled,
+                    f"new order while the account is not reconciled: {decision}",
+                )
+                self._requested_at[decision.id] = self._market.loop.time()
+            case Amend() | Cancel():
+                self._requested_at[decision.order_id] = self._market.loop.time()
+                if isinstance(decision, Cancel):
+                    self._cancelled.add(decision.order_id)
+            case OrderUpdate(status=status) if status.final:
+                self.ended[decision.order_id] = decision
+            case Fill():
+                self._filled[decision.order_id] = self._filled.get(decision.order_id, _ZERO) + decision.qty
+            case FundingPayment():
+                self._payments.append(decision)
+            case CashAdjustment():
+                self._cash += decision.amount
+
+    def _book(self, fill: Fill) -> None:
+        if fill.kind is not FillKind.INTERNAL:
+            self._check_fill(fill)
+        super()._book(fill)
+
+    def _check_payment(self, payment: FundingPayment) -> None:
+        self._payments.append(payment)
+
+    def after_event(self, event: Event) -> None:
+        super().after_event(event)
+        if isinstance(event, FundingSettlement):
+            stamp, paid = (event.symbol, event.ts), [one.amount for one in self._payments]
+            require(stamp not in self._paid or not paid, f"duplicate funding: {event}")
+            require(stamp in self._paid or sum(paid) == event.amount, f"{paid} of {event} are attributed")
+            self._paid.add(stamp)
+        else:
+            require(not self._payments, f"funding without a settlement: {self._payments}")
+        if isinstance(event, AccountSnapshot) and not self._ledger.drift:
+            self._unreconciled = False
+        self._accepts_next_account = self._ledger.accepting
+
+    def before_send(self, order: Order) -> None:
+        """Check an order that is about to be sent; the venue gets it without the flag reduce-only."""
+        require(not order.reduce_only, f"reduce-only would act on the parts of other sleeves: {order}")
+        decided = self.orders.get(order.id)
+        require(decided is not None, f"order sent that no sleeve has decided: {order}")
+        assert decided is not None
+        super().before_send(replace(order, reduce_only=decided.reduce_only))
+
+    def _opens(self, name: str) -> bool:
+        return name not in self.orders or not self.orders[name].reduce_only
+
+
+class SleeveGapInvariants(RecordGapInvariants):
+    """Life of sleeves whose store lost records of sent orders; see `RecordGapInvariants`."""
+
+    def on_decision(self, decision: Decision) -> None:
+        """Check a decision, and note orders: the venue gets them without the flag reduce-only."""
+        super().on_decision(decision)
+        if isinstance(decision, Order):
+            self.orders[decision.id] = decision
+
+    def before_send(self, order: Order) -> None:
+        """Check that the order does not open a position."""
+        decided = self.orders.get(order.id)
+        super().before_send(order if decided is None else replace(order, reduce_only=decided.reduce_only))
 
 
 def _as_seen_by(name: str, event: Event) -> Event:

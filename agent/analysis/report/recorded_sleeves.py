@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -10,7 +12,8 @@ from sqlalchemy import select
 from agent.analysis.sleeve_study import InternalTally, SleeveHistory, SleeveStudy, study_sleeves
 from agent.analysis.thinning import ThinnedCurve
 from agent.config import Config
-from agent.core.events import Fill, FundingPayment, RiskEvent
+from agent.core.events import CashAdjustment, Fill, FundingPayment, RiskEvent
+from agent.core.venue import OPENING
 from agent.store.database import Database
 from agent.store.queries import read_rows
 from agent.store.tables import sleeve_equity
@@ -40,7 +43,14 @@ def sleeves_of(database: Database, run_id: str, config: Config) -> SleeveStudy |
     for payment in read_rows(database, run_id, FundingPayment):
         if payment.sleeve is not UNSET:
             histories.setdefault(payment.sleeve, SleeveHistory()).add(payment)
-    study = study_sleeves(config, histories, internal.totals)
+    opening = Decimal(0)
+    for change in read_rows(database, run_id, CashAdjustment):
+        if change.reason != OPENING:
+            continue
+        opening += change.amount
+        if change.sleeve is not UNSET and change.sleeve in histories:
+            histories[change.sleeve].rebase(change.ts, float(change.amount))
+    study = study_sleeves(config, histories, internal.totals, opening)
     return replace(study, curves={name: _thinned(*curve) for name, curve in study.curves.items()})
 
 

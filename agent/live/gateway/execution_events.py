@@ -9,9 +9,6 @@ from typing import Final
 from agent.core.events import Fill, FillKind, FundingSettlement, Side
 from agent.live.gateway.venue_port import Execution, ExecutionKind
 
-EMERGENCY_PREFIX: Final = "twk-"
-"""How client ids of the kill switch's orders begin; they are the run's, but not decided by the core."""
-
 _ZERO: Final = Decimal(0)
 
 

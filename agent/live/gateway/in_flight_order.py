@@ -103,11 +103,11 @@ class InFlightOrder:
             order.type is OrderType.MARKET or order.tif in (TimeInForce.IOC, TimeInForce.FOK)
         )
 
-    def differs(self, found: VenueOrder, *, spot: bool) -> str:
+    def differs(self, found: VenueOrder, *, caps_reductions: bool) -> str:
         """Return what shows that `found`, an order under the same id, is another one; empty if nothing does.
 
-        The quantity of a protective order follows the position, a venue may reduce a reduce-only order, and
-        spot has no reduce-only orders.
+        The quantity of a protective order follows the position, and a venue may reduce a reduce-only order.
+        Unless it `caps_reductions`, it has no reduce-only orders: on spot, and of several sleeves.
         """
         order = self.order
         quantities = (self.original.qty, order.qty)
@@ -115,7 +115,7 @@ class InFlightOrder:
         any_qty = order.trigger is not None
         same_qty = found.qty in quantities or (order.reduce_only and found.qty <= max(quantities))
         same_type = (found.type is OrderType.LIMIT) == (order.type is OrderType.LIMIT)
-        same_kind = spot or found.reduce_only is order.reduce_only
+        same_kind = not caps_reductions or found.reduce_only is order.reduce_only
         checks = (
             ("symbol", found.symbol, order.symbol, found.symbol == order.symbol),
             ("side", found.side.value, order.side.value, found.side is order.side),

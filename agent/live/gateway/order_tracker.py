@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final, Never, TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from agent.config import Config
 from agent.core.durations import format_duration
@@ -80,7 +81,9 @@ class OrderTracker:
         self._fetch_missed = fetch_missed
         self._report_loss = report_loss
         self._symbols = config.market.symbols
-        self._spot = config.market.category == "spot"
+        # several sleeves trade one net position: the venue's reduce-only would act on the parts of others
+        self._plain = bool(config.sleeves)
+        self._caps_reductions = config.market.category != "spot" and not self._plain
         self._settle = settings.settle / 1000
         self._recv_window = settings.recv_window / 1000  # the venue refuses requests that arrive later
         self._ask_every = settings.ask_every / 1000
@@ -266,7 +269,8 @@ class OrderTracker:
             await self._trailing_stops.place(order)
             self._end_replaced(order)
         else:
-            await self._client.port.create(order.order)
+            sent = replace(order.order, reduce_only=False) if self._plain else order.order
+            await self._client.port.create(sent)
 
     def _end_replaced(self, newer: InFlightOrder) -> None:
         """End the symbol's earlier trailing stops: the venue keeps one for each position."""
@@ -332,7 +336,7 @@ class OrderTracker:
             return
         status = found.status
         if not order.is_confirmed:
-            if difference := order.differs(found, spot=self._spot):
+            if difference := order.differs(found, caps_reductions=self._caps_reductions):
                 detail = f"the venue has another order of this id: {difference}"
                 self._reject_taken_id(order, detail, found.created)
                 return

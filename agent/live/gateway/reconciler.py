@@ -22,9 +22,9 @@ from agent.core.events import (
     Order,
     PositionSnapshot,
 )
-from agent.core.exchange import ID_PREFIX
+from agent.core.exchange import EMERGENCY_PREFIX, ID_PREFIX
 from agent.core.venue import AccountState, OpenState
-from agent.live.gateway.execution_events import EMERGENCY_PREFIX, fills_of, settlement_of
+from agent.live.gateway.execution_events import fills_of, settlement_of
 from agent.live.gateway.in_flight_order import InFlightState
 from agent.live.gateway.order_tracker import OrderTracker
 from agent.live.gateway.throttled_client import ThrottledClient

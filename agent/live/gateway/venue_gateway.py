@@ -108,7 +108,7 @@ class VenueGateway:
     def event(self, seq: int, event: Event) -> None:
         """Observe an event: executions that are booked, and kills and resumptions."""
         self._reconciler.event(event)
-        if isinstance(event, Command) and event.action in ("kill", "resume"):
+        if isinstance(event, Command) and event.action in ("kill", "resume") and "sleeve" not in event.args:
             self._commands.append(event)
 
     def decision(self, seq: int, decision: Decision) -> None:

@@ -186,6 +186,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     flattening: list[str] = []  # symbols whose positions are being closed
     sleeves: list[SleeveStatus] = []  # empty if one strategy has the whole account
     idle: Decimal | None = None  # cash that no sleeve has; None without sleeves
+    unassigned: dict[str, Decimal] = {}  # positions at a venue that no sleeve has, by symbol
     drawdown: float  # fraction of the equity's peak
     abstain_rate: float
     events: int

@@ -37,7 +37,7 @@ class Churn(Strategy):
     def on_kline(self, kline: Kline, market: Market) -> None:
         step = self.bars[kline.symbol] = self.bars.get(kline.symbol, -1) + 1
         weight = (self.params.weight, 0.0, -self.params.weight, 0.0)[step % 4]
-        sign = 1 if weight > 0 else -1
+        sign = 1 if weight > 0 else -1  # a negative `weight` begins short
         guarded = weight and step % 8 < 4
         self.target(
             kline.symbol,

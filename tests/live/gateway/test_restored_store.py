@@ -142,16 +142,16 @@ FOUND_STOP = replace(FOUND, type=OrderType.STOP, trigger=D(90), qty=D("0.5"))
 def test_an_order_that_differs_is_another_one(order: Order, found: VenueOrder, difference: str) -> None:
     known = InFlightOrder(order, 0.0)
     known.created_after = 900
-    differs = known.differs(found, spot=False)
+    differs = known.differs(found, caps_reductions=True)
     assert differs.startswith(difference) if difference else not differs
 
 
 def test_an_amended_order_is_recognised_by_both_quantities() -> None:
     known = InFlightOrder(LIMIT, 0.0)
     known.order = replace(LIMIT, qty=D("0.05"))
-    assert not known.differs(FOUND_LIMIT, spot=False)
-    assert not known.differs(replace(FOUND_LIMIT, qty=D("0.05")), spot=False)
-    assert known.differs(replace(FOUND_LIMIT, qty=D("0.06")), spot=False)
+    assert not known.differs(FOUND_LIMIT, caps_reductions=True)
+    assert not known.differs(replace(FOUND_LIMIT, qty=D("0.05")), caps_reductions=True)
+    assert known.differs(replace(FOUND_LIMIT, qty=D("0.06")), caps_reductions=True)
 
 
 @pytest.mark.parametrize("foreign", ["refuse", "adopt", "ignore"])
