@@ -51,7 +51,9 @@ from agent.core.symbols import SymbolMapper
 
 _FAILED: Final = "its strategy raised an error"
 _TO_ALL: Final = ("flatten", "heartbeat", "life", "warm-up", "warm-up-done", "reconciling")
-_FOR_SHELL: Final = ("use-model", "model-in-use", "model-refused", "stop", "emergency-kill")
+_FOR_SHELL: Final = (
+    *("use-model", "model-in-use", "model-refused", "revision-given-up", "stop", "emergency-kill"),
+)
 _OF_ONE: Final = ("pause", "resume", "halt", "flatten", "strategy-error")
 
 
