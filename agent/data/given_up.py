@@ -13,7 +13,7 @@ from typing import Final
 from agent.core.events import Command
 
 GIVEN_UP: Final = "revision-given-up"
-"""Action of the command, which changes no decision. Each argument is a cause with the ids of its headlines."""
+"""Action of the command, which changes no decision. Each argument is a cause and its headlines' ids."""
 
 CAUSES: Final[Mapping[str, str]] = {
     "late": "no answer within model.revise_within",

@@ -49,9 +49,9 @@ class Cascade:
         self.reviser = RevisingConsumer(
             parse(raw, where="test"), ManualClock(T0), load, lambda news_id: self.news.get(news_id)
         )
-        self._emit: Any = lambda event: (
-            self.commands if isinstance(event, Command) else self.said
-        ).append(event)
+        self._emit: Any = lambda event: (self.commands if isinstance(event, Command) else self.said).append(
+            event
+        )
         self._first = self.reviser.first_answers(self._emit)
         self.task: asyncio.Task[None]
 

@@ -1,4 +1,6 @@
-"""Run an agent until SIGTERM: `python -m tests.support.agent_child URL FOLDER NOW ANCHOR SPEED [REVISER WITHIN]`.
+"""Run an agent until SIGTERM.
+
+    python -m tests.support.agent_child URL FOLDER NOW ANCHOR SPEED [REVISER WITHIN]
 
 REVISER is the path of a language model that revises the scores within WITHIN.
 """

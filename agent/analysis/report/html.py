@@ -31,10 +31,14 @@ from agent.analysis.report.report_data import ReportData
 from agent.analysis.report.verdict import verdict_of
 from agent.core.durations import format_bar_length, format_duration
 from agent.core.errors import StoreError, TapewireError
+from agent.data.given_up import CAUSES
 from agent.system.atomic import write_bytes
 
 SHOWN_TRADES: Final = 50
 """Rows of the trades table at each end."""
+
+SHOWN_REVISIONS: Final = 100
+"""Newest headlines of another class after their revision."""
 
 SHOWN_SYMBOLS: Final = 6
 """Number of price charts, for the most traded symbols. Each takes about a quarter of a megabyte."""
@@ -65,6 +69,8 @@ def render(data: ReportData) -> str:
         rule=describe_regime_rule(evidence.regime_rule, evidence.period),
         units=formats.plural(evidence.period),
         assumptions=assumptions(config),
+        causes=CAUSES,
+        most_revised=SHOWN_REVISIONS,
         waterfall=waterfall(evidence.costs),
         months=_months(data),
         first_trades=data.trades[:SHOWN_TRADES] if len(data.trades) > 2 * SHOWN_TRADES else data.trades,
