@@ -30,7 +30,7 @@ _SHOWN: Final = 2  # words in a reason
 _WEIGHTS: Final = np.array([0.5, 0.5])
 
 
-class Reading(NamedTuple):
+class PooledAnswer(NamedTuple):
     """Probabilities (3,) in the order of `LABELS`, and what speaks for the likeliest class."""
 
     probabilities: Floats
@@ -75,8 +75,8 @@ class WordModel:
             for word in _words(text)
             if (place := self._index.get(word)) is not None
         }
-        found = sorted((word for word in weights if weights[word] > 0), key=lambda word: (-weights[word], word))
-        return found[:_SHOWN]
+        found = [word for word in weights if weights[word] > 0]
+        return sorted(found, key=lambda word: (-weights[word], word))[:_SHOWN]
 
     def _left_out(self, places: list[int], label: int) -> Floats:
         """Return the logits of a text by the model of all others."""
@@ -95,7 +95,7 @@ class SecondReader:
         with corpus.open(encoding="utf-8") as file:
             self.words = WordModel((row["text"], row["label"]) for row in csv.DictReader(file))
 
-    def read(self, headline: str) -> Reading:
+    def read(self, headline: str) -> PooledAnswer:
         """Score a headline. If the starter abstains, the words decide."""
         (score,) = self.starter.score([headline])
         own = np.array([np.nan] * len(LABELS))
@@ -109,7 +109,7 @@ class SecondReader:
         reason = f"the words {said} say so" if said else "no single word says so"
         if not score.abstained:
             reason += f"; the starter says {LABELS[int(own.argmax())]} {own.max():.2f}"
-        return Reading(probabilities, reason)
+        return PooledAnswer(probabilities, reason)
 
 
 def _words(text: str) -> set[str]:
