@@ -35,7 +35,7 @@ def events(
         list[str] | None,
         option(
             "--kind",
-            "Only events of this kind: kline, news, sentiment, command, fill …; may be repeated.",
+            "Only events of this kind: such as kline, news, sentiment, command; may be repeated.",
             "KIND",
             "all",
         ),
