@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 from rich.live import Live
@@ -17,10 +17,12 @@ from agent.cli.typer_setup import option
 from agent.core.events import DAY_MS, MINUTE_MS
 
 if TYPE_CHECKING:
-    from agent.analysis.report.report_data import ReportData
+    from agent.analysis.report.report_data import ReportData, RevisionSummary
     from agent.config import Config
+    from agent.config.llm import LlmConfig
     from agent.config.services import DashboardConfig
     from agent.replay.verify import Verification
+    from agent.sandbox.model_server import ModelServer
     from agent.store.database import Database
     from agent.store.runs import Run
 
@@ -30,6 +32,10 @@ _LENGTH: Final = DAY_MS - MINUTE_MS
 _FRAME: Final = 0.25  # seconds between two refreshes of the screen
 _MAX_SPEED: Final = 2_000.0  # beyond it headlines are too old when they are read
 _LAUNCH: Final = 4.0  # seconds for connections and warm-up, during which the market runs already
+_BUILT_IN: Final = "built-in"
+_NONE: Final = "none"
+_SHOWN: Final = 8  # revised headlines that are printed
+_TITLE: Final = 70  # characters of each
 
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "market": {"symbols": SYMBOLS, "category": "linear", "interval": "1m"},
@@ -45,8 +51,9 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "risk": {"max_order": 1.0, "stale_after": "2h"},
-    "model": {"path": "starter", "threads": 1},
-    # Durations of [bybit] and [news] are real time: at 720 times the speed a second is 12 minutes of market
+    "model": {"path": "starter", "threads": 1, "revise_within": "3s"},
+    # Durations of [bybit], [news] and [model] are real time: at 720 times the speed a second is 12 minutes of
+    # market
     "bybit": {
         "warmup_bars": 300,
         "settle": "40s",
@@ -66,6 +73,14 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
 """Configuration of the demo; all else is the default."""
 
 
+class _Reviser(NamedTuple):
+    """The second model: its path, how it is queried, and the server if the demo runs it."""
+
+    path: str
+    llm: LlmConfig
+    server: ModelServer | None = None
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("demo")(demo)
@@ -79,6 +94,14 @@ def demo(
     model: Annotated[
         str, option("--model", "Sentiment model, or starter for the built-in one.", "FOLDER")
     ] = "starter",
+    revise_with: Annotated[
+        str,
+        option(
+            "--revise-with",
+            "Second model, which revises the scores: built-in, openai:URL#MODEL, a folder, or none.",
+            "MODEL",
+        ),
+    ] = _BUILT_IN,
     report: Annotated[
         Path | None, option("--report", "HTML report to write.", "FILE", "var/reports/RUN.html")
     ] = None,
@@ -86,8 +109,9 @@ def demo(
 ) -> None:
     """Watch the agent trade a day of market in two minutes, on this machine only; then report and verify.
 
-    A sandbox exchange and news feed replay recorded prices and invented headlines over loopback sockets. The
-    configuration is used for the store and the dashboard only.
+    A sandbox exchange and news feed replay recorded prices and invented headlines over loopback sockets. A
+    second model, at a server of its own on this machine, revises the scores of the first within a deadline.
+    The configuration is used for the store, the dashboard and the language model only.
     """
     from agent.analysis.report.html import write_report
     from agent.analysis.report.report_loader import load_report_data
@@ -98,13 +122,19 @@ def demo(
     from agent.store.queries import find_run
 
     settled = load(config)
-    with closing(open_database(settled.store.url)) as database:
+    with ExitStack() as stack:
+        reviser = _reviser(stack, revise_with, settled.llm)  # first, since its process takes time to start
+        database = stack.enter_context(closing(open_database(settled.store.url)))
         if not json:
+            second = f"; {reviser.path} revises the scores" if reviser else ""
             out.print(
-                f"a day of market in {seconds:g} s: sandbox exchange, news feed and agent on this machine"
+                f"a day of market in {seconds:g} s: sandbox exchange, news feed and agent on this "
+                f"machine{second}",
+                markup=False,
             )
         with guarded_output():
-            run = asyncio.run(_trade(database, seconds, model, settled.dashboard, quiet=json))
+            run = asyncio.run(_trade(database, seconds, model, reviser, settled.dashboard, quiet=json))
+        exit_code = reviser.server.stop() if reviser and reviser.server else None
         data = load_report_data(database, run.id)
         page, _ = write_report(data, report or Path("var/reports") / f"{run.id}.html")
         proof = verify(database, find_run(database, run.id))
@@ -120,16 +150,42 @@ def demo(
                 "identical": proof.identical,
                 "events": proof.events,
                 "decisions": proof.decisions,
+                "revisions": data.revisions and _as_json(data.revisions, exit_code),
             }
         )
     else:
-        _show(data, page, proof)
+        _show(data, page, proof, exit_code)
     if not proof.identical or not trades or not scored:
         raise typer.Exit(1)
 
 
+def _reviser(stack: ExitStack, revise_with: str, llm: LlmConfig) -> _Reviser | None:
+    """Return the second model, and start its server if it is the built-in one."""
+    if revise_with == _NONE:
+        return None
+    if revise_with != _BUILT_IN:
+        return _Reviser(revise_with, llm.model_copy(update={"fallback": ""}))
+    from datetime import UTC, datetime
+
+    from agent.config.llm import LlmConfig
+    from agent.sandbox.model_server import MODEL, ModelServer
+    from models.cards import read_card
+    from models.sentiment import starter_dir
+
+    server = stack.enter_context(ModelServer())
+    known = datetime.fromtimestamp(read_card(starter_dir()).trained_until / 1000, UTC).date()
+    own = {"reasons": True, "fallback": "", "request_timeout": "1s", "deadline": "2500ms"}
+    return _Reviser(server.path, LlmConfig.model_validate(own | {"cutoffs": {MODEL: known}}), server)
+
+
 async def _trade(
-    database: Database, seconds: float, model: str, dashboard: DashboardConfig, *, quiet: bool
+    database: Database,
+    seconds: float,
+    model: str,
+    reviser: _Reviser | None,
+    dashboard: DashboardConfig,
+    *,
+    quiet: bool,
 ) -> Run:
     """Run sandbox and agent until the time is up or the market data ends."""
     from agent.cli.console import stop_on_signals
@@ -150,7 +206,7 @@ async def _trade(
     )
     stop = stop_on_signals()
     async with Sandbox(options) as sandbox:
-        config = _config(sandbox.rest_url, sandbox.feed_url(), model, dashboard)
+        config = _config(sandbox.rest_url, sandbox.feed_url(), model, reviser, dashboard)
         configure(config.log)
         load_model = model_loader(config, database)
         daemon = make_agent(config, database, load_model=load_model, clock=sandbox.clock, new=True)
@@ -189,23 +245,66 @@ async def _draw(live: Live) -> None:
         await asyncio.sleep(_FRAME)
 
 
-def _config(endpoint: str, feed: str, model: str, dashboard: DashboardConfig) -> Config:
+def _config(
+    endpoint: str, feed: str, model: str, reviser: _Reviser | None, dashboard: DashboardConfig
+) -> Config:
     from agent.config import parse
 
     settings = {name: dict(section) for name, section in SETTINGS.items()}
     settings["bybit"] |= {"endpoint": endpoint}
     settings["news"] |= {"feeds": [{"url": feed, "name": "sandbox", "interval": "250ms"}]}
-    settings["model"] |= {"path": model}
-    return parse(settings, where="the demo").model_copy(update={"dashboard": dashboard})
+    settings["model"] |= {"path": model, "revise_with": reviser.path if reviser else ""}
+    services = {"dashboard": dashboard} | ({"llm": reviser.llm} if reviser else {})
+    return parse(settings, where="the demo").model_copy(update=services)
 
 
-def _show(data: ReportData, page: Path, proof: Verification) -> None:
+def _as_json(found: RevisionSummary, exit_code: int | None) -> dict[str, Any]:
+    names = ("provisional", "revisions", "changed", "abstained", "given_up", "waiting", "headlines")
+    return {name: getattr(found, name) for name in names} | {"server_exit_code": exit_code}
+
+
+def _show_revisions(found: RevisionSummary, exit_code: int | None) -> None:
+    """Print which headlines the second model revised, and why others keep their first score."""
+    from agent.analysis.report import formats
+    from agent.analysis.report.revisions import ABSTAINED
+    from agent.data.given_up import CAUSES
+    from agent.data.text import one_line
+
+    changed = found.headlines
+    print_text(
+        f"the second model revised {found.revisions:,} of {found.provisional:,} scores; "
+        f"{len(changed):,} are of another class now{':' if changed else ''}",
+        wrap=True,
+    )
+    for one in changed[:_SHOWN]:
+        first, revised = (
+            name if name == ABSTAINED else f"{name} {confidence:.2f}"
+            for name, confidence in (
+                (one.first, one.first_confidence),
+                (one.revised, one.revised_confidence),
+            )
+        )
+        print_text(f"  {formats.minute(one.at)[-5:]} {one_line(one.title, _TITLE)}: {first} → {revised}")
+    if len(changed) > _SHOWN:
+        print_text(f"  {len(changed) - _SHOWN:,} more are in the report")
+    kept = [f"{count:,} {cause} ({CAUSES.get(cause, cause)})" for cause, count in found.given_up.items()]
+    kept += [f"{found.waiting:,} waited at the end"] if found.waiting else []
+    if kept:
+        print_text(f"the others keep their first score: {'; '.join(kept)}", wrap=True)
+    if exit_code is not None:
+        how = f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with code {exit_code}"
+        print_text(f"its server {how} during the run, and nothing waited for it", wrap=True)
+
+
+def _show(data: ReportData, page: Path, proof: Verification, exit_code: int | None) -> None:
     from agent.analysis.report.verdict import verdict_of
 
     verdict = verdict_of(data)
     print_text(verdict.headline, style="bold", wrap=True)
     for line in (*verdict.sentences, *verdict.warnings):
         print_text(line, wrap=True)
+    if data.revisions is not None:
+        _show_revisions(data.revisions, exit_code)
     print_text(f"report: {page}")
     out.print("tapewire dashboard: this run in the browser, at any time of it", soft_wrap=True)
     if proof.identical:

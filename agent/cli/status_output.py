@@ -144,7 +144,7 @@ def _strategy_line(status: Status) -> str:
 
 def show_revision(source: dict[str, Any]) -> None:
     """Print the counts of the revising model, from its health."""
-    names = ("waiting", "late", "unanswered", "failed_headlines", "dropped", "skipped")
+    names = ("waiting", "late", "unanswered", "failed_headlines", "dropped", "outlived", "resumed", "skipped")
     others = [f"{source[name]:,} {name.replace('_', ' ')}" for name in names if source[name]]
     counts = ", ".join([f"{source['revised']:,} of {source['messages']:,} answers revised", *others])
     model = f"model {source['model'][:12]}" if source["model"] else f"{source['folder']} is not loaded"

@@ -654,6 +654,7 @@ class Engine:
                 | "model-in-use"
                 | "model-refused"
                 | "strategy-refused"
+                | "revision-given-up"
                 | "stop"
                 | "emergency-kill"
             ):

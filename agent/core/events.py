@@ -309,8 +309,9 @@ class Command(Message, frozen=True):
 
     With `sleeve` in its arguments a command concerns that sleeve alone.
 
-    The others are for readers of the journal: use-model, model-in-use, model-refused, strategy-refused, stop,
-    and emergency-kill (what the kill switch did at the venue).
+    The others are for readers of the journal: use-model, model-in-use, model-refused, strategy-refused,
+    revision-given-up (headlines that keep their first score), stop, and emergency-kill (what the kill switch
+    did at the venue).
     """
 
     action: str

@@ -63,7 +63,8 @@ MakeAccount = Callable[..., AccountExchange]
 _FAILED: Final = "its strategy raised an error"
 _TO_ALL: Final = ("flatten", "heartbeat", "life", "warm-up", "warm-up-done", "reconciling")
 _FOR_SHELL: Final = (
-    *("use-model", "model-in-use", "model-refused", "strategy-refused", "stop", "emergency-kill"),
+    *("use-model", "model-in-use", "model-refused", "strategy-refused", "revision-given-up"),
+    *("stop", "emergency-kill"),
 )
 _OF_VENUE: Final = ("older-record", "taken-id", "record-behind")
 _OF_ONE: Final = (

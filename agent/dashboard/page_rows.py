@@ -30,6 +30,7 @@ from agent.core.events import (
     StrategyChange,
 )
 from agent.core.strategy_version import label_of
+from agent.data.given_up import counted
 from agent.data.provenance import MAX_REASON, shown_reason
 from agent.data.text import one_line
 from agent.live.formatting import describe
@@ -427,7 +428,7 @@ def activity_row(key: str, at: int, message: Event | Decision) -> ActivityRow:
         case Command(action="use-strategy"):
             text = f"{message.action}: {fields['strategy']} by {message.by}"
         case Command():
-            args = ", ".join(f"{name} {value}" for name, value in message.args.items())
+            args = ", ".join(f"{name} {value}" for name, value in counted(message).items())
             text = (
                 f"{message.action}{f' ({args})' if args else ''}{f' by {message.by}' if message.by else ''}"
             )

@@ -329,6 +329,9 @@ class Daemon:
         scorer = self.services.scorer or self.model
         for news in pipeline.memory.unscored.values():
             scorer.offer(news)
+        if self.reviser is not None:
+            for news, answered_at in pipeline.memory.unrevised.values():
+                self.reviser.resume(news, answered_at)
         news_feeds = make_news_producer(self.config, self.clock, self._rng)
         return Sources(market, gateway, news_feeds, self.model, scorer, self.reviser, needed), market
 

@@ -36,6 +36,7 @@ from agent.core.events import (
     StrategyChange,
 )
 from agent.core.masking import mask
+from agent.data.given_up import counted
 from agent.data.provenance import MAX_REASON, shown_reason
 from agent.data.text import one_line
 from agent.system.clock import iso
@@ -97,7 +98,7 @@ def _describe(message: Event | Decision) -> dict[str, Any]:
                 "by": message.by,
             }
         case Command():
-            return {"what": "command", "action": message.action, **message.args, "by": message.by}
+            return {"what": "command", "action": message.action, **counted(message), "by": message.by}
         case Signal():
             confidence = {"confidence": round(message.confidence, 3), "actionable": message.actionable}
             kind = {"news_kind": message.kind} if message.kind else {}

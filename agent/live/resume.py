@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import Final
 
 from agent.core.events import Command, Event, Funding, Gap, Kline, News, Sentiment
+from agent.data.given_up import GIVEN_UP, causes_of
 from agent.data.text import news_id, title_key
 
 HEADLINES: Final = 20_000
@@ -32,6 +33,8 @@ class ResumePoint:
         # id -> `title_hashes`; None in snapshots of earlier versions
         self.headlines: OrderedDict[str, str | None] = OrderedDict()
         self.unscored: OrderedDict[str, News] = OrderedDict()
+        # with a provisional score that nothing has revised, and when that was available
+        self.unrevised: OrderedDict[str, tuple[News, int]] = OrderedDict()
         self.model = ""  # folder chosen by the command use-model
 
     def update(self, event: Event) -> None:
@@ -55,6 +58,18 @@ class ResumePoint:
                 if len(self.unscored) > HEADLINES:
                     self.unscored.popitem(last=False)
             case Sentiment():
-                self.unscored.pop(event.news_id, None)
+                self._on_sentiment(event)
             case Command(action="model-in-use"):
                 self.model = event.args.get("chosen", "")
+            case Command() if event.action == GIVEN_UP:
+                for news_id in causes_of(event):
+                    self.unrevised.pop(news_id, None)
+
+    def _on_sentiment(self, sentiment: Sentiment) -> None:
+        news = self.unscored.pop(sentiment.news_id, None)
+        if not sentiment.provisional:
+            self.unrevised.pop(sentiment.news_id, None)
+        elif news is not None:
+            self.unrevised[news.id] = news, sentiment.available_at
+            if len(self.unrevised) > HEADLINES:
+                self.unrevised.popitem(last=False)

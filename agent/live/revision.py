@@ -4,7 +4,9 @@
                       └─> revising model, within `model.revise_within` ─> final sentiment ─> core
 
 The first model never waits for the second: its sentiments pass through before they are offered here, the
-queue is bounded, and the second model runs in a thread of its own that nothing joins.
+queue is bounded, and the second model runs in a thread of its own that nothing joins. What is given up is
+journalled, with its cause (`agent.data.given_up`). Headlines that waited when an earlier life of the agent
+ended are offered again (`resume`).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from msgspec.structs import replace
 from agent.config import Config
 from agent.core.durations import format_duration
 from agent.core.events import Event, News, Sentiment
+from agent.data.given_up import given_up
 from agent.data.sentiment import NamedScorer, ScoredText, provenance_of, score_texts
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.live.scoring import THIRDS, defect_of
@@ -29,13 +32,14 @@ from agent.system.daemon_threads import DaemonThreads
 from models.sentiment.scorer_facts import close_scorer, llm_health_of, most_at_once
 
 _T = TypeVar("_T")
+_LEAST_WAIT: Final = 0.05  # seconds
 _log: Final = structlog.get_logger(__name__)
 
 
 class RevisionHealth(Health):
     """`Health` of the revising model; messages are the headlines offered.
 
-    Each of them is waiting, or counts as one of revised, dropped, late, unanswered and failed.
+    Each of them is waiting, or counts as one of revised, dropped, late, unanswered, failed and outlived.
     """
 
     model: str = ""  # fingerprint; empty until the model is loaded
@@ -49,12 +53,14 @@ class RevisionHealth(Health):
     late: int = 0  # no score within `model.revise_within`
     unanswered: int = 0  # a language model didn't answer, and its fallback's answer revises nothing
     failed_headlines: int = 0  # the model raised an error
+    resumed: int = 0  # of the headlines offered: they waited when an earlier life of the agent ended
+    outlived: int = 0  # of these: `model.revise_within` had passed when the agent started again
     llm: list[dict[str, Any]] = []  # `LlmHealth` of each language model behind the model
 
 
 class _Offered(NamedTuple):
     news: News
-    since: float  # of the event loop's clock: when the first score was emitted
+    since: float  # of the event loop's clock: when the first score was available
 
 
 class RevisingConsumer:
@@ -87,6 +93,7 @@ class RevisingConsumer:
         self._scorer: NamedScorer | None = None
         self._waiting: OrderedDict[str, _Offered] = OrderedDict()
         self._in_work = 0  # headlines that the model has
+        self._given_up: dict[str, str] = {}  # headlines to journal, with the cause
         self._filled = asyncio.Event()
         self._health = RevisionHealth(self.name, folder=path)
 
@@ -118,26 +125,47 @@ class RevisingConsumer:
 
         return forward
 
-    def offer(self, news: News) -> None:
-        """Queue a headline whose first score was emitted now; if too many wait, drop the oldest."""
+    def offer(self, news: News, *, age: float = 0.0) -> None:
+        """Queue a headline whose first score was available `age` seconds ago; if too many wait, drop the
+        oldest.
+        """
         self._health.messages += 1
         self._health.last_message_at = self._clock.now()
-        self._waiting[news.id] = _Offered(news, asyncio.get_running_loop().time())
+        self._waiting[news.id] = _Offered(news, asyncio.get_running_loop().time() - age)
         if len(self._waiting) > self._capacity:
-            self._waiting.popitem(last=False)
+            dropped, _ = self._waiting.popitem(last=False)
             self._health.dropped += 1
+            self._given_up[dropped] = "dropped"
         self._filled.set()
+
+    def resume(self, news: News, answered_at: int) -> None:
+        """Offer a headline that waited for its revision when an earlier life of the agent ended.
+
+        `answered_at` is when its first score was available (UTC ms). The deadline counts from then, so a
+        revision that would come too late is given up.
+        """
+        age = max(0, self._clock.now() - answered_at) / 1000
+        self._health.resumed += 1
+        if age > self._within:
+            self._health.messages += 1
+            self._health.outlived += 1
+            self._given_up[news.id] = "outlived"
+            self._filled.set()
+        else:
+            self.offer(news, age=age)
 
     async def run(self, emit: Emit) -> None:
         """Revise until cancelled. A failure of the model is raised; its headlines keep their first
         answers.
         """
+        self._expire()
+        await self._journal_given_up(emit)
         if self._call is not None:
-            await asyncio.wait({self._call})  # of an earlier run
+            await self._wait_for(self._call, emit)  # of an earlier run
         if self._scorer is None:
             self._health.state = "connecting"
             loading = self._in_thread(partial(self._load, self._path))
-            await asyncio.wait({loading})
+            await self._wait_for(loading, emit)
             self._scorer = self._result(loading)
             self._batch = min(self._batch, most_at_once(self._scorer) or self._batch)
             self._health.model = self._scorer.fingerprint
@@ -148,6 +176,7 @@ class RevisingConsumer:
             self._in_work = len(batch)
             if batch:
                 await self._revise(self._scorer, batch, emit)
+            await self._journal_given_up(emit)
 
     async def _revise(self, scorer: NamedScorer, batch: Sequence[_Offered], emit: Emit) -> None:
         titles = [offered.news.title for offered in batch]
@@ -157,21 +186,25 @@ class RevisingConsumer:
         await asyncio.wait({call}, timeout=max(0.0, ends - loop.time()))
         self._in_work = 0
         if not call.done():
-            self._health.late += len(batch)
+            for offered in batch:
+                self._give_up_late(offered)
             self._health.state = "waiting"
             self._failed(f"no answer within {format_duration(round(self._within * 1000))}")
-            await asyncio.wait({call})  # one call at a time
+            await self._wait_for(call, emit)  # one call at a time
             self._health.state = "live"
             self._result(call)
             return
-        self._health.failed_headlines += len(batch) if call.exception() is not None else 0
+        if call.exception() is not None:
+            self._health.failed_headlines += len(batch)
+            self._given_up.update((offered.news.id, "failed") for offered in batch)
         judged, done = self._result(call), loop.time()
         for offered, scored in zip(batch, judged, strict=True):
             provenance = provenance_of(scored.score)
             if done - offered.since > self._within:
-                self._health.late += 1
+                self._give_up_late(offered)
             elif provenance is not None and provenance.fallback:
                 self._health.unanswered += 1
+                self._given_up[offered.news.id] = "unanswered"
                 self._failed(f"{provenance.model}: {provenance.fallback}")
             else:
                 waited = (done - offered.since) * 1000
@@ -218,17 +251,39 @@ class RevisingConsumer:
             self._failed(error)
         return call.result()
 
+    async def _wait_for(self, call: asyncio.Future[Any], emit: Emit) -> None:
+        """Wait for a call that may hang; meanwhile give up the headlines whose time is over."""
+        while True:
+            await self._journal_given_up(emit)
+            await asyncio.wait({call}, timeout=max(self._within, _LEAST_WAIT))
+            self._expire()
+            if call.done():
+                return
+
     async def _collect(self) -> list[_Offered]:
-        """Wait for headlines, and take those that can still be revised in time."""
-        while not self._waiting:
+        """Wait for headlines, and take those that can still be revised in time. There may be none, if others
+        were given up.
+        """
+        while not self._waiting and not self._given_up:
             self._filled.clear()
             await self._filled.wait()
-        taken: list[_Offered] = []
-        now = asyncio.get_running_loop().time()
-        while self._waiting and len(taken) < self._batch:
-            offered = self._waiting.popitem(last=False)[1]
-            if now - offered.since > self._within:
-                self._health.late += 1
-            else:
-                taken.append(offered)
-        return taken
+        self._expire()
+        most = min(self._batch, len(self._waiting))
+        return [self._waiting.popitem(last=False)[1] for _ in range(most)]
+
+    def _expire(self) -> None:
+        """Give up the headlines that can no longer be revised in time. They wait in order of time."""
+        earliest = asyncio.get_running_loop().time() - self._within
+        while self._waiting and next(iter(self._waiting.values())).since < earliest:
+            self._give_up_late(self._waiting.popitem(last=False)[1])
+
+    def _give_up_late(self, offered: _Offered) -> None:
+        self._health.late += 1
+        self._given_up[offered.news.id] = "late"
+
+    async def _journal_given_up(self, emit: Emit) -> None:
+        """Emit commands that name the headlines given up since the last time."""
+        for command, ids in given_up(dict(self._given_up), self._clock.now()):
+            await deliver(emit, command)
+            for news_id in ids:
+                self._given_up.pop(news_id, None)

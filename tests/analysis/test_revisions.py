@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+from agent.analysis.report.report_data import SourceHeadline
 from agent.analysis.report.revisions import first_answers, summarise
-from agent.core.events import Sentiment
+from agent.core.events import Command, Sentiment
+from agent.data.given_up import causes_of, counted, given_up
 
 BULL, BEAR, CALM = (0.1, 0.1, 0.8), (0.8, 0.1, 0.1), (0.1, 0.8, 0.1)
 
@@ -52,3 +56,36 @@ def test_without_revisions_there_is_nothing_to_compare() -> None:
     alone = summarise([answer("a", 0, BULL, provisional=True)])
     assert alone is not None
     assert (alone.revisions, alone.agreement, alone.latency_ms) == (0, None, None)
+
+
+def test_headlines_of_another_class_and_causes_of_the_others_are_listed() -> None:
+    """Five headlines are provisional: a, b and d changed their class, c did not, e was not revised."""
+    news = {"a": SourceHeadline("Fund approved", "Wire", 0)}
+    found = summarise(HEADLINES, news, {"e": "late", "a": "late", "x": "dropped"})
+    assert found is not None
+    assert [(one.at, one.title, one.first, one.revised) for one in found.headlines] == [
+        (4_000, "Fund approved", "bullish", "bearish"),
+        (7_000, "b", "bullish", "abstained"),
+        (9_000, "d", "abstained", "bullish"),
+    ]
+    assert (found.headlines[0].first_confidence, found.headlines[0].revised_confidence) == (0.8, 0.8)
+    assert (found.given_up, found.waiting) == ({"late": 1}, 0), "a was revised after all, x is unknown"
+    unexplained = summarise(HEADLINES)
+    assert unexplained is not None
+    assert (unexplained.given_up, unexplained.waiting) == ({}, 1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 500, 1_201])
+def test_every_headline_given_up_is_in_one_command(count: int) -> None:
+    causes = {f"n{number}": ("late", "dropped", "failed")[number % 3] for number in range(count)}
+    made = list(given_up(causes, 7))
+    assert [id_ for _, ids in made for id_ in ids] == [id_ for one, _ in made for id_ in causes_of(one)]
+    assert {id_: cause for one, _ in made for id_, cause in causes_of(one).items()} == causes
+    assert all(len(ids) <= 500 and one.available_at == 7 for one, ids in made)
+    assert sum(int(text.replace(",", "")) for one, _ in made for text in counted(one).values()) == count
+
+
+def test_other_commands_give_nothing_up() -> None:
+    command = Command("use-model", 0, 0, {"folder": "late"}, "me")
+    assert causes_of(command) == {}
+    assert counted(command) == {"folder": "late"}

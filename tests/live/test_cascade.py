@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from agent.config import Config
 from agent.core.errors import ModelError
-from agent.core.events import Command, News, Sentiment, Signal
+from agent.core.events import Command, Event, News, Sentiment, Signal
+from agent.data.given_up import causes_of
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.live.interfaces.running_agent import Services
 from agent.live.services.metrics.prometheus import AgentMetrics
+from agent.replay.verify import verify
 from agent.sandbox import Sandbox
 from agent.store.database import Database
-from agent.store.queries import find_run, read_decisions, read_rows
+from agent.store.journal import decode, read_journal_rows
+from agent.store.queries import find_run, list_runs, read_decisions, read_rows
 from models.sentiment.serve.headline_score import HeadlineScore
-from tests.support.live import SENTIMENT, Words, assert_sound, journal, living, of, settings, until
+from tests.conftest import ROOT
+from tests.support.live import (
+    PATIENCE,
+    SENTIMENT,
+    Words,
+    assert_sound,
+    journal,
+    living,
+    of,
+    options,
+    settings,
+    until,
+)
+from tests.support.llm_server import Fault, LlmServer
 
 
 class Server(Words):
@@ -183,3 +205,131 @@ async def test_answers_of_workers_are_revised_too(
         (("fast", True), ("slow", False))
     }
     assert local.batches == []
+
+
+# -- over a restart ------------------------------------------------------------------------------------
+
+
+SLOWER = 240.0
+
+
+class KilledAgent:
+    """An agent in a process of its own, whose reviser is at `server`; `kill` is SIGKILL."""
+
+    def __init__(self, sandbox: Sandbox, folder: Path, server: LlmServer, within: str) -> None:
+        now, anchor = sandbox.clock.now(), time.time_ns() // 1_000_000
+        arguments = (sandbox.rest_url, folder, now, anchor, SLOWER, server.path, within)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.agent_child", *map(str, arguments)],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def __enter__(self) -> KilledAgent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> int:
+        self._process.terminate()
+        return self._process.wait(30)
+
+
+def recorded(database: Database) -> list[Event]:
+    """Return the events other than bars of the run that another process records; none before it begins."""
+    rows = (row for run in list_runs(database, 1) for row in read_journal_rows(database, run.id))
+    return [decode(row.payload) for row in rows if row.kind != "Kline"]
+
+
+async def eventually(condition: Callable[[], Any]) -> None:
+    """Wait as `until` does, and leave the processor to the other process."""
+    async with asyncio.timeout(2 * PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+async def slower() -> AsyncIterator[Sandbox]:
+    """Sandbox at a speed at which a busy machine reads the headlines while they come."""
+    async with Sandbox(options(news=True, speed=SLOWER)) as running:
+        yield running
+
+
+def waiting(events: Sequence[Event]) -> set[str]:
+    return {id_ for id_, made in answers(events).items() if len(made) == 1 and made[0].provisional}
+
+
+def causes(events: Sequence[Event]) -> dict[str, str]:
+    """Cause by headline whose revision was given up."""
+    return {id_: cause for one in of(Command, events) for id_, cause in causes_of(one).items()}
+
+
+async def test_headlines_that_wait_for_a_revision_when_the_agent_is_killed_are_revised_after_the_restart(
+    slower: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    """The server answers no request of the first life. The deadline of 100 days passes in neither."""
+    with LlmServer(script=lambda _: Fault("slow", seconds=600)) as server:
+        with KilledAgent(slower, tmp_path, server, "100d") as first:
+            await eventually(lambda: len(waiting(recorded(database))) >= 3 and server.requests)
+            first.kill()
+        left = waiting(recorded(database))
+        asked = len(server.requests)
+        server.script = lambda _: None
+        with KilledAgent(slower, tmp_path, server, "100d") as second:
+            await eventually(lambda: not left & waiting(recorded(database)))
+            assert second.stop() == 0
+        assert len(server.requests) >= asked + len(left)
+    events = assert_sound(database, "latest", settings_of(slower, tmp_path))
+    assert len([one for one in of(Command, events) if one.action == "life"]) == 2
+    by_headline = answers(events)
+    assert {len(by_headline[id_]) for id_ in left} == {2}
+    assert all(by_headline[id_][1].provenance is not None for id_ in left)
+    assert not left & causes(events).keys()
+    count = len(server.requests)
+    assert verify(database, find_run(database)).identical
+    assert len(server.requests) == count, "a replay asks no model"
+
+
+async def test_after_the_deadline_a_restart_gives_the_revisions_up_and_says_so(
+    slower: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    """Ten minutes of market pass in 2.5 s; the first life ends long before ten of its own."""
+    with LlmServer(script=lambda _: Fault("slow", seconds=600)) as server:
+        with KilledAgent(slower, tmp_path, server, "10m") as first:
+            await eventually(lambda: len(waiting(recorded(database))) >= 3 and server.requests)
+            first.kill()
+        left = waiting(recorded(database))
+        last = max(answers(recorded(database))[id_][0].available_at for id_ in left)
+        await eventually(lambda: slower.clock.now() > last + 600_000)
+        asked = len(server.requests)
+        with KilledAgent(slower, tmp_path, server, "10m") as second:
+            await eventually(lambda: left <= causes(recorded(database)).keys())
+            second.kill()
+        assert not {one.headline for one in server.requests[asked:]} & titles(recorded(database), left)
+        with KilledAgent(slower, tmp_path, server, "10m") as third:
+            await eventually(lambda: lives(recorded(database)) == 3)
+            before = len(recorded(database))
+            await eventually(lambda: len(recorded(database)) > before + 3)
+            assert third.stop() == 0
+    events = assert_sound(database, "latest", settings_of(slower, tmp_path))
+    assert {causes(events)[id_] for id_ in left} == {"outlived"}
+    named = [id_ for one in of(Command, events) for id_ in causes_of(one)]
+    assert len(named) == len(set(named)), "each is given up once"
+    assert {len(answers(events)[id_]) for id_ in left} == {1}
+
+
+def settings_of(sandbox: Sandbox, folder: Path) -> Config:
+    return settings(sandbox.rest_url, folder, strategy=SENTIMENT)
+
+
+def titles(events: Sequence[Event], ids: set[str]) -> set[str]:
+    return {one.title for one in of(News, events) if one.id in ids}
+
+
+def lives(events: Sequence[Event]) -> int:
+    return len([one for one in of(Command, events) if one.action == "life"])

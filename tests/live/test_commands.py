@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import os
 import pty
@@ -18,10 +19,13 @@ import pytest
 from aiohttp import ClientSession, CookieJar
 
 from agent.core.errors import TapewireError
+from agent.core.events import Command, Sentiment
+from agent.data.given_up import causes_of
 from agent.live.control_socket import ControlRequest, send_request
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
-from agent.store.queries import list_runs
+from agent.store.journal import read_journal
+from agent.store.queries import list_runs, read_rows
 from agent.store.runs import RunStatus
 from tests.conftest import ROOT
 from tests.support.command_line import run_command
@@ -203,7 +207,72 @@ async def test_demo_serves_its_page_trades_on_headlines_reports_and_verifies(tmp
     assert demo["identical"]
     assert demo["trades"] >= 1
     assert demo["orders_on_headlines"] >= 1
+    revised = demo["revisions"]
+    assert revised["revisions"] >= 1
+    assert revised["provisional"] == (
+        revised["revisions"] + sum(revised["given_up"].values()) + revised["waiting"]
+    )
+    assert revised["server_exit_code"] is None
     page = (tmp_path / demo["report"]).read_text()
     assert demo["run"] in page
+    assert "<h2>Revisions</h2>" in page
+    assert all(one["title"] in html.unescape(page) for one in revised["headlines"])
     with closing(open_database(f"sqlite:///{tmp_path / 'var' / 'tapewire.db'}")) as database:
         assert [run.status for run in list_runs(database)] == [RunStatus.COMPLETE]
+
+
+def child_of(process: Process, module: str) -> int | None:
+    """Return the process id of a child that runs `module`."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = folder.joinpath("stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == process.pid and module in folder.joinpath("cmdline").read_text():
+                return int(folder.name)
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it finds the server's process in /proc")
+async def test_a_demo_whose_second_model_is_killed_goes_on_with_first_scores_and_says_so(
+    tmp_path: Path,
+) -> None:
+    process = await start("demo", "--seconds", 24, cwd=tmp_path)
+    url = f"sqlite:///{tmp_path / 'var' / 'tapewire.db'}"
+
+    def revisions() -> int:
+        with closing(open_database(url)) as database:
+            found = [one for run in list_runs(database) for one in read_rows(database, run.id, Sentiment)]
+        return sum(one.provenance is not None for one in found)
+
+    reading = asyncio.create_task(process.communicate())
+    async with asyncio.timeout(PATIENCE):
+        while not (tmp_path / "var" / "tapewire.db").is_file() or not revisions():
+            assert process.returncode is None
+            await asyncio.sleep(0.1)
+    server = child_of(process, "agent.sandbox.model_server")
+    assert server is not None
+    os.kill(server, signal.SIGKILL)
+    printed, log = await asyncio.wait_for(reading, 3 * PATIENCE)
+    assert process.returncode == 0, log.decode()
+    text = " ".join(printed.decode().split())
+    assert re.search(r"the second model revised \d+ of \d+ scores", text)
+    kept = re.search(r"the others keep their first score: (\d+) unanswered", text)
+    assert kept is not None
+    assert int(kept[1]) >= 1
+    assert "its server was killed by signal 9 during the run, and nothing waited for it" in text
+    assert "identical: " in text
+    with closing(open_database(url)) as database:
+        (run,) = list_runs(database)
+        answered: dict[str, list[Sentiment]] = {}
+        for one in read_rows(database, run.id, Sentiment):
+            answered.setdefault(one.news_id, []).append(one)
+        commands = (event for _, event in read_journal(database, run.id) if isinstance(event, Command))
+        given_up = {id_: cause for command in commands for id_, cause in causes_of(command).items()}
+    assert len(given_up) == int(kept[1])
+    assert {len(answered[id_]) for id_ in given_up} == {1}, "they keep the first score"
+
+
+async def test_the_demo_refuses_a_second_model_that_may_not_be_asked(tmp_path: Path) -> None:
+    process = await start("demo", "--seconds", 5, "--revise-with", "openai:http://x.invalid#m", cwd=tmp_path)
+    printed, log = await asyncio.wait_for(process.communicate(), 3 * PATIENCE)
+    assert b"llm.allow_hosts" in printed + log

@@ -12,7 +12,8 @@ import pytest
 from agent.config import parse
 from agent.config.llm import LlmConfig
 from agent.core.errors import ModelError
-from agent.core.events import News, Provenance, Sentiment
+from agent.core.events import Command, News, Provenance, Sentiment
+from agent.data.given_up import causes_of
 from agent.live.revision import RevisingConsumer, RevisionHealth
 from models.labels import NOT_FINITE
 from models.sentiment.serve.headline_score import AssetScore, HeadlineScore
@@ -43,11 +44,14 @@ class Cascade:
     ) -> None:
         raw = {"model": {"revise_with": "slow", "revise_within": within}, **sections}
         self.said: list[Sentiment] = []
+        self.commands: list[Command] = []
         self.news = {news.id: news for news in known}
         self.reviser = RevisingConsumer(
             parse(raw, where="test"), ManualClock(T0), load, lambda news_id: self.news.get(news_id)
         )
-        self._emit: Any = self.said.append
+        self._emit: Any = lambda event: (self.commands if isinstance(event, Command) else self.said).append(
+            event
+        )
         self._first = self.reviser.first_answers(self._emit)
         self.task: asyncio.Task[None]
 
@@ -76,6 +80,11 @@ class Cascade:
     @property
     def health(self) -> RevisionHealth:
         return self.reviser.health
+
+    @property
+    def given_up(self) -> dict[str, str]:
+        """Cause by headline, as journalled."""
+        return {id_: cause for command in self.commands for id_, cause in causes_of(command).items()}
 
     @property
     def revisions(self) -> list[Sentiment]:
@@ -187,6 +196,7 @@ async def test_an_answer_after_the_deadline_is_dropped_and_counted() -> None:
         await until(lambda: cascade.revisions)
     assert [one.news_id for one in cascade.revisions] == ["n3"]
     assert cascade.health.state == "live"
+    assert cascade.given_up == {"n0": "late", "n1": "late", "n2": "late"}
 
 
 async def test_first_answers_pass_while_the_revising_model_hangs() -> None:
@@ -202,6 +212,7 @@ async def test_first_answers_pass_while_the_revising_model_hangs() -> None:
         model.opened.set()
         await until(lambda: len(cascade.revisions) == 11)
     assert [one.news_id for one in cascade.revisions] == ["n0", *(f"n{n}" for n in range(90, 100))]
+    assert cascade.given_up == dict.fromkeys((f"n{n}" for n in range(1, 90)), "dropped")
 
 
 async def test_a_stop_does_not_wait_for_a_call_that_hangs() -> None:
@@ -242,6 +253,50 @@ async def test_a_failure_loses_revisions_and_no_first_answer() -> None:
     health = cascade.health
     assert (health.failed_headlines, health.errors, health.last_error) == (1, 1, "the server is gone")
     assert health.messages == health.revised + health.failed_headlines == 2
+    assert cascade.given_up == {"n1": "failed"}
+
+
+async def test_headlines_that_wait_behind_a_call_that_hangs_are_given_up_when_their_time_is_over() -> None:
+    model = Blocked()
+    async with Cascade(lambda _: model, known=[headline(n) for n in range(4)], within="50ms") as cascade:
+        await cascade.loaded()
+        await cascade.answer(0)
+        await until(model.entered.is_set)
+        await cascade.answer(1, 2, 3)
+        await until(lambda: len(cascade.given_up) == 4)
+        assert cascade.health.waiting == 0
+        assert cascade.health.state == "waiting", "the call still hangs"
+        model.opened.set()
+    assert set(cascade.given_up.values()) == {"late"}
+    assert cascade.revisions == []
+
+
+async def test_after_a_restart_only_headlines_whose_time_is_not_over_are_asked_again() -> None:
+    """The clock shows T0; the deadline of 30 s counts from the first answer."""
+    async with Cascade(slow, known=[headline(1)]) as cascade:
+        for number, age in ((1, 40_000), (2, 29_000), (3, 0)):
+            cascade.reviser.resume(headline(number), T0 - age)
+        await until(lambda: len(cascade.revisions) == 2)
+        await until(lambda: cascade.commands)
+    assert [one.news_id for one in cascade.revisions] == ["n2", "n3"]
+    assert [round(one.latency_ms, -3) for one in cascade.revisions] == [29_000, 0]
+    assert cascade.given_up == {"n1": "outlived"}
+    health = cascade.health
+    assert (health.messages, health.resumed, health.outlived, health.revised) == (3, 3, 1, 2)
+
+
+async def test_after_a_restart_headlines_do_not_wait_for_a_model_that_cannot_be_loaded() -> None:
+    def load(folder: str) -> Words:
+        raise ModelError("the server is down")
+
+    async with Cascade(load, within="50ms") as cascade:
+        cascade.reviser.resume(headline(1), T0)
+        await asyncio.wait({cascade.task})
+        assert cascade.health.waiting == 1
+        await asyncio.sleep(0.06)
+        await asyncio.wait({cascade.again()})
+        assert cascade.given_up == {"n1": "late"}
+        assert cascade.health.waiting == 0
 
 
 async def test_the_answer_of_a_fallback_is_no_revision() -> None:
@@ -253,7 +308,8 @@ async def test_the_answer_of_a_fallback_is_no_revision() -> None:
     async with Cascade(Dead, known=[headline(1)]) as cascade:
         await cascade.loaded()
         await cascade.answer(1)
-        await until(lambda: cascade.health.unanswered)
+        await until(lambda: cascade.commands)
+    assert cascade.given_up == {"n1": "unanswered"}
     assert [one.model for one in cascade.said] == ["fast"]
     assert cascade.health.last_error == "qwen: the server refused the connection"
 

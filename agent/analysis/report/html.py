@@ -33,10 +33,14 @@ from agent.analysis.story_table import StoryTable, table_of
 from agent.analysis.waterfall import Waterfall, lay_out
 from agent.core.durations import format_bar_length, format_duration
 from agent.core.errors import StoreError, TapewireError
+from agent.data.given_up import CAUSES
 from agent.system.atomic import write_bytes
 
 SHOWN_TRADES: Final = 50
 """Rows of the trades table at each end."""
+
+SHOWN_REVISIONS: Final = 100
+"""Newest headlines of another class after their revision."""
 
 SHOWN_SYMBOLS: Final = 6
 """Number of price charts, for the most traded symbols. Each takes about a quarter of a megabyte."""
@@ -80,6 +84,8 @@ def render(data: ReportData, *, twin: TwinView | None = None, stories: StoryTabl
         rule=describe_regime_rule(evidence.regime_rule, evidence.period),
         units=formats.plural(evidence.period),
         assumptions=assumptions(config),
+        causes=CAUSES,
+        most_revised=SHOWN_REVISIONS,
         waterfall=cost_waterfall(evidence.costs),
         twin=twin,
         stories=stories,

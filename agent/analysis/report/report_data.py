@@ -108,6 +108,19 @@ class ModelDrift(msgspec.Struct, frozen=True):
     moves: RealisedMoves
 
 
+class RevisedHeadline(msgspec.Struct, frozen=True):
+    """A headline in whose likeliest class the two models differ; a class may be `abstained`."""
+
+    at: int  # when the revision was available, UTC ms
+    title: str
+    publisher: str
+    first: str
+    first_confidence: float
+    revised: str
+    revised_confidence: float
+    reason: str = ""  # of a language model, on one line
+
+
 class RevisionSummary(msgspec.Struct, frozen=True):
     """First scores and those of the model that revises them, for the headlines as a whole.
 
@@ -115,6 +128,9 @@ class RevisionSummary(msgspec.Struct, frozen=True):
     revisions were abstentions. `changed` have another likeliest class, where both models answered, and
     `agreement` is the share of the others. `matrix` counts revisions by class of the first score, then of
     the revision; an abstention is the class `abstained`. Shares and means of nothing are None.
+
+    First scores that nothing revised are in `given_up`, by its cause (`agent.data.given_up.CAUSES`), or still
+    `waiting` at the end of the run. `headlines` are those of another class, in order of time.
     """
 
     model: str  # fingerprint of the revising model that answered last
@@ -125,6 +141,9 @@ class RevisionSummary(msgspec.Struct, frozen=True):
     agreement: float | None
     latency_ms: float | None
     matrix: dict[str, dict[str, int]]
+    given_up: dict[str, int] = {}
+    waiting: int = 0
+    headlines: list[RevisedHeadline] = []
 
 
 class ReportData(msgspec.Struct, frozen=True, kw_only=True):

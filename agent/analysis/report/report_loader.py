@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +22,11 @@ from agent.analysis.report.prices import closes_of
 from agent.analysis.report.recorded_drift import model_drift_of
 from agent.analysis.report.recorded_members import members_of
 from agent.analysis.report.recorded_sleeves import sleeve_risk_of, sleeves_of
-from agent.analysis.report.report_data import Curve, ReportData, recorded_config
-from agent.analysis.report.revisions import summarise
+from agent.analysis.report.report_data import Curve, ReportData, RevisionSummary, recorded_config
+from agent.analysis.report.revisions import read_given_up, summarise
 from agent.analysis.report.run_evidence import RunRecord, evidence_of
 from agent.analysis.report.scored_headlines import (
+    RecordedHeadline,
     event_headlines,
     headline_markers,
     read_news,
@@ -34,7 +36,7 @@ from agent.analysis.run_metrics import Metrics, compute
 from agent.analysis.trades import RoundTrip, TradeBook
 from agent.config import Config
 from agent.core.durations import format_bar_length
-from agent.core.errors import DataError, ModelError
+from agent.core.errors import DataError, ModelError, StoreError
 from agent.core.events import (
     AccountSnapshot,
     CashAdjustment,
@@ -55,7 +57,7 @@ from agent.core.votes import leading
 from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_decisions, read_rows
-from agent.store.runs import FUSION_VERSION, Run
+from agent.store.runs import FUSION_VERSION, Run, RunKind
 from agent.store.strategy_history import recorded_versions
 from agent.store.tables import equity as equity_table
 from models.cards import read_card
@@ -139,12 +141,26 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         refusals=decided.refusals,
         model_drift=model_drift_of(database, run.id, config, scored, closes),
         members=members_of(database, run.id, config, news, closes),
-        revisions=summarise(read_rows(database, run.id, Sentiment)),
+        revisions=_revisions(database, run, config, news, notes),
         sleeves=sleeves_of(database, run.id, config),
         sleeve_risk=sleeve_risk_of(database, run.id) if config.sleeves else [],
         strategies=recorded_versions(database, run),
         notes=notes,
     )
+
+
+def _revisions(
+    database: Database, run: Run, config: Config, news: Mapping[str, RecordedHeadline], notes: list[str]
+) -> RevisionSummary | None:
+    """Compare the scores of a cascade. If the journal can't be read, a note says what is missing."""
+    causes: dict[str, str] = {}
+    if run.kind is RunKind.LIVE and config.model.revise_with:
+        try:
+            causes = read_given_up(database, run.id)
+        except StoreError as error:
+            notes.append(f"Why headlines were not revised is unknown: {error.message}.")
+    headlines = {id_: one.headline for id_, one in news.items()}
+    return summarise(read_rows(database, run.id, Sentiment), headlines, causes)
 
 
 def horizon_of(run: Run, config: Config, notes: list[str]) -> int | None:

@@ -17,10 +17,11 @@ from agent.config.llm import LlmBudget, LlmConfig
 from agent.core.errors import ConfigError, DataError, ModelError, SafetyError
 from agent.data.text import one_line
 from models.sentiment.llm.llm_calibration import fit_calibration, write_calibration
-from models.sentiment.llm.llm_cutoffs import knowledge_cutoff
+from models.sentiment.llm.llm_cutoffs import KNOWN_CUTOFFS, knowledge_cutoff
 from models.sentiment.llm.llm_prompt import Prompt
 from models.sentiment.llm.llm_scorer import LlmScorer
 from models.sentiment.serve.headline_score import AssetScore, HeadlineScore
+from tests.conftest import ROOT
 from tests.support.llm_server import (
     Answer,
     Fault,
@@ -401,6 +402,8 @@ def test_what_can_not_be_used_is_an_error_before_any_request(
         ("meta-llama/Meta-Llama-3-8B", date(2023, 12, 31)),
         ("smollm2:135m", date(2024, 11, 30)),
         ("HuggingFaceTB/SmolLM2-1.7B-Instruct", date(2024, 11, 30)),
+        ("HuggingFaceTB/SmolLM2-360M-Instruct", None),  # no source confirms a date
+        ("smollm2:360m", None),
         ("gemma3:4b-it-qat", date(2024, 8, 31)),
         ("phi3:mini", date(2023, 10, 31)),
         ("microsoft/phi-4", date(2024, 6, 30)),
@@ -420,6 +423,17 @@ def test_the_knowledge_cutoff_is_stated_or_the_publishers(model: str, cutoff: da
     assert knowledge_cutoff(model, stated) == cutoff
     config = LlmConfig(cutoffs=stated)
     assert LlmScorer.open(f"openai:http://127.0.0.1:1/v1#{model}", config).knowledge_cutoff == cutoff
+
+
+def test_every_known_cutoff_names_a_source_that_the_documentation_lists() -> None:
+    text = (ROOT / "docs" / "llm.md").read_text(encoding="utf-8")
+    for known in KNOWN_CUTOFFS:
+        assert known.source.startswith("https://")
+        assert known.last_day < known.read
+        rows = [line for line in text.splitlines() if known.source in line]
+        assert any(line.startswith("|") and f"{known.last_day}" in line for line in rows), known
+        assert all(f"| {known.basis}" in line for line in rows), known
+    assert f"{KNOWN_CUTOFFS[0].read}" in text
 
 
 def test_counters_are_a_copy() -> None:

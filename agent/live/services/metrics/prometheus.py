@@ -58,6 +58,8 @@ _SOURCE_COUNTS: Final = (
     ("revised", "Headlines whose first answer was revised"),
     ("unanswered", "Headlines that a language model left to its fallback, and were not revised"),
     ("failed_headlines", "Headlines that were not revised because the model failed"),
+    ("resumed", "Headlines that waited for a revision when an earlier life of the agent ended"),
+    ("outlived", "Of these, headlines whose time had passed when the agent started again"),
     ("skipped", "Headlines that can't vote, and are not revised"),
     ("forged", "Commands with a wrong signature, and replayed commands"),
     ("refused", "Signed commands not carried out, and rejected scores of workers"),
