@@ -240,7 +240,8 @@ class OwnOrders:
         if record is None:
             return
         record.status, record.reported = update.status, update.filled
-        if update.status is OrderStatus.CANCELLED:
+        # the rest of a market order that found too little liquidity at the venue is not cancelled on paper
+        if update.status is OrderStatus.CANCELLED and record.order.type is not OrderType.MARKET:
             self._cancel(update.order_id, update.symbol, update.ts, update.reason)
 
     def _on_venue_fill(self, fill: Fill) -> None:

@@ -272,8 +272,9 @@ class UnifiedAccount:
     def on_trade(self, trade: PublicTrade) -> None:
         """Apply a new price: due funding, triggers, orders, liquidation."""
         if trade.time >= self._next_funding:
-            stamp, self._next_funding = self._next_funding, self.market.next_funding(
-                self.instruments.funding_interval
+            stamp, self._next_funding = (
+                self._next_funding,
+                self.market.next_funding(self.instruments.funding_interval),
             )
             for symbol in self.instruments.symbols:
                 self.books["linear"].pay_funding(symbol, stamp, self.now(), self._funding_rate)
