@@ -114,5 +114,7 @@ async def test_a_sandbox_differs_by_the_moment_and_by_limit_orders(
     assert len(matched) >= 10
     # The sandbox has a new price every 15 s. A busy machine handles several of them, and an order, at once:
     # then the journal may lack the price that the order met.
-    prompt = [order for order in matched if order.venue_delay_ms is not None and order.venue_delay_ms < 15_000]
+    prompt = [
+        order for order in matched if order.venue_delay_ms is not None and order.venue_delay_ms < 15_000
+    ]
     assert not [order for order in prompt if order.causes.get("spread") or order.causes.get("impact")]

@@ -253,10 +253,8 @@ async def test_two_seconds_of_latency(database: Database, tmp_path: Path, tapewi
         assert set(order.causes) <= {"latency", "rounding", "fee"}
         total += expected
     assert total
-    delays = found.report.venue_delays, found.report.paper_delays
-    assert delays[0] is not None
-    assert delays[1] is not None
-    assert delays[0].median > 2_000 > delays[1].median
+    assert found.report.venue_delays is not None
+    assert found.report.venue_delays.median > 2_000
 
 
 async def test_rejected_orders(database: Database, tmp_path: Path, tapewire: Tapewire) -> None:
