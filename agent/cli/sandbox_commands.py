@@ -133,8 +133,8 @@ def sandbox(
     """Run a test exchange on this machine with Bybit v5's protocol, with prices from kline files.
 
     Orders are matched by the paper exchange that backtests use, at the costs given. The first live bar of the
-    files becomes the present one. At --speed 1 every timestamp is the present time, as on the real venue. At a
-    higher speed the market's clock starts now and runs that much faster, so the time of klines, orders,
+    files becomes the present one. At --speed 1 every timestamp is the present time, as on the real venue. At
+    a higher speed the market's clock starts now and runs that much faster, so the time of klines, orders,
     market/time and feeds gets ahead of the machine's clock; signed requests may carry either time.
 
     Faults: --fault KIND[,on=PATTERN][,p=P][,count=N][,after=N][,ms=MS][,code=CODE][,rest=true], or POST
