@@ -9,18 +9,15 @@ those of orders whose price at the venue is in the run's journal, and each test 
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
-from agent.analysis.twin_parts import Cause
 from agent.analysis.twin_report import TwinOrder, TwinReport
 from agent.core.events import HOUR_MS, MINUTE_MS
 from agent.core.strategy import Kline, Market, Strategy, StrategyParams
@@ -395,48 +392,3 @@ async def test_an_hour_of_gaps_in_the_stream(database: Database, tmp_path: Path,
             assert set(order.causes) <= {"data", "fee"}
     assert total
     assert found.report.holes == 1
-
-
-@pytest.mark.slow
-async def test_fitted_costs_explain_a_planted_spread_and_latency(
-    database: Database, tmp_path: Path, tapewire: Tapewire
-) -> None:
-    """Fit the costs to the run's fills, and fold the twin again with them: what is left is near zero."""
-    found = await trade(
-        database,
-        tmp_path,
-        tapewire,
-        enough=prompt(24),
-        half_spread_bps=5.0,
-        order_latency=2_000,
-    )
-    said = tapewire("costs", "fit", "latest", "--output", "costs.toml", "--json", "--config", "store.toml")
-    assert said.code == 0, said.err
-    fitted = json.loads(said.out)
-    half_spread, latency = fitted["half_spread_bps"], fitted["latency"]
-    assert half_spread["low"] <= 5.0 <= half_spread["high"]
-    assert latency["value"] >= 2_000
-    refolded = tapewire("twin", "--own-orders", "--json", "--config", "store.toml", "--costs", "costs.toml")
-    assert refolded.code == 0, refolded.err
-    report = msgspec.json.decode(refolded.out, type=TwinReport)
-    assert f"of run {report.run}" in report.costs
-    both = {order.id: value(of) for order, of in found.filled_by_both()}
-    left = {
-        order.id: order for order in report.orders if order.id in both and order.paper_qty == order.venue_qty
-    }
-    assert len(left) >= 6
-    orders = {order.id: order for order in found.report.orders if order.id in left}
-
-    def in_bps(of: dict[str, TwinOrder], *causes: Cause) -> list[float]:
-        return [
-            float(sum((order.causes.get(cause, D(0)) for cause in causes), D(0)) / both[id]) * 10_000
-            for id, order in of.items()
-        ]
-
-    before, after = fmean(in_bps(orders, "spread", "impact")), fmean(in_bps(left, "spread", "impact"))
-    assert before == pytest.approx(-4.5, abs=0.2)
-    width = max(half_spread["high"] - half_spread["value"], half_spread["value"] - half_spread["low"])
-    assert abs(after) < max(width, 0.2)
-    assert abs(after) < abs(before) / 4
-    moved = in_bps(left, "latency")
-    assert abs(fmean(moved)) <= 4 * stdev(moved) / len(moved) ** 0.5
