@@ -83,7 +83,7 @@ async def _feed(
         closing(open_database(f"sqlite:///{path}")) as database,
         Pipeline(config, database, fresh, resume=False) as pipeline,
     ):
-        timed = _Timed(LiveTwin(config, pipeline.engine.portfolio))
+        timed = _Timed(LiveTwin(config))
         if twin:
             pipeline.observers.append(timed)
         for event in events:

@@ -108,6 +108,7 @@ class TwinRecord(msgspec.Struct):
     first_different: DifferentDecision | None
     notes: list[str]
     bars: list[BarDifferences] = []  # of a twin on history
+    settled_holes: dict[str, list[tuple[int, int]]] = {}  # by order: those known when it was settled
 
 
 class TwinDay(msgspec.Struct, frozen=True):
@@ -251,7 +252,8 @@ class _Attribution:
                 continue
             known = self._parts.get(id)
             if known is None or known.open or seen != self._seen[id]:
-                rules, holes = record.rules[order.symbol], record.holes.get(order.symbol, ())
+                rules = record.rules[order.symbol]
+                holes = record.settled_holes.get(id, record.holes.get(order.symbol, ()))
                 known = OrderAttribution(order, rules, holes).attribute(
                     moves[:seen], boundary.marks[order.symbol]
                 )

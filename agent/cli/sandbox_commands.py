@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from agent.cli.command_options import parse_time
+from agent.cli.command_options import parse_span, parse_time
 from agent.cli.console import err, print_json
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
+from agent.core.events import HOUR_MS
 
 if TYPE_CHECKING:
     from agent.sandbox import SandboxOptions
@@ -24,7 +26,61 @@ def register(app: typer.Typer) -> None:
     app.command("sandbox")(sandbox)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VenueCosts:
+    """What trading at the sandbox costs, to plant what `tapewire twin` and `costs fit` must find."""
+
+    PANEL: ClassVar = "Costs"
+
+    taker_fee: Annotated[
+        str | None, option("--taker-fee", "Fee of takers, a fraction of the value.", "NUMBER", "Bybit's")
+    ] = None
+    maker_fee: Annotated[
+        str | None,
+        option("--maker-fee", "Fee of makers, the same; negative: a rebate.", "NUMBER", "Bybit's"),
+    ] = None
+    half_spread: Annotated[
+        float, option("--half-spread", "Half the spread in basis points: what takers pay.", min=0)
+    ] = 0.5
+    latency: Annotated[
+        str,
+        option(
+            "--latency",
+            "Market time that an order, change or cancellation takes to reach the exchange.",
+            "DURATION",
+        ),
+    ] = "0s"
+    participation: Annotated[
+        float | None,
+        option("--participation", "Share of a bar's volume that orders may fill.", default="no limit"),
+    ] = None
+    funding_rate: Annotated[
+        str, option("--funding-rate", "Rate at each funding time; positive: longs pay.", "NUMBER")
+    ] = "0.0001"
+    funding_interval: Annotated[
+        str, option("--funding-interval", "Time between two fundings: whole hours.", "DURATION")
+    ] = "8h"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields of `SandboxOptions`. Raises UsageError."""
+        interval = parse_span(self.funding_interval, "--funding-interval")
+        if not interval or interval % HOUR_MS:
+            raise UsageError(
+                f"--funding-interval {self.funding_interval} is not whole hours", hint="such as 1h or 8h"
+            )
+        return {
+            "taker_fee": _rate(self.taker_fee, "--taker-fee"),
+            "maker_fee": _rate(self.maker_fee, "--maker-fee"),
+            "half_spread_bps": self.half_spread,
+            "order_latency": parse_span(self.latency, "--latency"),
+            "participation": self.participation,
+            "funding_rate": _rate(self.funding_rate, "--funding-rate"),
+            "funding_interval": interval,
+        }
+
+
 def sandbox(
+    costs: VenueCosts,
     klines: Annotated[
         list[str], option("--klines", "Klines, Parquet or CSV; may be repeated.", "[SYMBOL=]FILE")
     ],
@@ -71,19 +127,15 @@ def sandbox(
     fault: Annotated[
         list[str] | None, option("--fault", "Fault to inject, as described above; may be repeated.", "FAULT")
     ] = None,
-    participation: Annotated[
-        float | None,
-        option("--participation", "Share of a bar's volume that orders may fill.", default="no limit"),
-    ] = None,
     seed: Annotated[int, option("--seed", "Seed of the prices inside bars and of the faults.")] = 0,
     json: Annotated[bool, option("--json", "Print the URLs as one JSON object.")] = False,
 ) -> None:
     """Run a test exchange on this machine with Bybit v5's protocol, with prices from kline files.
 
-    Orders are matched by the paper exchange that backtests use. The first live bar of the files becomes the
-    present one. At --speed 1 every timestamp is the present time, as on the real venue. At a higher speed the
-    market's clock starts now and runs that much faster, so the time of klines, orders, market/time and feeds
-    gets ahead of the machine's clock; signed requests may carry either time.
+    Orders are matched by the paper exchange that backtests use, at the costs given. The first live bar of the
+    files becomes the present one. At --speed 1 every timestamp is the present time, as on the real venue. At
+    a higher speed the market's clock starts now and runs that much faster, so the time of klines, orders,
+    market/time and feeds gets ahead of the machine's clock; signed requests may carry either time.
 
     Faults: --fault KIND[,on=PATTERN][,p=P][,count=N][,after=N][,ms=MS][,code=CODE][,rest=true], or POST
     /_sandbox/faults while it runs; GET /_sandbox/state shows the exchange's state.
@@ -107,7 +159,7 @@ def sandbox(
         seed=seed,
         news=news,
         faults=tuple(parse_fault(text) for text in fault or ()),
-        participation=participation,
+        **costs.settings(),
     )
     asyncio.run(_serve(options, allow_remote=allow_remote, json=json))
 
@@ -134,6 +186,19 @@ async def _serve(options: SandboxOptions, *, allow_remote: bool, json: bool) -> 
             err.print("the kline files have ended, so prices stand still; Ctrl-C stops the sandbox")
             await waiting
         ended.cancel()
+
+
+def _rate(text: str | None, name: str) -> Decimal | None:
+    """Return a fraction below 1. Raises UsageError that names the option."""
+    if text is None:
+        return None
+    try:
+        rate = Decimal(text)
+    except InvalidOperation:
+        rate = Decimal(1)
+    if not rate.is_finite() or abs(rate) >= 1:
+        raise UsageError(f"{name} {text!r} is no rate", hint="write a fraction, such as 0.00055")
+    return rate
 
 
 def _amount(text: str) -> Decimal:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agent.live.interfaces.status import ModelDriftStatus, Status, TwinStatus
 
 _ERROR: Final = 160  # characters shown of an error
+_CAUSES: Final = 4  # parts of the twin's difference, the largest
 
 
 def show(status: Status) -> None:
@@ -258,6 +259,8 @@ def show_twin(twin: TwinStatus) -> None:
     """Print how the latest orders at the venue differ from the same on paper."""
     if twin.problem:
         print_text(f"the twin has ended: {twin.problem}", "yellow")
+    elif twin.behind:
+        print_text(f"twin: reads the journal again, {twin.behind:,} events left")
     elif twin.mean_bps is None:
         print_text("twin: no order has been compared with paper yet")
     else:
@@ -267,3 +270,7 @@ def show_twin(twin: TwinStatus) -> None:
             f"twin: {twin.orders} orders differ from paper by {twin.mean_bps:+.2f} bps{interval}; {allowed}"
         )
         print_text(line, "yellow" if twin.outside else None, wrap=True)
+    if twin.difference is not None and twin.causes:
+        largest = sorted(twin.causes.items(), key=lambda part: -abs(part[1]))[:_CAUSES]
+        parts = ", ".join(f"{cause} {amount:+,.2f}" for cause, amount in largest)
+        print_text(f"twin: since the run began, the venue minus paper is {twin.difference:+,.2f}: {parts}")

@@ -115,6 +115,7 @@ def fold_twin(
         boundaries=boundaries,
         rules={symbol: CostRules(rules, half_spread) for symbol, rules in own.instruments.items()},
         holes={symbol: find_holes(times, config) for symbol, times in own.fresh.items()},
+        settled_holes={id: record.holes for id, record in own.records.items() if record.holes is not None},
         first_different=None if second is None else first_difference(ours, second.orders),
         notes=notes,
         bars=bars,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from decimal import Decimal
 
 from agent.config import Config, parse
@@ -50,7 +50,7 @@ def run_config(run: Run) -> Config:
 
 def recorded_events(
     database: Database, run: Run, config: Config
-) -> Iterator[tuple[int, Event, list[Decision]]]:
+) -> Generator[tuple[int, Event, list[Decision]], None, None]:
     """Yield each event of the journal with its number and the decisions that it led to.
 
     Of a run that did not record changes of cash, the first account snapshot leads to one.

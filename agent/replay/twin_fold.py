@@ -7,7 +7,7 @@ strategy, because that order was decided from it; so a difference lasts until th
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -65,7 +65,14 @@ class FollowedOrder:
         self.paper_status = OrderStatus.NEW
         self.paper_reason = ""
         self.arrived = 0
+        self.holes: list[tuple[int, int]] | None = None  # around its fills, once it is settled
         self._missing = missing
+
+    @property
+    def filled(self) -> tuple[int, int] | None:
+        """Times of the first and the last fill on either side, UTC ms; None without any."""
+        times = [move.ts for move in self.moves if isinstance(move, TwinFill)]
+        return (min(times), max(times)) if times else None
 
     @property
     def ended(self) -> bool:
@@ -120,7 +127,9 @@ class OwnOrders:
         self.prices: dict[str, list[tuple[int, float]]] = {symbol: [] for symbol in symbols}
         self.fresh: dict[str, list[int]] = {symbol: [] for symbol in symbols}
         self.ignored_bars = 0
-        self.handed_over: list[FollowedOrder] = []  # orders that have ended at the venue and on paper
+        self.settled: list[FollowedOrder] = []  # orders that have ended, and whose market is known
+        self._ended: dict[str, list[FollowedOrder]] = {symbol: [] for symbol in symbols}  # not yet settled
+        self._config = config
         self._interval = config.market.interval
         self._margined = config.market.category == "linear"
         self._at_close = config.paper.fill == "close"
@@ -156,9 +165,12 @@ class OwnOrders:
         symbol = kline.symbol
         if symbol not in self.instruments or kline.interval != self._interval:
             return
-        self.prices[symbol].append((kline.ts, kline.close))
+        insort(
+            self.prices[symbol], (kline.ts, kline.close), key=_time_of
+        )  # of equal times the last one counts
         if kline.available_at - kline.ts <= self._interval:
-            self.fresh[symbol].append(kline.ts)
+            insort(self.fresh[symbol], kline.ts)
+            self._settle(symbol, kline.ts)
         if kline.start < self._next_start[symbol]:
             self.ignored_bars += kline.confirm
             return
@@ -220,7 +232,7 @@ class OwnOrders:
                 working.append(record)
                 continue
             self._cancel(record.order.id, symbol, now, "the order has ended at the venue")
-            self.handed_over.append(record)
+            self._ended[symbol].append(record)
             held = record.held()
             if held:
                 record.moves.append(Handover(self._seq, mark))
@@ -229,6 +241,25 @@ class OwnOrders:
                     Fill("", "", symbol, now, now, side, abs(held), mark, _ZERO, kind=FillKind.TRANSFER)
                 )
         self._open[symbol] = working
+
+    def _settle(self, symbol: str, now: int) -> None:
+        """Settle the ended orders that have been filled before a new price: what the market was is known.
+
+        Prices that arrive later, such as corrections, don't change them any more. So a twin beside the agent
+        attributes an order as one that is folded afterwards.
+        """
+        waiting = []
+        for record in self._ended[symbol]:
+            filled = record.filled
+            if filled is not None and filled[1] >= now:
+                waiting.append(record)
+                continue
+            record.holes = []
+            if filled is not None:
+                record.moves = with_markets(record.moves, self.prices[symbol])
+                record.holes = find_holes(_around(self.fresh[symbol], *filled), self._config)
+            self.settled.append(record)
+        self._ended[symbol] = waiting
 
     def _cancel(self, order_id: str, symbol: str, now: int, reason: str) -> None:
         matching = [w for w in self._exchange.books[symbol] if w.order.id == order_id]
@@ -240,7 +271,8 @@ class OwnOrders:
         if record is None:
             return
         record.status, record.reported = update.status, update.filled
-        if update.status is OrderStatus.CANCELLED:
+        # the rest of a market order that found too little liquidity at the venue is not cancelled on paper
+        if update.status is OrderStatus.CANCELLED and record.order.type is not OrderType.MARKET:
             self._cancel(update.order_id, update.symbol, update.ts, update.reason)
 
     def _on_venue_fill(self, fill: Fill) -> None:
@@ -330,17 +362,38 @@ class OwnOrders:
 def with_markets(moves: Iterable[Move], prices: list[tuple[int, float]]) -> list[Move]:
     """Add to the venue's taker fills the market's last streamed price at their time.
 
-    `prices` are (UTC ms, price) and get sorted.
+    `prices` are (UTC ms, price), ascending; of equal times the last one counts.
     """
-    prices.sort(key=lambda price: price[0])  # stable: of equal times the last one counts
     result: list[Move] = []
     for move in moves:
         if isinstance(move, TwinFill) and move.venue and not move.market:
-            at = max(bisect_right(prices, move.ts, key=lambda price: price[0]) - 1, 0)
+            at = max(bisect_right(prices, move.ts, key=_time_of) - 1, 0)
             market = Decimal(repr(prices[at][1])) if prices else move.price
             move = msgspec.structs.replace(move, market=market)
         result.append(move)
     return result
+
+
+def forget_prices(fold: OwnOrders, symbol: str, kept: int) -> None:
+    """Drop the oldest prices of a symbol, but for the latest `kept` and those around fills that are not
+    settled.
+    """
+    prices, fresh = fold.prices.get(symbol, []), fold.fresh.get(symbol, [])
+    if max(len(prices), len(fresh)) <= 2 * kept:
+        return
+    filled = [one.filled for one in fold.records.values() if one.order.symbol == symbol]
+    oldest = min((times[0] for times in filled if times is not None), default=prices[-1][0])
+    del prices[: max(min(len(prices) - kept, bisect_left(prices, oldest, key=_time_of) - 1), 0)]
+    del fresh[: max(min(len(fresh) - kept, bisect_left(fresh, oldest) - 1), 0)]
+
+
+def _time_of(price: tuple[int, float]) -> int:
+    return price[0]
+
+
+def _around(times: list[int], first: int, last: int) -> list[int]:
+    """Return the ascending `times` from the last one before `first` to the first one from `last` on."""
+    return times[max(bisect_left(times, first) - 1, 0) : bisect_left(times, last) + 1]
 
 
 def find_holes(times: Iterable[int], config: Config) -> list[tuple[int, int]]:

@@ -18,7 +18,6 @@ from agent.sandbox.sandbox_options import SandboxOptions
 CATEGORIES: Final = ("linear", "spot")
 SETTLE_COIN: Final = "USDT"
 QUOTE_COINS: Final = ("USDT", "USDC", "USD", "EUR", "BTC")
-FUNDING_INTERVAL_MS: Final = 480 * MINUTE_MS
 PRICE_BAND: Final = Decimal("0.1")
 """A limit order may cross the last price by at most this fraction."""
 BOOK_DEPTH: Final = 200
@@ -31,8 +30,12 @@ class Instruments:
     def __init__(self, options: SandboxOptions, market: ReplayMarket) -> None:
         self._market = market
         self.symbols = tuple(market.quotes)
+        self.funding_interval = options.funding_interval
         paper = PaperConfig(
-            latency=0,
+            latency=0,  # `order_latency` delays requests before they are accepted
+            taker_fee=options.taker_fee,
+            maker_fee=options.maker_fee,
+            half_spread_bps=options.half_spread_bps,
             slippage="none",
             liquidity="infinite" if options.participation is None else "participation",
             max_participation=options.participation or 1.0,
@@ -170,7 +173,7 @@ class Instruments:
                 "minNotionalValue": format_number(rules.min_notional),
             },
             "unifiedMarginTrade": True,
-            "fundingInterval": FUNDING_INTERVAL_MS // MINUTE_MS,
+            "fundingInterval": self.funding_interval // MINUTE_MS,
             "settleCoin": quote,
             "copyTrading": "none",
             "upperFundingRate": "0.00375",

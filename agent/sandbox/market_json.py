@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.core.events import HOUR_MS
 from agent.sandbox.json_values import format_number, format_rounded
-from agent.sandbox.listed_instruments import FUNDING_INTERVAL_MS, Instruments
+from agent.sandbox.listed_instruments import Instruments
 from agent.sandbox.replay_market import PublicTrade, ReplayMarket
 from agent.sandbox.replay_series import Candle
 
@@ -132,9 +132,9 @@ def ticker(
             "indexPrice": last,
             "openInterest": format_rounded(interest),
             "openInterestValue": format_rounded(interest * quote.last),
-            "nextFundingTime": str(market.next_funding(FUNDING_INTERVAL_MS)),
+            "nextFundingTime": str(market.next_funding(instruments.funding_interval)),
             "fundingRate": format_number(funding_rate),
-            "fundingIntervalHour": str(FUNDING_INTERVAL_MS // HOUR_MS),
+            "fundingIntervalHour": str(instruments.funding_interval // HOUR_MS),
             "fundingCap": "0.00375",
         }
     )

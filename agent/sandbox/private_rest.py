@@ -16,6 +16,9 @@ from agent.sandbox.sandbox_venue import SandboxVenue
 
 Json = dict[str, Any]
 Handler = Callable[[SandboxVenue, Params], Json]
+ORDERS: Final = "/v5/order/"
+"""Beginning of the paths of orders; a POST to them takes `order_latency`."""
+
 _MAX_CLOSED: Final = 500
 _MAX_BATCH: Final = {"linear": 20, "spot": 10}
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from agent.sandbox.bybit_errors import parameter_error, unknown_symbol
 from agent.sandbox.json_values import Params, format_number
-from agent.sandbox.listed_instruments import FUNDING_INTERVAL_MS
 from agent.sandbox.market_json import book_data, kline_row, risk_limit, ticker_row, trade_row
 from agent.sandbox.replay_series import INTERVALS, bar_starts
 from agent.sandbox.sandbox_venue import SandboxVenue
@@ -115,8 +114,9 @@ def _funding_history(venue: SandboxVenue, params: Params) -> Json:
         raise parameter_error("params error: startTime needs endTime")
     series = venue.market.quotes[symbol].series
     first = max(since or 0, int(series.start[0]))
-    stamp = min(until or venue.market.time, venue.market.time) // FUNDING_INTERVAL_MS * FUNDING_INTERVAL_MS
-    stamps = range(stamp, first - 1, -FUNDING_INTERVAL_MS)[: params.integer("limit", 200, low=1, high=200)]
+    interval = venue.options.funding_interval
+    stamp = min(until or venue.market.time, venue.market.time) // interval * interval
+    stamps = range(stamp, first - 1, -interval)[: params.integer("limit", 200, low=1, high=200)]
     rate = format_number(venue.options.funding_rate)
     rows = [{"symbol": symbol, "fundingRate": rate, "fundingRateTimestamp": str(moment)} for moment in stamps]
     return {"category": category, "list": rows}

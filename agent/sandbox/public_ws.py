@@ -50,7 +50,7 @@ class PublicStreams:
         }
         self._tickers: dict[tuple[str, str], Json] = {}
         self._lost_bars: dict[str, int] = {}  # symbol -> index of the bar that a gap fault suppresses
-        market.listeners.append(self)
+        market.listeners.insert(0, self)  # a price is streamed before the executions that it leads to
 
     # -- requests -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from agent.sandbox.bybit_errors import BybitError, parameter_error
 from agent.sandbox.faults import Fault, damage_payload
 from agent.sandbox.json_values import Params
-from agent.sandbox.private_rest import PRIVATE, allowed, weight
+from agent.sandbox.private_rest import ORDERS, PRIVATE, allowed, weight
 from agent.sandbox.public_rest import PUBLIC
 from agent.sandbox.sandbox_venue import SandboxVenue
 from agent.system.untrusted import JSON_DECODE_ERRORS
@@ -47,7 +47,7 @@ class RestApi:
             for fault in faults:
                 if fault.kind == "retcode":
                     raise _fault_error(fault)
-            code, message, result, extra = self._respond(request, body, headers)
+            code, message, result, extra = await self._respond(request, body, headers)
             for fault in faults:
                 if fault.kind == "lost":
                     raise _fault_error(fault)
@@ -60,7 +60,7 @@ class RestApi:
         )
         return web.Response(body=payload, status=status, content_type="application/json", headers=headers)
 
-    def _respond(
+    async def _respond(
         self, request: web.Request, body: bytes, headers: dict[str, str]
     ) -> tuple[int, str, Json, Json]:
         venue = self._venue
@@ -84,6 +84,9 @@ class RestApi:
         headers.update(allowance.headers(venue.now()))
         if error is not None:
             raise error
+        if verb == "POST" and path.startswith(ORDERS) and venue.options.order_latency:
+            await asyncio.sleep(venue.order_latency_s)
+            venue.market.catch_up()
         result = endpoint.handler(venue, params)
         extra = result.pop("_ext", {})
         return 0, "OK", result, extra

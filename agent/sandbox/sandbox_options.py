@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from agent.core.events import HOUR_MS
 from agent.sandbox.faults import Fault
 
 
@@ -31,7 +32,12 @@ class SandboxOptions:
     faults: tuple[Fault, ...] = ()
     partial_fills: int = 2  # executions per fill
     participation: float | None = None  # share of a bar's volume for orders; None: unlimited liquidity
+    taker_fee: Decimal | None = None  # fraction of the value; None: the category's
+    maker_fee: Decimal | None = None  # the same; a rebate is negative
+    half_spread_bps: float = 0.5  # paid by takers, each side
+    order_latency: int = 0  # ms of the market's clock from an order request's arrival to its handling
     funding_rate: Decimal = Decimal("0.0001")  # per funding interval
+    funding_interval: int = 8 * HOUR_MS  # ms
     ip_limit: int = 600  # requests per IP address in 5 s
     ip_ban_s: float = 600.0
     socket_limit: int = 500  # new WebSockets per IP address in 5 min

@@ -32,6 +32,11 @@ class SandboxVenue:
         )
         self.private.account = self.account
 
+    @property
+    def order_latency_s(self) -> float:
+        """Seconds from the arrival of an order request to its handling."""
+        return self.options.order_latency / 1000 / self.options.speed
+
     def now(self) -> int:
         """Return the venue's time (UTC ms): the market's clock plus the skew of faults."""
         return self.market.clock.now() + self.faults.skew()

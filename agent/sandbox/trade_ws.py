@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections import deque
 from typing import Any, Final
@@ -9,11 +10,11 @@ from typing import Any, Final
 from agent.sandbox.bybit_errors import BybitError
 from agent.sandbox.channel import ClientChannel
 from agent.sandbox.json_values import Params
-from agent.sandbox.private_rest import PRIVATE, allowed, weight
+from agent.sandbox.private_rest import ORDERS, PRIVATE, Handler, allowed, weight
 from agent.sandbox.sandbox_venue import SandboxVenue
 
 _OPS: Final = {
-    f"order.{verb}": f"/v5/order/{verb}"
+    f"order.{verb}": f"{ORDERS}{verb}"
     for verb in ("create", "amend", "cancel", "create-batch", "amend-batch", "cancel-batch")
 }
 _AUTH_CODES: Final = {10003: 10004, 10001: 10001}
@@ -48,7 +49,7 @@ class TradeSocket:
             if not channel.authenticated:
                 channel.close(delay)
         else:
-            channel.send(self._order(channel, op, message), op, delay=delay / 5)
+            self._order(channel, op, message)
 
     def _authenticate(self, channel: ClientChannel, message: Json) -> Json:
         code, text = 0, "OK"
@@ -63,33 +64,61 @@ class TradeSocket:
         response = {"retCode": code, "retMsg": text, "op": "auth", "connId": channel.id}
         return response | ({"reqId": message["reqId"]} if "reqId" in message else {})
 
-    def _order(self, channel: ClientChannel, op: str, message: Json) -> Json:
+    def _order(self, channel: ClientChannel, op: str, message: Json) -> None:
+        """Check a request now; carry it out and respond after `order_latency`."""
         venue = self._venue
         header = {"Traceid": uuid.uuid4().hex, "Timenow": str(venue.now())}
-        code, text, data, extra = 0, "OK", {}, {}
         faults = venue.faults.draw(f"ws/trade/{op}", "retcode", "lost")
         try:
             for fault in faults:
                 if fault.kind == "retcode":
                     raise BybitError(fault.response_code, "sandbox fault")
-            data = self._execute(channel, op, message, header)
-            extra = data.pop("_ext", {})
-            for fault in faults:
-                if fault.kind == "lost":
-                    raise BybitError(fault.response_code, "Server Timeout")
+            handler, params = self._check(channel, op, message, header)
         except BybitError as error:
-            code, text, data, extra = error.code, error.message, {}, {}
+            self._respond(channel, op, message, header, error)
+            return
+        lost = [fault for fault in faults if fault.kind == "lost"]
+
+        def carry_out() -> None:
+            try:
+                data = handler(venue, params)
+                for fault in lost:
+                    raise BybitError(fault.response_code, "Server Timeout")
+            except BybitError as error:
+                self._respond(channel, op, message, header, error)
+            else:
+                self._respond(channel, op, message, header, None, data)
+
+        if venue.options.order_latency:
+            asyncio.get_running_loop().call_later(venue.order_latency_s, carry_out)
+        else:
+            carry_out()
+
+    def _respond(
+        self,
+        channel: ClientChannel,
+        op: str,
+        message: Json,
+        header: dict[str, str],
+        error: BybitError | None,
+        data: Json | None = None,
+    ) -> None:
+        found = dict(data or {})
         response = {
             "reqId": message.get("reqId", ""),
-            "retCode": code,
-            "retMsg": text,
+            "retCode": 0 if error is None else error.code,
+            "retMsg": "OK" if error is None else error.message,
             "op": op,
-            "data": data,
-            "retExtInfo": extra,
+            "retExtInfo": found.pop("_ext", {}),
+            "data": found,
         }
-        return response | {"header": header, "connId": channel.id}
+        response |= {"header": header, "connId": channel.id}
+        channel.send(response, op, delay=self._venue.options.ack_delay_s / 5)
 
-    def _execute(self, channel: ClientChannel, op: str, message: Json, header: dict[str, str]) -> Json:
+    def _check(
+        self, channel: ClientChannel, op: str, message: Json, header: dict[str, str]
+    ) -> tuple[Handler, Params]:
+        """Return what a request asks for. Raises BybitError if it may not."""
         venue = self._venue
         request = str(message.get("reqId", ""))
         args, request_header = message.get("args"), message.get("header")
@@ -120,4 +149,4 @@ class TradeSocket:
         header |= allowance.headers(venue.now())
         if error is not None:
             raise BybitError(10429, error.message)
-        return endpoint.handler(venue, params)
+        return endpoint.handler, params

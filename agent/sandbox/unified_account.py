@@ -18,7 +18,7 @@ from agent.sandbox.bybit_errors import (
 )
 from agent.sandbox.category_book import CategoryBook, Leg
 from agent.sandbox.json_values import Params
-from agent.sandbox.listed_instruments import FUNDING_INTERVAL_MS, SETTLE_COIN, Instruments, split_symbol
+from agent.sandbox.listed_instruments import SETTLE_COIN, Instruments, split_symbol
 from agent.sandbox.replay_market import PublicTrade, ReplayMarket
 from agent.sandbox.sandbox_options import SandboxOptions
 from agent.sandbox.sandbox_order import SandboxOrder, check_price, check_protection, check_size, parse_order
@@ -79,7 +79,7 @@ class UnifiedAccount:
         self._call_later = call_later
         self._parts = options.partial_fills
         self._funding_rate = options.funding_rate
-        self._next_funding = market.next_funding(FUNDING_INTERVAL_MS)
+        self._next_funding = market.next_funding(options.funding_interval)
         self._fill: Fill | None = None
         self._realised = _ZERO
         market.listeners.append(self)
@@ -272,7 +272,10 @@ class UnifiedAccount:
     def on_trade(self, trade: PublicTrade) -> None:
         """Apply a new price: due funding, triggers, orders, liquidation."""
         if trade.time >= self._next_funding:
-            stamp, self._next_funding = self._next_funding, self.market.next_funding(FUNDING_INTERVAL_MS)
+            stamp, self._next_funding = (
+                self._next_funding,
+                self.market.next_funding(self.instruments.funding_interval),
+            )
             for symbol in self.instruments.symbols:
                 self.books["linear"].pay_funding(symbol, stamp, self.now(), self._funding_rate)
         self._match(trade.symbol)

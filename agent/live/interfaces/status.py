@@ -117,6 +117,10 @@ class TwinStatus(msgspec.Struct, frozen=True):
     causes_bps: dict[str, float]
     outside: bool  # the alarm is raised
     problem: str  # why the twin has ended; empty while it folds
+    # of the whole run, in the account's currency: equity at the venue minus that on paper; None while behind
+    difference: Decimal | None = None
+    causes: dict[str, Decimal] = {}
+    behind: int = 0  # events of the journal that it has not folded yet after a restart
 
 
 class PositionStatus(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ class Churn(Strategy):
     class Params(StrategyParams):
         weight: float = 0.05
         limit: bool = True
+        guard: bool = True
 
     def __init__(self, params: StrategyParams | None = None) -> None:
         super().__init__(params)
@@ -38,7 +39,7 @@ class Churn(Strategy):
         step = self.bars[kline.symbol] = self.bars.get(kline.symbol, -1) + 1
         weight = (self.params.weight, 0.0, -self.params.weight, 0.0)[step % 4]
         sign = 1 if weight > 0 else -1  # a negative `weight` begins short
-        guarded = weight and step % 8 < 4
+        guarded = weight and self.params.guard and step % 8 < 4
         self.target(
             kline.symbol,
             weight=weight,

@@ -278,6 +278,10 @@ def _buckets(histogram: LatencyHistogram) -> tuple[list[tuple[str, float]], floa
 def _twin(twin: TwinStatus) -> Iterator[Metric]:
     yield _gauge("tapewire_twin_orders", "Latest filled orders that are compared with paper", twin.orders)
     yield _gauge("tapewire_twin_outside", "1 while the alarm of the twin is raised", twin.outside)
+    yield _gauge("tapewire_twin_behind", "Events of the journal that it has yet to read again", twin.behind)
+    if twin.difference is not None:
+        text = "Equity at the venue minus that of the run's orders on paper, since the run began"
+        yield _gauge("tapewire_twin_difference", text, float(twin.difference))
     if twin.mean_bps is not None:
         text = "Mean difference of these orders, venue minus paper, bps of their value"
         yield _gauge("tapewire_twin_difference_bps", text, twin.mean_bps)
