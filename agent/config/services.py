@@ -1,4 +1,4 @@
-"""Configuration of services beside the agent: dashboard, metrics, MQTT, sentiment workers, notifications."""
+"""Configuration of services beside the agent: dashboard, API, metrics, MQTT, sentiment workers, notifications."""
 
 from __future__ import annotations
 
@@ -64,6 +64,20 @@ class DashboardConfig(ListenerConfig):
     attempts: int = Field(10, gt=0)  # wrong tokens per minute and client; the right token is always accepted
     browsers: int = Field(20, gt=0)  # open pages at once
     bars: int = Field(300, gt=0, le=5_000)  # of each symbol
+
+
+class ApiConfig(Section):
+    """The REST API under /api/v1 of the dashboard's server, for programs with a token."""
+
+    enabled: bool = True
+    # execute commands of tokens with the scope `command`, and of logged-in browsers
+    commands: bool = False
+    # hashes of the tokens, mode 0600; None: api-tokens.json in live.folder
+    token_file: Path | None = None
+    requests_per_minute: int = Field(600, gt=0)  # of each token; beyond it status 429
+    streams: int = Field(20, gt=0)  # connections to /api/v1/events at once
+    # latest changes in memory: a client that is further behind is disconnected, or has to start anew
+    stream_backlog: int = Field(1_000, ge=10, le=100_000)
 
 
 class MetricsConfig(ListenerConfig):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -18,21 +16,14 @@ from agent.dashboard.playback import RunPlayback
 from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_frame
 from agent.store.runs import Run, RunStatus
-
-T = TypeVar("T")
+from agent.system.limited_threads import LimitedThreads, ServerBusy
 
 MAX_RUNS: Final = 200
 """Runs in the list: the newest."""
 
 _MAX_PLAYBACKS: Final = 2
 _MAX_REPORTS: Final = 4  # in memory, about 5 MB each
-_THREADS: Final = 2
-_MAX_PENDING: Final = 8  # requests that use or wait for a thread; further ones are refused
 _log: Final = structlog.get_logger(__name__)
-
-
-class ArchiveBusy(TapewireError):
-    """The archive can't serve the request now, but a later try may succeed."""
 
 
 class RunArchive:
@@ -41,8 +32,7 @@ class RunArchive:
     def __init__(self, database: Database, *, bars: int) -> None:
         self._database = database
         self._bars = bars
-        self._threads = ThreadPoolExecutor(_THREADS, "dashboard")
-        self._pending = 0
+        self._threads = LimitedThreads("dashboard")
         self._playbacks: OrderedDict[str, _OpenPlayback] = OrderedDict()
         self._reports: OrderedDict[tuple[str, int | None], bytes] = OrderedDict()
         self._comparisons: OrderedDict[tuple[tuple[str, int | None], ...], bytes] = OrderedDict()
@@ -52,15 +42,15 @@ class RunArchive:
 
     async def runs(self) -> list[RunRow]:
         """Return the newest runs, newest first."""
-        return await self._in_thread(self._list)
+        return await self._threads.run(self._list)
 
     async def report(self, run_id: str) -> bytes:
         """Return the HTML report. Raises UsageError for an unknown run, DataError for one without results."""
-        run = await self._in_thread(lambda: find_run(self._database, run_id))
+        run = await self._threads.run(lambda: find_run(self._database, run_id))
         key = run.id, run.finished_at
         page = self._reports.get(key)
         if page is None:
-            page = await self._in_thread(lambda: _render_report(self._database, run.id))
+            page = await self._threads.run(lambda: _render_report(self._database, run.id))
             if run.status is not RunStatus.RUNNING:
                 self._reports[key] = page
                 if len(self._reports) > _MAX_REPORTS:
@@ -69,11 +59,11 @@ class RunArchive:
 
     async def comparison(self, a: str, b: str) -> bytes:
         """Return the HTML page that compares two runs. Raises like `report`."""
-        runs = await self._in_thread(lambda: (find_run(self._database, a), find_run(self._database, b)))
+        runs = await self._threads.run(lambda: (find_run(self._database, a), find_run(self._database, b)))
         key = tuple((run.id, run.finished_at) for run in runs)
         page = self._comparisons.get(key)
         if page is None:
-            page = await self._in_thread(lambda: _render_comparison(self._database, *runs))
+            page = await self._threads.run(lambda: _render_comparison(self._database, *runs))
             if all(run.status is not RunStatus.RUNNING for run in runs):
                 self._comparisons[key] = page
                 if len(self._comparisons) > _MAX_REPORTS:
@@ -83,7 +73,7 @@ class RunArchive:
     async def find(self, run_id: str) -> Run | None:
         """Return the run whose id is `run_id` or starts with it; None if it doesn't exist."""
         try:
-            return await self._in_thread(lambda: find_run(self._database, run_id))
+            return await self._threads.run(lambda: find_run(self._database, run_id))
         except TapewireError:
             return None
 
@@ -92,7 +82,7 @@ class RunArchive:
 
         With `again`, a run that has grown since it was opened is read anew.
         """
-        run = await self._in_thread(lambda: find_run(self._database, run_id))
+        run = await self._threads.run(lambda: find_run(self._database, run_id))
         opened = self._playbacks.get(run.id)
         if opened is None or (again and opened.is_outdated(run)):
             await self._drop(run.id)
@@ -118,18 +108,18 @@ class RunArchive:
         }
 
     async def page_at(self, run_id: str, moment: int, symbol: str) -> dict[str, Any]:
-        """Return the page as of `moment` (UTC ms). Raises ArchiveBusy unless the run is open."""
+        """Return the page as of `moment` (UTC ms). Raises ServerBusy unless the run is open."""
         opened = self._playbacks.get(run_id)
         if opened is None or not opened.done or opened.error is not None:
-            raise ArchiveBusy(f"run {run_id} is not open", hint="open it first")
+            raise ServerBusy(f"run {run_id} is not open", hint="open it first")
         async with opened.lock:
-            return await self._in_thread(lambda: opened.playback.page_at(moment, symbol))
+            return await self._threads.run(lambda: opened.playback.page_at(moment, symbol))
 
     async def close(self) -> None:
         """Close all playbacks and stop the threads."""
         for run_id in list(self._playbacks):
             await self._drop(run_id)
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
 
     def _list(self) -> list[RunRow]:
         rows = []
@@ -148,7 +138,7 @@ class RunArchive:
     async def _read(self, opened: _OpenPlayback) -> None:
         run_id = opened.playback.run.id
         try:
-            await self._in_thread(lambda: opened.playback.open(bars=self._bars))
+            await self._threads.run(lambda: opened.playback.open(bars=self._bars))
         except TapewireError as error:
             opened.error = error
         except Exception as error:  # noqa: BLE001 - the page shows the error, and the server continues
@@ -166,15 +156,6 @@ class RunArchive:
             await asyncio.wait({opened.task})
         async with opened.lock:
             opened.playback.close()
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        if self._pending >= _MAX_PENDING:
-            raise ArchiveBusy("too many requests at once", hint="try again in a moment")
-        self._pending += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._pending -= 1
 
 
 class _OpenPlayback:

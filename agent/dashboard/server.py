@@ -19,11 +19,12 @@ from agent.config.services import DashboardConfig
 from agent.core.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.dashboard.access_control import AccessControl
 from agent.dashboard.agent_adapter import COMMANDS, AgentAdapter
-from agent.dashboard.run_archive import ArchiveBusy, RunArchive, failure
+from agent.dashboard.run_archive import RunArchive, failure
 from agent.dashboard.websocket import BrowserSession, encode
 from agent.live.strategy_switch import SET, USE
 from agent.store.database import Database
 from agent.system.clock import Clock, WallClock
+from agent.system.limited_threads import ServerBusy
 from agent.system.listening_sockets import Listener
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
@@ -376,7 +377,7 @@ def _json(work: Callable[[web.Request], Awaitable[Any]]) -> Handler:
 
 
 def _status_of(error: TapewireError) -> int:
-    if isinstance(error, (ArchiveBusy, StoreUnavailable)):
+    if isinstance(error, (ServerBusy, StoreUnavailable)):
         return 503
     if isinstance(error, SafetyError):
         return 403

@@ -57,6 +57,8 @@ class ListenerStatus(msgspec.Struct):
     timed_out: int = 0  # closed because no request arrived in time
     exhausted: int = 0  # times when descriptors ran short
     denied: int = 0  # requests with a wrong token, a foreign Host or Origin
+    limited: int = 0  # requests beyond the rate limit of a token
+    slow: int = 0  # streams that were closed because their client reads too slowly
 
 
 class Connection(asyncio.Protocol):
