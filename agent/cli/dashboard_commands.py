@@ -95,7 +95,9 @@ async def _serve(config: Config, database: Database, *, open_page: bool, json: b
     from agent.dashboard.server import Dashboard
 
     stop = stop_on_signals()
-    async with Dashboard(config.dashboard, database, token_file=config.dashboard_token_file()) as page:
+    async with Dashboard(
+        config.dashboard, database, token_file=config.dashboard_token_file(), api=config.api
+    ) as page:
         if json:
             print_json({"url": page.url, "login": page.login_url(), "store": database.name})
         else:
@@ -117,7 +119,9 @@ async def serve_dashboard(
     from agent.dashboard.server import Dashboard
 
     agent = DaemonAdapter(daemon, config)
-    async with Dashboard(config.dashboard, database, agent, token_file=config.dashboard_token_file()) as page:
+    async with Dashboard(
+        config.dashboard, database, agent, token_file=config.dashboard_token_file(), api=config.api
+    ) as page:
         daemon.listeners.append(page.listener)
         daemon.login_link = page.login_url
         yield page

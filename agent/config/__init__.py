@@ -181,7 +181,7 @@ class Config(CoreConfig):
 
     def api_token_file(self) -> Path:
         """Return the file with the hashes of the API's tokens."""
-        return self.api.token_file or self.live.folder / "api-tokens.json"
+        return self.api.token_file or self.dashboard_token_file().with_name("api-tokens.json")
 
     def persisted(self) -> dict[str, Any]:
         """Return the part that is stored with a run: no URLs, which may hold secrets, and no services."""

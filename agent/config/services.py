@@ -1,4 +1,4 @@
-"""Configuration of services beside the agent: dashboard, API, metrics, MQTT, sentiment workers, notifications."""
+"""Configuration of services beside the agent: dashboard, API, metrics, MQTT, workers, notifications."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class ApiConfig(Section):
     enabled: bool = True
     # execute commands of tokens with the scope `command`, and of logged-in browsers
     commands: bool = False
-    # hashes of the tokens, mode 0600; None: api-tokens.json in live.folder
+    # hashes of the tokens, mode 0600; None: api-tokens.json beside dashboard.token
     token_file: Path | None = None
     requests_per_minute: int = Field(600, gt=0)  # of each token; beyond it status 429
     streams: int = Field(20, gt=0)  # connections to /api/v1/events at once

@@ -15,13 +15,17 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import web
 
-from agent.config.services import DashboardConfig
+from agent.api.api_access import TokenAccess
+from agent.api.api_messages import CommandRequest
+from agent.api.api_tokens import TokenRegistry
+from agent.api.command_arguments import arguments, timeout_of
+from agent.api.rest_api import RestApi
+from agent.config.services import ApiConfig, DashboardConfig
 from agent.core.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.dashboard.access_control import AccessControl
 from agent.dashboard.agent_adapter import COMMANDS, AgentAdapter
 from agent.dashboard.run_archive import RunArchive, failure
 from agent.dashboard.websocket import BrowserSession, encode
-from agent.live.strategy_switch import SET, USE
 from agent.store.database import Database
 from agent.system.clock import Clock, WallClock
 from agent.system.limited_threads import ServerBusy
@@ -33,6 +37,9 @@ PORTS: Final = 20
 
 BODY_TIMEOUT: Final = 10.0
 """Seconds in which the body of a request must arrive."""
+
+API_TOKENS: Final = "api-tokens.json"
+"""Name of the file with the tokens of the API, beside the dashboard's token file."""
 
 _PAGE: Final = Path(__file__).with_name("page")
 _ASSETS: Final = {
@@ -56,29 +63,16 @@ _REPORT_POLICY: Final = (
     "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; frame-ancestors 'none'"
 )
 """The report contains its scripts and loads nothing. The sandbox denies it access to this server."""
-_COMMAND_TIMEOUT: Final = 15.0
-_CHANGE_TIMEOUT: Final = 45.0  # a strategy is loaded and checked first
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class _CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body that a button of the page sends."""
-
-    action: str
-    run: str
-    flatten: bool = False
-    confirm: str = ""
-    strategy: str = ""
-    params: dict[str, str] = {}
 
 
 class Dashboard:
     """A server that runs as an async context: `async with Dashboard(config, database, agent) as page`.
 
-    Without an `agent`, only recorded runs are shown. `token_file` is used if `config` contains none. Raises
-    ConfigError if the server can't listen on the address, SafetyError if the token is too short or readable
-    by other users.
+    Without an `agent`, only recorded runs are shown. `token_file` is used if `config` contains none, and the
+    tokens of the API are beside it unless `api` names a file. Raises ConfigError if the server can't listen
+    on the address, SafetyError if the token is too short or readable by other users.
     """
 
     def __init__(
@@ -88,6 +82,7 @@ class Dashboard:
         agent: AgentAdapter | None = None,
         *,
         token_file: Path = Path("var/dashboard.token"),
+        api: ApiConfig | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.config = config
@@ -97,13 +92,21 @@ class Dashboard:
         self.sessions: set[BrowserSession] = set()
         self._agent = agent
         self._archive = RunArchive(database, bars=config.bars)
+        api = api or ApiConfig()
+        clock = clock or WallClock()
+        registry = TokenRegistry(api.token_file or self.token_file.with_name(API_TOKENS))
         self._access = AccessControl(
             config,
             self.token_file,
-            clock or WallClock(),
+            clock,
             on_allowed=self._on_allowed,
             on_denied=self.listener.deny,
+            on_limited=self.listener.limit,
+            programs=TokenAccess(registry, api.requests_per_minute, clock) if api.enabled else None,
         )
+        self._api: RestApi | None = None
+        if api.enabled:
+            self._api = RestApi(api, database, agent, self.listener, self._access.is_authorized)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -155,8 +158,12 @@ class Dashboard:
         await self.listener.close()
         for session in list(self.sessions):
             session.abort()
+        if self._api is not None:
+            self._api.abort_streams()
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._api is not None:
+            self._api.close()
         await self._archive.close()
 
     def _on_allowed(self, request: web.Request) -> None:
@@ -200,6 +207,7 @@ class Dashboard:
             ("GET", "/api/runs/{id}/at", _json(self._page_at)),
             ("POST", "/api/command", _json(self._command)),
         ]
+        routes += self._api.routes() if self._api is not None else []
         for method, path, handler in routes:
             for base in {"", self.config.base_path}:
                 if method == "GET":
@@ -322,7 +330,7 @@ class Dashboard:
         if self._agent is None or self._agent.state is None:
             raise UsageError("no agent is running here", hint="this page only shows recorded runs")
         try:
-            command = msgspec.json.decode(await request.read(), type=_CommandRequest)
+            command = msgspec.json.decode(await request.read(), type=CommandRequest)
         except JSON_DECODE_ERRORS as error:
             raise UsageError(f"malformed command: {error}") from None
         if command.action not in COMMANDS:
@@ -331,16 +339,9 @@ class Dashboard:
             raise UsageError(
                 "the page shows another run than the one that is running", hint="reload the page"
             )
-        changes = command.action in (USE, SET)
-        args = {"flatten": "true"} if command.flatten and (changes or command.action == "kill") else {}
-        if changes:
-            args |= {"strategy": command.strategy} if command.action == USE else {}
-            args["params"] = msgspec.json.encode(command.params).decode()
-        if command.action == "resume" and command.confirm:
-            args["confirm"] = command.confirm
         by = f"dashboard {self._access.address.client(request)}"
-        async with asyncio.timeout(_CHANGE_TIMEOUT if changes else _COMMAND_TIMEOUT):
-            return await self._agent.command(command.action, args, by)
+        async with asyncio.timeout(timeout_of(command)):
+            return await self._agent.command(command.action, arguments(command), by)
 
 
 async def _add_slash(request: web.Request) -> web.StreamResponse:

@@ -197,6 +197,7 @@ class Listener:
         self._closed = Throttle()
         self._exhausted = Throttle()
         self._denied = Throttle()
+        self._limited = Throttle()
 
     async def listen(self, host: str, port: int) -> int:
         """Listen at all addresses of `host`; return the port. Raises OSError."""
@@ -257,6 +258,12 @@ class Listener:
         if count := self._denied.due():
             name = self.status.name
             _log.warning("requests refused", listener=name, reason=reason, client=client, count=count)
+
+    def limit(self, client: str) -> None:
+        """Count a request beyond a rate limit; log at most once a minute."""
+        self.status.limited += 1
+        if count := self._limited.due():
+            _log.warning("too many requests", listener=self.status.name, client=client, count=count)
 
     def connection(self, transport: asyncio.BaseTransport | None) -> Connection | None:
         """Return the connection of a transport; None once it is lost."""
