@@ -129,7 +129,7 @@ class Client:
             self._connection.close()
             self._connection = None
 
-    # -- recorded runs -----------------------------------------------------------------------------------------
+    # -- recorded runs ---------------------------------------------------------------------------------
 
     def runs(self, **filters: str | int | tuple[str, ...] | None) -> Iterator[RunEntry]:
         """Iterate over the recorded runs, newest first.
@@ -186,7 +186,7 @@ class Client:
         """Return the OpenAPI document."""
         return self._get("/openapi.json", dict[str, Any])
 
-    # -- the running agent -------------------------------------------------------------------------------------
+    # -- the running agent -----------------------------------------------------------------------------
 
     def state(self) -> Status:
         """Return the running agent's status."""
@@ -198,7 +198,8 @@ class Client:
         It is sent once. If no response comes, ask for `state` before sending it again.
         """
         body = msgspec.json.encode(msgspec.convert({"action": action, **fields}, CommandRequest))
-        return self._decode(self._request("POST", "/commands", body), CommandResult)
+        result: CommandResult = self._decode(self._request("POST", "/commands", body), CommandResult)
+        return result
 
     def pause(self) -> CommandResult:
         """Open no new positions."""
@@ -234,7 +235,7 @@ class Client:
                 return
             time.sleep(_STREAM_PAUSE)
 
-    # -- requests ----------------------------------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------------
 
     def _pages(self, path: str, kind: type[_Page[T]], filters: Mapping[str, Any]) -> Iterator[T]:
         query = {name: value for name, value in filters.items() if value not in (None, "", ())}
@@ -247,7 +248,8 @@ class Client:
             query["cursor"] = page.cursor
 
     def _get(self, path: str, kind: type[T]) -> T:
-        return self._decode(self._request("GET", path), kind)
+        found: T = self._decode(self._request("GET", path), kind)
+        return found
 
     def _decode(self, body: bytes, kind: Any) -> Any:
         try:

@@ -8,13 +8,10 @@ from typing import Final, NamedTuple
 from aiohttp import web
 
 from agent.api.api_messages import Scope
-from agent.api.api_tokens import MAX_TOKENS, ApiToken, TokenRegistry
+from agent.api.api_tokens import MAX_TOKENS, TokenRegistry
 from agent.api.route_table import BASE
 from agent.system.clock import Clock
 from agent.system.untrusted import Allowance
-
-SENDER: Final = "tapewire_sender"
-"""Key of the request's `Sender`."""
 
 _SCHEME: Final = "bearer"
 
@@ -25,6 +22,10 @@ class Sender(NamedTuple):
     name: str
     scopes: frozenset[Scope]
     token: str | None = None  # of a program; None for a browser
+
+
+SENDER: Final = web.RequestKey("sender", Sender)
+"""Key of the request's sender."""
 
 
 def is_api(path: str) -> bool:
@@ -63,6 +64,3 @@ class TokenAccess:
         if len(self._used) > 2 * MAX_TOKENS:
             self._used.popitem(last=False)
         return 0 if allowance.take() else allowance.retry_after()
-
-
-__all__ = ["SENDER", "ApiToken", "Sender", "TokenAccess", "bearer_token", "is_api"]

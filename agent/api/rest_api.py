@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from agent import __version__
-from agent.api.api_access import SENDER, Sender
+from agent.api.api_access import SENDER
 from agent.api.api_messages import CommandRequest, CommandResult, RunMetrics
 from agent.api.change_feed import ChangeFeed, ChangeStream
 from agent.api.command_arguments import arguments, check_fields, timeout_of
@@ -119,7 +119,7 @@ class RestApi:
     def _handler(self, route: Route) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
-                sender: Sender = request[SENDER]
+                sender = request[SENDER]
                 if route.scope not in sender.scopes:
                     self._listener.deny("a scope is missing", sender.name)
                     raise RequestProblem(
