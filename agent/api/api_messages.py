@@ -238,8 +238,8 @@ class CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CommandResult(msgspec.Struct, frozen=True):
     """A command that was journalled and handled.
 
-    `event` is its number in the journal; null if a kill was carried out at the venue while the store can't be
-    written. `details` has what the action adds.
+    `event` is the number of the last event in the journal, the command's or a later one; null if a kill was
+    carried out at the venue while the store can't be written. `details` has what the action adds.
     """
 
     action: str

@@ -196,7 +196,7 @@ class RestApi:
             raise RequestProblem(
                 "no-agent",
                 "no agent is running here",
-                hint="tapewire run starts one; this server has its runs",
+                hint="this server only has recorded runs",
             )
         status = self._agent.status()
         if status is None:
