@@ -62,7 +62,7 @@ class ApiAgent(Protocol):
         ...
 
 
-class RestApi:
+class ApiRoutes:
     """The handlers; `agent` is None if only recorded runs are served.
 
     `still_authorized` returns whether the sender of a request that is being answered is still authorized.

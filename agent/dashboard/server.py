@@ -19,7 +19,7 @@ from agent.api.api_access import TokenAccess
 from agent.api.api_messages import CommandRequest
 from agent.api.api_tokens import TokenRegistry
 from agent.api.command_arguments import arguments, timeout_of
-from agent.api.rest_api import RestApi
+from agent.api.rest_api import ApiRoutes
 from agent.config.services import ApiConfig, DashboardConfig
 from agent.core.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.dashboard.access_control import AccessControl
@@ -104,9 +104,9 @@ class Dashboard:
             on_limited=self.listener.limit,
             programs=TokenAccess(registry, api.requests_per_minute, clock) if api.enabled else None,
         )
-        self._api: RestApi | None = None
+        self._api: ApiRoutes | None = None
         if api.enabled:
-            self._api = RestApi(api, database, agent, self.listener, self._access.is_authorized)
+            self._api = ApiRoutes(api, database, agent, self.listener, self._access.is_authorized)
         self._runner: web.AppRunner | None = None
 
     @property
