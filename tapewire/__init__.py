@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from tapewire.backtester import load_news as load_news
     from tapewire.backtester import sample_data as sample_data
     from tapewire.backtester import verify as verify
+    from tapewire.client import ApiError as ApiError
+    from tapewire.client import Client as Client
     from tapewire.result import BacktestResult as BacktestResult
 
 _HOME: Final = {
@@ -113,6 +115,7 @@ _HOME: Final = {
         "sample_data",
         "verify",
     ),
+    "tapewire.client": ("ApiError", "Client"),
     "tapewire.result": ("BacktestResult",),
 }
 """Where each public name lives; `here=there` if it has another name there."""

@@ -96,7 +96,9 @@ async def _serve(config: Config, database: Database, *, open_page: bool, json: b
 
     stop = stop_on_signals()
     token, folder = config.dashboard_token_file(), config.live.folder
-    async with Dashboard(config.dashboard, database, token_file=token, live_folder=folder) as page:
+    async with Dashboard(
+        config.dashboard, database, token_file=token, live_folder=folder, api=config.api
+    ) as page:
         if json:
             print_json({"url": page.url, "login": page.login_url(), "store": database.name})
         else:
@@ -119,7 +121,9 @@ async def serve_dashboard(
 
     agent = DaemonAdapter(daemon, config)
     token, folder = config.dashboard_token_file(), config.live.folder
-    async with Dashboard(config.dashboard, database, agent, token_file=token, live_folder=folder) as page:
+    async with Dashboard(
+        config.dashboard, database, agent, token_file=token, live_folder=folder, api=config.api
+    ) as page:
         daemon.listeners.append(page.listener)
         daemon.login_link = page.login_url
         yield page

@@ -97,7 +97,7 @@ def list_runs(
     )
     with closing(open_database(load(config).store.url, create=False)) as database:
         known = listed_runs(database)
-    found = sort_runs([line for line in known if _accepts(wanted, line)], sort)
+    found = sort_runs([line for line in known if wanted.accepts_any(line)], sort)
     shown = found[:limit] if limit else found
     if json:
         rows = [_as_object(line, folds=folds) for line in shown]
@@ -264,10 +264,6 @@ def _resolve(database: Database, name: str) -> str:
     if found:
         raise UsageError(f"several walk-forwards begin with {name!r}", hint=", ".join(found[:5]))
     raise UsageError(f"{database.name}: no walk-forward {name!r}", hint="tapewire runs --kind walkforward")
-
-
-def _accepts(wanted: Any, line: ListedRun) -> bool:
-    return wanted.accepts(line) or any(wanted.accepts(fold) for fold in line.folds)
 
 
 def _choice(value: str, choices: tuple[str, ...], name: str) -> str:

@@ -101,10 +101,12 @@ def show(status: Status) -> None:
     )
     for server in status.listeners:
         closed = server.displaced + server.refused + server.timed_out
-        if closed or server.denied:
+        if closed or server.denied or server.limited or server.slow:
+            beyond = f", {server.limited:,} beyond a rate limit" if server.limited else ""
+            slow = f", {server.slow:,} slow streams closed" if server.slow else ""
             out.print(
                 f"{server.name}: {server.open} connections, {closed:,} closed by limits, "
-                f"{server.denied:,} requests denied"
+                f"{server.denied:,} requests denied{beyond}{slow}"
             )
     for line in status.recent[-10:]:
         print_text(f"  {iso(line['at'])}  {line['what']}")

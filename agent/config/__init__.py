@@ -26,6 +26,7 @@ from agent.config.execution import ExecutionConfig
 from agent.config.live import BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.config.llm import LlmConfig
 from agent.config.services import (
+    ApiConfig,
     DashboardConfig,
     MetricsConfig,
     MonitoringConfig,
@@ -132,6 +133,7 @@ class Config(CoreConfig):
     control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
     dashboard: DashboardConfig = DashboardConfig()
+    api: ApiConfig = ApiConfig()
     metrics: MetricsConfig = MetricsConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
     mqtt: MqttConfig = MqttConfig()
@@ -177,10 +179,14 @@ class Config(CoreConfig):
         """Return the file of the dashboard's token."""
         return self.dashboard.token_file or self.live.folder / "dashboard.token"
 
+    def api_token_file(self) -> Path:
+        """Return the file with the hashes of the API's tokens."""
+        return self.api.token_file or self.dashboard_token_file().with_name("api-tokens.json")
+
     def persisted(self) -> dict[str, Any]:
         """Return the part that is stored with a run: no URLs, which may hold secrets, and no services."""
-        omitted = {"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify", "archive", "backup"}
-        return self.model_dump(mode="json", exclude=omitted)
+        services = {"dashboard", "api", "metrics", "mqtt", "workers", "notify"}
+        return self.model_dump(mode="json", exclude=services | {"store", "news", "archive", "backup"})
 
     def deterministic_subset(self) -> dict[str, Any]:
         """Return the part that affects the core's decisions."""

@@ -1,4 +1,4 @@
-"""Configuration of services beside the agent: dashboard, metrics, MQTT, sentiment workers, notifications."""
+"""Configuration of services beside the agent: dashboard, API, metrics, MQTT, workers, notifications."""
 
 from __future__ import annotations
 
@@ -67,6 +67,20 @@ class DashboardConfig(ListenerConfig):
     # limits of the process that folds a recorded run again for a what-if, the twin or the stories
     replay_timeout: Duration = Field(600_000, ge=1_000)
     replay_memory: int = Field(4_096, ge=256)  # MiB
+
+
+class ApiConfig(Section):
+    """The REST API under /api/v1 of the dashboard's server, for programs with a token."""
+
+    enabled: bool = True
+    # execute commands of tokens with the scope `command`, and of logged-in browsers
+    commands: bool = False
+    # hashes of the tokens, mode 0600; None: api-tokens.json beside dashboard.token
+    token_file: Path | None = None
+    requests_per_minute: int = Field(600, gt=0)  # of each token; beyond it status 429
+    streams: int = Field(20, gt=0)  # connections to /api/v1/events at once
+    # latest changes in memory: a client that is further behind is disconnected, or has to start anew
+    stream_backlog: int = Field(1_000, ge=10, le=100_000)
 
 
 class MetricsConfig(ListenerConfig):

@@ -4,6 +4,7 @@
   (DNS rebinding).
 * Requests that change something, and the WebSocket, must come from this page: `Origin` must equal the
   requested host. A browser always sends `Origin` with them, and other sites can't forge it.
+* Programs send a token of the API with each request to it (`agent.api.api_tokens`), and no `Origin`.
 * A browser logs in with the token or a single-use link. It gets a cookie that scripts can't read, that is not
   sent with other sites' requests, and that expires. `login = "never"` skips the login on loopback,
   except for proxied requests.
@@ -20,6 +21,9 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from agent.api.api_access import SENDER, Sender, TokenAccess, bearer_token, is_api
+from agent.api.api_messages import Scope
+from agent.api.problems import RequestProblem, problem_of_http, problem_response
 from agent.config.services import DashboardConfig
 from agent.dashboard.login import FailedLogins, LoginLinks, LoginSessions, TokenFile
 from agent.dashboard.public_address import PublicAddress
@@ -59,7 +63,8 @@ class AccessControl:
     """Checks of each request, as middleware of the server.
 
     `on_allowed` is called with each authorized request, `on_denied` with the reason and the client of a
-    denied one.
+    denied one, `on_limited` with the name of a token that has sent too many. `programs` has the tokens of the
+    API; None if it is disabled.
     """
 
     def __init__(
@@ -70,8 +75,12 @@ class AccessControl:
         *,
         on_allowed: Callable[[web.Request], None],
         on_denied: Callable[[str, str], None],
+        on_limited: Callable[[str], None],
+        programs: TokenAccess | None = None,
     ) -> None:
         self._config = config
+        self._programs = programs
+        self._on_limited = on_limited
         self._token = TokenFile(token_file)
         self._links = LoginLinks(clock)
         self._sessions = LoginSessions(self._token, config.session, clock)
@@ -93,6 +102,9 @@ class AccessControl:
                 response = self._check(request) or await handler(request)
             except web.HTTPException as error:
                 response = error
+                problem = problem_of_http(error) if self._is_api(request) else None
+                if problem is not None:
+                    response = problem_response(request, problem)
             for name, value in _HEADERS.items():
                 if not response.prepared:
                     response.headers.setdefault(name, value)
@@ -107,7 +119,10 @@ class AccessControl:
         return self._links.create()
 
     def is_authorized(self, request: web.Request) -> bool:
-        """Return True if the browser is (still) logged in, or needs no login."""
+        """Return True if the browser is (still) logged in, or needs no login, or if the token is valid."""
+        sender = request.get(SENDER)
+        if self._programs is not None and sender is not None and sender.token is not None:
+            return self._programs.is_valid(sender)
         return not self._requires_login(request) or self._sessions.is_valid(self._cookie(request))
 
     def _check(self, request: web.Request) -> web.Response | None:
@@ -119,12 +134,17 @@ class AccessControl:
         if not all(known_host(one, names, addresses=remote) for one in (request.host, host)):
             return self._deny(request, 421, "this page is not served under that host name")
         changing = request.method not in ("GET", "HEAD")
-        if (changing or request.headers.get("Upgrade")) and not _is_same_origin(host, request):
+        token = bearer_token(request) if self._is_api(request) else None
+        from_program = token is not None and "Origin" not in request.headers
+        must_be_ours = (changing or request.headers.get("Upgrade")) and not from_program
+        if must_be_ours and not _is_same_origin(host, request):
             why = "the request did not come from this page (a proxy in between must forward the Host header)"
             return self._deny(request, 403, why)
         from_other_site = request.headers.get("Sec-Fetch-Site") in _FOREIGN_SITES
-        if from_other_site and not _is_navigation(request):
+        if from_other_site and (self._is_api(request) or not _is_navigation(request)):
             return self._deny(request, 403, "other sites may not load this")
+        if self._is_api(request):
+            return self._check_sender(request, token)
         if "login" in request.query and _is_navigation(request):
             return self._follow_login_link(request)
         if self.is_authorized(request):
@@ -139,8 +159,37 @@ class AccessControl:
             return _refresh(self.address.link_to_self(request, request.rel_url.raw_query_string))
         return _redirect(self.address.link(request, "/login"))
 
+    def _is_api(self, request: web.Request) -> bool:
+        return self._programs is not None and is_api(self.address.path(request))
+
+    def _check_sender(self, request: web.Request, token: str | None) -> web.Response | None:
+        """Check a request to the API and note its sender; without a token, that is the logged-in browser."""
+        client = client_key(self.address.client(request))
+        if token is None or self._programs is None:
+            if not self.is_authorized(request):
+                return _unauthorized(request, "the request has no token")
+            request[SENDER] = Sender(f"dashboard {self.address.client(request)}", frozenset(Scope))
+        else:
+            sender = self._programs.sender(token)
+            if sender is None:
+                seconds = self._failed.retry_after(client)
+                self._failed.add(client)
+                self._on_denied("wrong token of the API", client)
+                if seconds:
+                    return _too_many(request, "too many wrong tokens", seconds)
+                return _unauthorized(request, "the token is unknown, revoked or expired")
+            if seconds := self._programs.retry_after(sender):
+                self._on_limited(sender.name)
+                return _too_many(request, f"{sender.name} has sent too many requests", seconds)
+            request[SENDER] = sender
+        self._on_allowed(request)
+        return None
+
     def _deny(self, request: web.Request, status: int, why: str) -> web.Response:
         self._on_denied(why, self.address.client(request))
+        if self._is_api(request):
+            kind = "unknown-host" if status == 421 else "forbidden"
+            return problem_response(request, RequestProblem(kind, why))
         return web.Response(status=status, text=f"{why}\n")
 
     def _cookie(self, request: web.Request) -> str:
@@ -226,6 +275,23 @@ def _is_same_origin(host: str, request: web.Request) -> bool:
 def _is_navigation(request: web.Request) -> bool:
     """Return True if the user opens the page, maybe through a link. No script can read such a response."""
     return request.method == "GET" and request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
+
+
+def _unauthorized(request: web.Request, why: str) -> web.Response:
+    problem = RequestProblem(
+        "unauthorized",
+        why,
+        where="header Authorization",
+        hint="Authorization: Bearer TOKEN; tapewire token add makes one",
+        headers={"WWW-Authenticate": 'Bearer realm="tapewire"'},
+    )
+    return problem_response(request, problem)
+
+
+def _too_many(request: web.Request, why: str, seconds: int) -> web.Response:
+    headers = {"Retry-After": str(seconds)}
+    hint = f"wait {seconds} s"
+    return problem_response(request, RequestProblem("rate-limited", why, hint=hint, headers=headers))
 
 
 def _redirect(target: str) -> web.Response:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from agent.api.change_feed import ChangeFeed
 from agent.config import Config
 from agent.dashboard.dashboard_state import DashboardState
 from agent.dashboard.page_rows import run_header
 from agent.dashboard.replay_views import live_twin_row
 from agent.live.interfaces.running_agent import RunningAgent
+from agent.live.interfaces.status import Status
 
 if TYPE_CHECKING:
     from agent.store.runs import Run
@@ -21,6 +24,11 @@ class AgentAdapter(Protocol):
     """A running agent as the dashboard server uses it. `state` is None until the agent's run begins."""
 
     state: DashboardState | None
+    changes: ChangeFeed
+
+    def status(self) -> Status | None:
+        """Return the whole status; None before the agent's run begins."""
+        ...
 
     def health(self) -> dict[str, Any]:
         """Return feeds, queue and latencies; empty before the agent's run begins."""
@@ -38,13 +46,21 @@ class DaemonAdapter:
         self.state: DashboardState | None = None
         self._daemon = daemon
         self._config = config
+        self.changes = ChangeFeed(self._first_positions, config.api.stream_backlog)
         daemon.observe_run(self._begin)
+        daemon.observe(self.changes)
 
     def _begin(self, run: Run) -> DashboardState:
         self.state = DashboardState(
             run_header(run, self._config), self._config, bars=self._config.dashboard.bars
         )
         return self.state
+
+    def _first_positions(self) -> tuple[str, dict[str, Decimal]]:
+        return self._daemon.run_id, {} if self.state is None else self.state.positions()
+
+    def status(self) -> Status | None:
+        return self._daemon.status() if self._daemon.started else None
 
     def health(self) -> dict[str, Any]:
         """Return the part of the daemon's status that the page shows."""

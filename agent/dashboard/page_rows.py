@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from decimal import Decimal
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET
@@ -32,7 +31,7 @@ from agent.core.events import (
 from agent.core.strategy_version import label_of
 from agent.data.given_up import counted
 from agent.data.provenance import MAX_REASON, shown_reason
-from agent.data.text import one_line
+from agent.data.text import one_line, web_url
 from agent.live.formatting import describe
 from agent.store.runs import Run
 from strategies import SOURCE_SHA256
@@ -47,7 +46,6 @@ _SOURCE_LENGTH: Final = 80
 _ASSET_LENGTH: Final = 20
 _KIND_LENGTH: Final = 20
 _REASON_LENGTH: Final = 300
-_URL_LENGTH: Final = 2_000
 
 
 class VersionedRows(Generic[K, V]):
@@ -315,7 +313,7 @@ def headline_row(news: News, symbols: tuple[str, ...]) -> HeadlineRow:
     """Return a headline's row. Texts are clipped to one line, URLs other than http and https are left out."""
     source = one_line(news.publisher or news.feed, _SOURCE_LENGTH)
     title = one_line(news.title, TITLE_LENGTH)
-    url = _web_url(news.url)
+    url = web_url(news.url)
     return HeadlineRow(news.id, news.available_at, news.ts, title, url, source, symbols, news.actionable)
 
 
@@ -442,12 +440,3 @@ def activity_row(key: str, at: int, message: Event | Decision) -> ActivityRow:
     if sleeve and not isinstance(message, Command):
         text = f"{sleeve}: {text}"
     return ActivityRow(key, at, what, symbol, one_line(text, _REASON_LENGTH))
-
-
-def _web_url(url: str) -> str:
-    """Return `url` if it is an http or https URL, else an empty string: `javascript:` URLs are unsafe."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # a malformed IPv6 host
-        return ""
-    return url if parts.scheme in ("http", "https") and parts.hostname and len(url) <= _URL_LENGTH else ""

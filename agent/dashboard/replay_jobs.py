@@ -27,6 +27,7 @@ from agent.data.text import one_line
 from agent.replay.what_if_request import WhatIfRequest
 from agent.store.database import Database
 from agent.store.runs import Run, RunStatus
+from agent.system.limited_threads import ServerBusy
 
 ABANDONED: Final = 150.0
 """Seconds after which a job that no page has asked for ends. Pages in the background ask once a minute."""
@@ -43,10 +44,6 @@ _RESULTS: Final[dict[Work, Any]] = {
     "whatif": dict[str, Any],
 }
 _log: Final = structlog.get_logger(__name__)
-
-
-class ArchiveBusy(TapewireError):
-    """The archive can't serve the request now, but a later try may succeed."""
 
 
 class ReplayJob:
@@ -97,7 +94,7 @@ class ReplayJobs:
     def start(self, work: Work, run: Run, what_if: WhatIfRequest | None = None) -> ReplayJob:
         """Return the job that does `work`, which may have been started before.
 
-        Raises ArchiveBusy if too many jobs wait, and UsageError if the store is in memory.
+        Raises ServerBusy if too many jobs wait, and UsageError if the store is in memory.
         """
         shared = next((job for job in self._jobs.values() if job.serves(work, run)), None)
         if shared is not None:
@@ -105,7 +102,7 @@ class ReplayJobs:
         if self._database.is_sqlite and self._database.file is None:
             raise UsageError("a store in memory can't be read by another process")
         if sum(not job.done for job in self._jobs.values()) >= _MAX_UNFINISHED:
-            raise ArchiveBusy(
+            raise ServerBusy(
                 "other runs are being folded", hint="try again when they are done, or cancel one"
             )
         job = self._asked(ReplayJob(work, run, what_if or WhatIfRequest()))

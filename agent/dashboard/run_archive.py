@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -20,23 +18,20 @@ from agent.config import Config
 from agent.core.errors import TapewireError
 from agent.dashboard.headline_search import FoundHeadlines, search_headlines
 from agent.dashboard.playback import RunPlayback
-from agent.dashboard.replay_jobs import ArchiveBusy, ReplayJobs
+from agent.dashboard.replay_jobs import ReplayJobs
 from agent.replay.changed_settings import CHANGEABLE, OF_SLEEVES
 from agent.replay.twin_events import has_twin
 from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_frame
 from agent.store.runs import Run, RunStatus
-
-T = TypeVar("T")
+from agent.system.limited_threads import LimitedThreads, ServerBusy
 
 MAX_RUNS: Final = 200
 """Runs in the list: the newest."""
 
 _MAX_PLAYBACKS: Final = 2
 _MAX_REPORTS: Final = 4  # in memory, about 5 MB each
-_THREADS: Final = 2
 _TWIN_PATIENCE: Final = 30.0  # seconds that a report waits for the twin
-_MAX_PENDING: Final = 8  # requests that use or wait for a thread; further ones are refused
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -47,8 +42,7 @@ class RunArchive:
         self._database = database
         self._jobs = jobs
         self._bars = bars
-        self._threads = ThreadPoolExecutor(_THREADS, "dashboard")
-        self._pending = 0
+        self._threads = LimitedThreads("dashboard")
         self._playbacks: OrderedDict[str, _OpenPlayback] = OrderedDict()
         self._reports: OrderedDict[tuple[str, int | None, bool], bytes] = OrderedDict()
         self._comparisons: OrderedDict[tuple[tuple[str, int | None], ...], bytes] = OrderedDict()
@@ -58,7 +52,7 @@ class RunArchive:
 
     async def runs(self) -> list[RunRow]:
         """Return the newest runs, newest first."""
-        return await self._in_thread(self._list)
+        return await self._threads.run(self._list)
 
     async def report(self, run_id: str) -> bytes:
         """Return the HTML report. Raises UsageError for an unknown run, DataError for one without results."""
@@ -68,7 +62,7 @@ class RunArchive:
         page = self._reports.get(key)
         if page is None:
             twin = await self._twin(run)
-            page = await self._in_thread(lambda: _render_report(self._database, run.id, twin, stories))
+            page = await self._threads.run(lambda: _render_report(self._database, run.id, twin, stories))
             if run.status is not RunStatus.RUNNING and not isinstance(twin, TapewireError):
                 self._reports[key] = page
                 if len(self._reports) > _MAX_REPORTS:
@@ -93,7 +87,7 @@ class RunArchive:
 
     async def run(self, run_id: str) -> Run:
         """Return the run whose id is `run_id` or starts with it. Raises UsageError unless there is one."""
-        return await self._in_thread(lambda: find_run(self._database, run_id))
+        return await self._threads.run(lambda: find_run(self._database, run_id))
 
     async def changeable(self, run_id: str) -> dict[str, Any]:
         """Return what a what-if can change: settings by dotted key, and the strategy's parameters.
@@ -101,7 +95,7 @@ class RunArchive:
         `sleeves` is True if the parameters are those of sleeves, as `NAME.PARAMETER`.
         """
         run = await self.run(run_id)
-        config = await self._in_thread(lambda: recorded_config(run))
+        config = await self._threads.run(lambda: recorded_config(run))
         params = run.params
         if config.sleeves:
             params = {f"{name}.{key}": value for name, own in params.items() for key, value in own.items()}
@@ -114,15 +108,15 @@ class RunArchive:
     async def headlines(self, run_id: str, words: str, after: int) -> FoundHeadlines:
         """Return the headlines of a run that match. Raises UsageError for an unknown run."""
         run = await self.run(run_id)
-        return await self._in_thread(lambda: search_headlines(self._database, run.id, words, after))
+        return await self._threads.run(lambda: search_headlines(self._database, run.id, words, after))
 
     async def comparison(self, a: str, b: str) -> bytes:
         """Return the HTML page that compares two runs. Raises like `report`."""
-        runs = await self._in_thread(lambda: (find_run(self._database, a), find_run(self._database, b)))
+        runs = await self._threads.run(lambda: (find_run(self._database, a), find_run(self._database, b)))
         key = tuple((run.id, run.finished_at) for run in runs)
         page = self._comparisons.get(key)
         if page is None:
-            page = await self._in_thread(lambda: _render_comparison(self._database, *runs))
+            page = await self._threads.run(lambda: _render_comparison(self._database, *runs))
             if all(run.status is not RunStatus.RUNNING for run in runs):
                 self._comparisons[key] = page
                 if len(self._comparisons) > _MAX_REPORTS:
@@ -168,18 +162,18 @@ class RunArchive:
         }
 
     async def page_at(self, run_id: str, moment: int, symbol: str) -> dict[str, Any]:
-        """Return the page as of `moment` (UTC ms). Raises ArchiveBusy unless the run is open."""
+        """Return the page as of `moment` (UTC ms). Raises ServerBusy unless the run is open."""
         opened = self._playbacks.get(run_id)
         if opened is None or not opened.done or opened.error is not None:
-            raise ArchiveBusy(f"run {run_id} is not open", hint="open it first")
+            raise ServerBusy(f"run {run_id} is not open", hint="open it first")
         async with opened.lock:
-            return await self._in_thread(lambda: opened.playback.page_at(moment, symbol))
+            return await self._threads.run(lambda: opened.playback.page_at(moment, symbol))
 
     async def close(self) -> None:
         """Close all playbacks and stop the threads."""
         for run_id in list(self._playbacks):
             await self._drop(run_id)
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
 
     def _list(self) -> list[RunRow]:
         rows = []
@@ -198,7 +192,7 @@ class RunArchive:
     async def _read(self, opened: _OpenPlayback) -> None:
         run_id = opened.playback.run.id
         try:
-            await self._in_thread(lambda: opened.playback.open(bars=self._bars))
+            await self._threads.run(lambda: opened.playback.open(bars=self._bars))
         except TapewireError as error:
             opened.error = error
         except Exception as error:  # noqa: BLE001 - the page shows the error, and the server continues
@@ -216,15 +210,6 @@ class RunArchive:
             await asyncio.wait({opened.task})
         async with opened.lock:
             opened.playback.close()
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        if self._pending >= _MAX_PENDING:
-            raise ArchiveBusy("too many requests at once", hint="try again in a moment")
-        self._pending += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._pending -= 1
 
 
 class _OpenPlayback:

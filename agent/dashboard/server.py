@@ -15,19 +15,24 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import web
 
-from agent.config.services import DashboardConfig
+from agent.api.api_access import TokenAccess
+from agent.api.api_messages import CommandRequest
+from agent.api.api_tokens import TokenRegistry
+from agent.api.command_arguments import arguments, timeout_of
+from agent.api.rest_api import ApiRoutes
+from agent.config.services import ApiConfig, DashboardConfig
 from agent.core.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.dashboard.access_control import AccessControl
 from agent.dashboard.agent_adapter import COMMANDS, AgentAdapter
-from agent.dashboard.replay_jobs import ArchiveBusy, ReplayJobs
+from agent.dashboard.replay_jobs import ReplayJobs
 from agent.dashboard.replay_views import view_of_job
 from agent.dashboard.replay_worker import Work
 from agent.dashboard.run_archive import RunArchive, failure
 from agent.dashboard.websocket import BrowserSession, encode
-from agent.live.strategy_switch import SET, USE
 from agent.replay.what_if_request import WhatIfRequest
 from agent.store.database import Database
 from agent.system.clock import Clock, WallClock
+from agent.system.limited_threads import ServerBusy
 from agent.system.listening_sockets import Listener
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
@@ -36,6 +41,9 @@ PORTS: Final = 20
 
 BODY_TIMEOUT: Final = 10.0
 """Seconds in which the body of a request must arrive."""
+
+API_TOKENS: Final = "api-tokens.json"
+"""Name of the file with the tokens of the API, beside the dashboard's token file."""
 
 _PAGE: Final = Path(__file__).with_name("page")
 _ASSETS: Final = {
@@ -65,22 +73,8 @@ _REPORT_POLICY: Final = (
 )
 """The report contains its scripts and loads nothing. The sandbox denies it access to this server."""
 _MAX_SEARCH: Final = 200  # characters of the words that are searched
-_COMMAND_TIMEOUT: Final = 15.0
-_CHANGE_TIMEOUT: Final = 45.0  # a strategy is loaded and checked first
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class _CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body that a button of the page sends."""
-
-    action: str
-    run: str
-    flatten: bool = False
-    confirm: str = ""
-    strategy: str = ""
-    params: dict[str, str] = {}
-    sleeve: str = ""  # whose strategy is changed
 
 
 class _ReplayRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,9 +92,9 @@ class _ReplayRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Dashboard:
     """A server that runs as an async context: `async with Dashboard(config, database, agent) as page`.
 
-    Without an `agent`, only recorded runs are shown. `token_file` is used if `config` contains none. Raises
-    ConfigError if the server can't listen on the address, SafetyError if the token is too short or readable
-    by other users.
+    Without an `agent`, only recorded runs are shown. `token_file` is used if `config` contains none, and the
+    tokens of the API are beside it unless `api` names a file. Raises ConfigError if the server can't listen
+    on the address, SafetyError if the token is too short or readable by other users.
     """
 
     def __init__(
@@ -111,6 +105,7 @@ class Dashboard:
         *,
         token_file: Path = Path("var/dashboard.token"),
         live_folder: Path | None = None,
+        api: ApiConfig | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.config = config
@@ -123,13 +118,21 @@ class Dashboard:
             database, live_folder, timeout=config.replay_timeout, memory=config.replay_memory
         )
         self._archive = RunArchive(database, self._jobs, bars=config.bars)
+        api = api or ApiConfig()
+        clock = clock or WallClock()
+        registry = TokenRegistry(api.token_file or self.token_file.with_name(API_TOKENS))
         self._access = AccessControl(
             config,
             self.token_file,
-            clock or WallClock(),
+            clock,
             on_allowed=self._on_allowed,
             on_denied=self.listener.deny,
+            on_limited=self.listener.limit,
+            programs=TokenAccess(registry, api.requests_per_minute, clock) if api.enabled else None,
         )
+        self._api: ApiRoutes | None = None
+        if api.enabled:
+            self._api = ApiRoutes(api, database, agent, self.listener, self._access.is_authorized)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -181,8 +184,12 @@ class Dashboard:
         await self.listener.close()
         for session in list(self.sessions):
             session.abort()
+        if self._api is not None:
+            self._api.abort_streams()
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._api is not None:
+            self._api.close()
         await self._jobs.close()
         await self._archive.close()
 
@@ -232,6 +239,7 @@ class Dashboard:
             ("POST", "/api/replays/{job}/cancel", _json(self._cancel_replay)),
             ("POST", "/api/command", _json(self._command)),
         ]
+        routes += self._api.routes() if self._api is not None else []
         for method, path, handler in routes:
             for base in {"", self.config.base_path}:
                 if method == "GET":
@@ -381,7 +389,7 @@ class Dashboard:
         if self._agent is None or self._agent.state is None:
             raise UsageError("no agent is running here", hint="this page only shows recorded runs")
         try:
-            command = msgspec.json.decode(await request.read(), type=_CommandRequest)
+            command = msgspec.json.decode(await request.read(), type=CommandRequest)
         except JSON_DECODE_ERRORS as error:
             raise UsageError(f"malformed command: {error}") from None
         if command.action not in COMMANDS:
@@ -390,17 +398,9 @@ class Dashboard:
             raise UsageError(
                 "the page shows another run than the one that is running", hint="reload the page"
             )
-        changes = command.action in (USE, SET)
-        args = {"flatten": "true"} if command.flatten and (changes or command.action == "kill") else {}
-        if changes:
-            args |= {"strategy": command.strategy} if command.action == USE else {}
-            args["params"] = msgspec.json.encode(command.params).decode()
-            args |= {"sleeve": command.sleeve} if command.sleeve else {}
-        if command.action == "resume" and command.confirm:
-            args["confirm"] = command.confirm
         by = f"dashboard {self._access.address.client(request)}"
-        async with asyncio.timeout(_CHANGE_TIMEOUT if changes else _COMMAND_TIMEOUT):
-            return await self._agent.command(command.action, args, by)
+        async with asyncio.timeout(timeout_of(command)):
+            return await self._agent.command(command.action, arguments(command), by)
 
 
 async def _add_slash(request: web.Request) -> web.StreamResponse:
@@ -444,7 +444,7 @@ def _milliseconds(request: web.Request, name: str) -> int:
 
 
 def _status_of(error: TapewireError) -> int:
-    if isinstance(error, (ArchiveBusy, StoreUnavailable)):
+    if isinstance(error, (ServerBusy, StoreUnavailable)):
         return 503
     if isinstance(error, SafetyError):
         return 403

@@ -7,9 +7,11 @@ import html
 import re
 import unicodedata
 from typing import Final
+from urllib.parse import urlsplit
 
 MAX_TITLE: Final = 1_000  # characters
 MAX_SUMMARY: Final = 10_000
+MAX_URL: Final = 2_000
 
 # "BTC < 50k > 40k" isn't markup. An unclosed comment hides the rest, as in a browser, without backtracking.
 _MARKUP = re.compile(r"<!--.*?(?:-->|\Z)|</?[A-Za-z][^<>]*>", re.DOTALL)
@@ -55,6 +57,15 @@ def one_line(text: str, limit: int) -> str:
     """
     line = _SPACE.sub(" ", _INVISIBLE.sub("", text[: 4 * limit])).strip()
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def web_url(url: str) -> str:
+    """Return `url` if it is an http or https URL, else an empty string: `javascript:` URLs are unsafe."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a malformed IPv6 host
+        return ""
+    return url if parts.scheme in ("http", "https") and parts.hostname and len(url) <= MAX_URL else ""
 
 
 def printable(text: str) -> str:

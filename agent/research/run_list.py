@@ -61,6 +61,10 @@ class RunFilter(NamedTuple):
             and self.status in ("", row.status)
         )
 
+    def accepts_any(self, listed: ListedRun) -> bool:
+        """Return whether the line or one of its folds matches."""
+        return self.accepts(listed) or any(map(self.accepts, listed.folds))
+
 
 _KEYS: Final[dict[str, Callable[[ListedRun], Any]]] = {
     "started": lambda listed: listed.row.started_at,

@@ -86,10 +86,45 @@ def read_rows(database: Database, run_id: str, kind: type[_S]) -> Iterator[_S]:
 
 def read_decisions(database: Database, run_id: str, from_seq: int = 1) -> Iterator[RecordedDecision]:
     """Stream a run's decisions from number `from_seq` on, in the order in which they were made."""
+    yield from read_numbered(database, run_id, tuple(tables.DECISIONS), from_seq)
+
+
+def read_numbered(
+    database: Database, run_id: str, kinds: Sequence[type[Decision]], from_seq: int = 1
+) -> Iterator[RecordedDecision]:
+    """Stream a run's decisions of some kinds from number `from_seq` on, in the order of the decisions."""
     with database.read() as connection:
-        kinds = tables.DECISIONS.items()
-        streams = (_stream_decisions(connection, run_id, kind, table, from_seq) for kind, table in kinds)
+        streams = (
+            _stream_decisions(connection, run_id, kind, tables.DECISIONS[kind], from_seq) for kind in kinds
+        )
         yield from merge(*streams, key=attrgetter("seq"))
+
+
+def read_slice(
+    database: Database,
+    run_id: str,
+    name: str,
+    columns: Sequence[str],
+    *,
+    after: int = 0,
+    time: str = "ts",
+    since: int | None = None,
+    until: int | None = None,
+    equal: Mapping[str, str] | None = None,
+) -> Iterator[tuple[Any, ...]]:
+    """Stream `columns` of a run's rows of the table `name`, in order: those with a number beyond `after`.
+
+    `since` <= the column `time` < `until` (UTC ms); `equal` has values that columns must have.
+    """
+    table = tables.metadata.tables[name]
+    conditions = [table.c.run_id == run_id, table.c.seq > after]
+    conditions += [table.c[time] >= since] if since is not None else []
+    conditions += [table.c[time] < until] if until is not None else []
+    conditions += [table.c[column] == value for column, value in (equal or {}).items()]
+    query = select(*(table.c[column] for column in columns)).where(*conditions).order_by(table.c.seq)
+    with database.read() as connection:
+        for row in _execute(connection, table, query.execution_options(yield_per=1000)):
+            yield tuple(row)
 
 
 def read_frame(database: Database, run_id: str, name: str) -> pd.DataFrame:

@@ -57,6 +57,8 @@ class ListenerStatus(msgspec.Struct):
     timed_out: int = 0  # closed because no request arrived in time
     exhausted: int = 0  # times when descriptors ran short
     denied: int = 0  # requests with a wrong token, a foreign Host or Origin
+    limited: int = 0  # requests beyond the rate limit of a token
+    slow: int = 0  # streams that were closed because their client reads too slowly
 
 
 class Connection(asyncio.Protocol):
@@ -195,6 +197,7 @@ class Listener:
         self._closed = Throttle()
         self._exhausted = Throttle()
         self._denied = Throttle()
+        self._limited = Throttle()
 
     async def listen(self, host: str, port: int) -> int:
         """Listen at all addresses of `host`; return the port. Raises OSError."""
@@ -255,6 +258,12 @@ class Listener:
         if count := self._denied.due():
             name = self.status.name
             _log.warning("requests refused", listener=name, reason=reason, client=client, count=count)
+
+    def limit(self, client: str) -> None:
+        """Count a request beyond a rate limit; log at most once a minute."""
+        self.status.limited += 1
+        if count := self._limited.due():
+            _log.warning("too many requests", listener=self.status.name, client=client, count=count)
 
     def connection(self, transport: asyncio.BaseTransport | None) -> Connection | None:
         """Return the connection of a transport; None once it is lost."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import ceil
 from typing import Final
 
 import msgspec
@@ -58,3 +59,7 @@ class Allowance:
             self._began, self._used = now, 0
         self._used += 1
         return self._used <= self._limit
+
+    def retry_after(self) -> int:
+        """Return the seconds, rounded up, until the next interval begins; at least 1."""
+        return max(1, ceil(self._began + self._seconds - self._timer()))

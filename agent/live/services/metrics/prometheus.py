@@ -230,6 +230,18 @@ def _listeners(status: Status) -> Iterator[Metric]:
         "listener",
         {r.name: r.denied for r in rows},
     )
+    yield _counters(
+        "tapewire_requests_limited",
+        "Requests beyond the rate limit of a token",
+        "listener",
+        {r.name: r.limited for r in rows},
+    )
+    yield _counters(
+        "tapewire_streams_dropped",
+        "Streams closed because their client reads too slowly",
+        "listener",
+        {r.name: r.slow for r in rows},
+    )
     short = {row.name: row.exhausted for row in rows}
     yield _counters(
         "tapewire_descriptors_short", "Connections affected by a lack of file descriptors", "listener", short

@@ -1,0 +1,275 @@
+"""What the API sends and receives, as structs; the OpenAPI document and the Python client use them too.
+
+Times are UTC milliseconds. Prices, quantities and amounts of orders, fills and trades are decimal strings;
+figures are floats. New fields may be added, so clients must ignore fields that they don't know.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from agent.analysis.run_metrics import Metrics
+from agent.analysis.run_rows import RunRow
+from agent.analysis.trades import RoundTrip
+from agent.core.events import Fill, Order, OrderStatus, Signal
+from agent.store.runs import Run
+
+
+class Scope(str, Enum):
+    """What a token allows: to read, to run research jobs, to send commands. None includes another."""
+
+    READ = "read"
+    RESEARCH = "research"
+    COMMAND = "command"
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error (RFC 9457, media type application/problem+json)."""
+
+    type: str  # urn:tapewire:problem:NAME
+    title: str  # the same for all problems of a type
+    status: int
+    detail: str  # what was wrong
+    instance: str  # path of the request
+    where: str = ""  # the parameter, or the field of the body, that was wrong
+    hint: str = ""  # what would be right
+
+
+class PageEnd(msgspec.Struct, frozen=True):
+    """Base of pages of rows. `cursor` continues after the last row, also if `more` is False: rows that are
+    added later follow there.
+    """
+
+    cursor: str
+    more: bool
+
+
+# -- recorded runs ---------------------------------------------------------------------------------------
+
+
+class RunEntry(RunRow, frozen=True):
+    """A run, or a walk-forward with the number of its folds, as `tapewire runs --json` prints it.
+
+    Figures are fractions; null if the run has not recorded them.
+    """
+
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    folds: int = 0
+
+
+class RunPage(PageEnd, frozen=True):
+    """Runs, newest first."""
+
+    items: tuple[RunEntry, ...]
+
+
+class RunDetail(msgspec.Struct, frozen=True):
+    """All that the store knows of a run: configuration, input files, versions, results, labels."""
+
+    run: Run
+    tags: tuple[str, ...]
+    note: str
+
+
+class TradeEntry(msgspec.Struct, frozen=True):
+    """A round trip. `seq` and `event` are those of the fill that opened it."""
+
+    seq: int  # number of the decision in the run
+    event: int  # number of the event that caused it
+    trade: RoundTrip
+
+
+class TradePage(PageEnd, frozen=True):
+    """Round trips in the order in which they were opened. An open one changes until it is closed."""
+
+    items: tuple[TradeEntry, ...]
+
+
+class OrderEntry(msgspec.Struct, frozen=True):
+    """An order and its last recorded state; `status` is null before the first report on it."""
+
+    seq: int
+    event: int
+    order: Order
+    status: OrderStatus | None
+    filled: Decimal
+    reason: str  # of the last change of its state
+
+
+class OrderPage(PageEnd, frozen=True):
+    """Orders in the order of the decisions."""
+
+    items: tuple[OrderEntry, ...]
+
+
+class FillEntry(msgspec.Struct, frozen=True):
+    """An execution."""
+
+    seq: int
+    event: int
+    fill: Fill
+
+
+class FillPage(PageEnd, frozen=True):
+    """Executions in the order of their booking."""
+
+    items: tuple[FillEntry, ...]
+
+
+class SignalEntry(msgspec.Struct, frozen=True):
+    """A signal."""
+
+    seq: int
+    event: int
+    signal: Signal
+
+
+class SignalPage(PageEnd, frozen=True):
+    """Signals in the order of the decisions."""
+
+    items: tuple[SignalEntry, ...]
+
+
+class AssetProbabilities(msgspec.Struct, frozen=True):
+    """A model's probabilities for an asset that a headline names."""
+
+    asset: str
+    bearish: float | None
+    neutral: float | None
+    bullish: float | None
+
+
+class SentimentAnswer(msgspec.Struct, frozen=True):
+    """A model's answer on a headline. Probabilities don't count if it abstained."""
+
+    available_at: int
+    bearish: float | None
+    neutral: float | None
+    bullish: float | None
+    abstained: bool
+    model: str  # fingerprint
+    latency_ms: float | None
+    kind: str  # of news; empty if the model has none
+    provisional: bool  # it may be revised
+    assets: tuple[AssetProbabilities, ...]
+
+
+class HeadlineEntry(msgspec.Struct, frozen=True):
+    """A headline, all answers on it in the order of their arrival, and the one that counts.
+
+    `score` is null until the headline is scored. A later answer replaces a provisional one, unless it
+    abstains. Texts come from outside: show them as text, never as markup.
+    """
+
+    seq: int
+    event: int
+    id: str
+    ts: int  # of publication, according to the source
+    available_at: int  # when the agent could first read it
+    title: str
+    publisher: str
+    feed: str
+    url: str  # http or https, or empty
+    symbols: tuple[str, ...]  # traded symbols that it is about
+    actionable: bool
+    score: SentimentAnswer | None
+    answers: tuple[SentimentAnswer, ...]
+
+
+class HeadlinePage(PageEnd, frozen=True):
+    """Headlines in the order of their arrival."""
+
+    items: tuple[HeadlineEntry, ...]
+
+
+class EquityPoint(msgspec.Struct, frozen=True):
+    """The account at the end of a bar period, in its currency."""
+
+    seq: int
+    ts: int
+    equity: float | None
+    cash: float | None
+    exposure: float | None  # gross notional
+
+
+class EquityPage(PageEnd, frozen=True):
+    """Samples of the account in the order of time."""
+
+    items: tuple[EquityPoint, ...]
+
+
+class RunMetrics(msgspec.Struct, frozen=True):
+    """The figures of a run, those of its report and of `tapewire report --json`.
+
+    They were `recorded` at the run's end, or are computed from its equity samples and fills.
+    """
+
+    run: str
+    status: str
+    recorded: bool
+    metrics: Metrics
+
+
+# -- the running agent -----------------------------------------------------------------------------------
+
+Action = Literal["pause", "resume", "halt", "flatten", "kill", "use-strategy", "set-strategy"]
+ACTIONS: tuple[str, ...] = get_args(Action)
+"""Commands of the page and the API."""
+
+
+class CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A command to the running agent; each field counts for the actions that its comment names."""
+
+    action: Action
+    run: str = ""  # refuse the command unless this run is running; empty: any
+    flatten: bool = False  # kill, use-strategy, set-strategy: also close all positions
+    confirm: str = ""  # resume after a kill: "resume from kill"
+    reason: str = ""  # kill: for the journal
+    sleeve: str = ""  # all but kill: only this sleeve
+    strategy: str = ""  # use-strategy
+    params: dict[str, str] = {}  # use-strategy, set-strategy
+
+
+class CommandResult(msgspec.Struct, frozen=True):
+    """A command that was journalled and handled.
+
+    `event` is the number of the last event in the journal, the command's or a later one; null if a kill was
+    carried out at the venue while the store can't be written. `details` has what the action adds.
+    """
+
+    action: str
+    event: int | None
+    risk: str  # state of the account's risk after the command
+    details: dict[str, Any]
+
+
+ChangeKind = Literal["state", "strategy", "order", "order-update", "fill", "trade", "signal", "news", "score"]
+CHANGE_KINDS: tuple[str, ...] = get_args(ChangeKind)
+
+
+class AgentChange(msgspec.Struct, frozen=True):
+    """A change at the running agent, one message of /api/v1/events.
+
+    `id` identifies the order, the fill, the headline (news, score), or of a trade that was closed the order
+    that closed it (`exit_order`). The store has the rows a moment later.
+    """
+
+    key: str  # the message's id for Last-Event-ID
+    kind: ChangeKind
+    run: str
+    event: int  # number of the event that caused it
+    ts: int
+    id: str = ""
+    symbol: str = ""
+    detail: str = ""  # state: risk state and rule, or command; strategy: name; order-update: status …
+
+
+class StreamReset(msgspec.Struct, frozen=True):
+    """The first message after a Last-Event-ID that can't be continued: read the lists anew."""
+
+    reason: str

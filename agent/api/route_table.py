@@ -1,0 +1,142 @@
+"""The routes of the API in one table: path, scope, query parameters, body and response of each.
+
+The server, the OpenAPI document and the tests read it. A new route is a row here and a handler in
+`agent.api.rest_api`; one that starts a job would be a POST with the scope `research`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from agent.api.api_messages import (
+    AgentChange,
+    CommandRequest,
+    CommandResult,
+    EquityPage,
+    FillPage,
+    HeadlinePage,
+    OrderPage,
+    RunDetail,
+    RunMetrics,
+    RunPage,
+    Scope,
+    SignalPage,
+    TradePage,
+)
+from agent.live.interfaces.status import Status
+
+BASE: Final = "/api/v1"
+MAX_LIMIT: Final = 1_000
+
+Time = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="Rows of a page.")]
+Cursor = Annotated[
+    str,
+    Meta(pattern="^[A-Za-z0-9_-]{1,200}$", description="`cursor` of an earlier page with the same filters."),
+]
+Symbol = Annotated[
+    str, Meta(pattern="^[A-Za-z0-9._:/-]{1,40}$", description="Only rows of this symbol, such as BTCUSDT.")
+]
+Text = Annotated[str, Meta(min_length=1, max_length=300)]
+
+
+class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """No query parameters."""
+
+
+class RunsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Filters of the list of runs, as those of `tapewire runs`."""
+
+    kind: Annotated[
+        Literal["backtest", "live", "walkforward"] | None, Meta(description="Only this kind.")
+    ] = None
+    strategy: Annotated[Text | None, Meta(description="Only runs of this strategy.")] = None
+    symbol: Symbol | None = None
+    since: Annotated[Time | None, Meta(description="Only runs started at or after it, UTC ms.")] = None
+    tag: Annotated[tuple[Text, ...], Meta(description="Only runs with this tag; may be repeated.")] = ()
+    status: Annotated[
+        Literal["complete", "running", "failed", "interrupted"] | None, Meta(description="Only this status.")
+    ] = None
+    cursor: Cursor | None = None
+    limit: Limit = 100
+
+
+class WindowQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows of a window of time."""
+
+    since: Annotated[Time | None, Meta(description="Only rows at or after it, UTC ms.")] = None
+    until: Annotated[Time | None, Meta(description="Only rows before it, UTC ms.")] = None
+    cursor: Cursor | None = None
+    limit: Limit = 100
+
+
+class RowsQuery(WindowQuery, frozen=True, forbid_unknown_fields=True):
+    """Rows of a window of time and a symbol."""
+
+    symbol: Symbol | None = None
+
+
+class Route(NamedTuple):
+    """A route below `BASE`. `stream` routes send server-sent events, each a message of the response's type.
+
+    `etag` states that responses on runs that have ended carry an ETag.
+    """
+
+    name: str
+    method: Literal["GET", "POST"]
+    path: str
+    scope: Scope
+    response: Any  # a type
+    summary: str
+    query: type[msgspec.Struct] = NoQuery
+    body: type[msgspec.Struct] | None = None
+    etag: bool = False
+    stream: bool = False
+
+
+_READ: Final = Scope.READ
+ROUTES: Final = (
+    Route("getState", "GET", "/state", _READ, Status, "The running agent, as `tapewire status --json`."),
+    Route("listRuns", "GET", "/runs", _READ, RunPage, "Recorded runs, newest first.", RunsQuery),
+    Route("getRun", "GET", "/runs/{run}", _READ, RunDetail, "A run.", etag=True),
+    Route(
+        *("listTrades", "GET", "/runs/{run}/trades", _READ, TradePage),
+        "Round trips by the time of their entry, in the order of their entries.",
+        RowsQuery,
+        etag=True,
+    ),
+    Route("listOrders", "GET", "/runs/{run}/orders", _READ, OrderPage, "Orders.", RowsQuery, etag=True),
+    Route("listFills", "GET", "/runs/{run}/fills", _READ, FillPage, "Executions.", RowsQuery, etag=True),
+    Route("listSignals", "GET", "/runs/{run}/signals", _READ, SignalPage, "Signals.", RowsQuery, etag=True),
+    Route(
+        *("listNews", "GET", "/runs/{run}/news", _READ, HeadlinePage),
+        "Headlines with their scores, by the time when they became available.",
+        RowsQuery,
+        etag=True,
+    ),
+    Route(
+        *("getMetrics", "GET", "/runs/{run}/metrics", _READ, RunMetrics),
+        "The figures of a run, as `tapewire report --json`.",
+        etag=True,
+    ),
+    Route(
+        *("listEquity", "GET", "/runs/{run}/equity", _READ, EquityPage),
+        "Samples of the account.",
+        WindowQuery,
+        etag=True,
+    ),
+    Route(
+        *("sendCommand", "POST", "/commands", Scope.COMMAND, CommandResult),
+        "Have the running agent journal and execute a command; needs api.commands = true.",
+        body=CommandRequest,
+    ),
+    Route(
+        *("streamChanges", "GET", "/events", _READ, AgentChange),
+        "Changes at the running agent, as server-sent events; Last-Event-ID continues after a message.",
+        stream=True,
+    ),
+    Route("getDocument", "GET", "/openapi.json", _READ, dict[str, Any], "This document, OpenAPI 3.1."),
+)

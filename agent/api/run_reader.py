@@ -1,0 +1,337 @@
+"""Reads recorded runs for the API. All functions block; the figures come from the functions of the report
+and the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from itertools import islice
+from math import isfinite
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from agent.analysis.run_metrics import Metrics
+from agent.analysis.trades import TradeBook
+from agent.api.api_messages import (
+    AssetProbabilities,
+    EquityPage,
+    EquityPoint,
+    FillEntry,
+    FillPage,
+    HeadlineEntry,
+    HeadlinePage,
+    OrderEntry,
+    OrderPage,
+    RunDetail,
+    RunEntry,
+    RunMetrics,
+    RunPage,
+    SentimentAnswer,
+    SignalEntry,
+    SignalPage,
+    TradeEntry,
+    TradePage,
+)
+from agent.api.query_parameters import decode_cursor, encode_cursor
+from agent.api.route_table import RowsQuery, RunsQuery, WindowQuery
+from agent.core.events import (
+    AssetSentiment,
+    Fill,
+    FillKind,
+    FundingPayment,
+    Order,
+    OrderUpdate,
+    Signal,
+)
+from agent.data.text import MAX_TITLE, one_line, web_url
+from agent.research.run_list import ListedRun, RunFilter, listed_runs
+from agent.store.database import Database
+from agent.store.queries import RecordedDecision, read_numbered, read_slice
+from agent.store.run_labels import RunLabels, read_labels
+from agent.store.runs import Run
+
+T = TypeVar("T")
+
+_NO_ROW: Final = 0
+_NUMBER: Final = ("seq", "event_seq")
+_HEADLINE: Final = ("id", "ts", "available_at", "title", "publisher", "feed", "url", "symbols", "actionable")
+_ANSWER: Final = (
+    *("news_id", "available_at", "bearish", "neutral", "bullish", "abstained", "model", "latency_ms"),
+    *("kind", "provisional", "assets"),
+)
+
+
+class _RowPosition(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    seq: int
+
+
+class _RunPosition(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    started_at: int
+    id: str
+
+
+# -- runs ------------------------------------------------------------------------------------------------
+
+
+def read_runs(database: Database, query: RunsQuery) -> RunPage:
+    """Return a page of the runs that `tapewire runs` lists, newest first."""
+    wanted = RunFilter(
+        query.kind or "", query.strategy or "", query.symbol or "", query.since, query.tag, query.status or ""
+    )
+    listed = "runs", *wanted
+    found = [line for line in listed_runs(database) if wanted.accepts_any(line)]
+    found.sort(key=_run_key, reverse=True)
+    cursor = query.cursor or ""
+    if cursor:
+        last = decode_cursor(cursor, listed, _RunPosition)
+        found = [line for line in found if _run_key(line) < (last.started_at, last.id)]
+    shown = found[: query.limit]
+    if shown:
+        cursor = encode_cursor(listed, _run_key(shown[-1]))
+    return RunPage(cursor, len(found) > len(shown), tuple(map(_run_entry, shown)))
+
+
+def _run_key(line: ListedRun) -> tuple[int, str]:
+    return line.row.started_at, line.row.id
+
+
+def _run_entry(line: ListedRun) -> RunEntry:
+    row = {name: getattr(line.row, name) for name in line.row.__struct_fields__}
+    return RunEntry(**row, tags=line.tags, note=line.note, folds=len(line.folds))
+
+
+def read_run(database: Database, run: Run) -> RunDetail:
+    """Return a run with its labels."""
+    labels = read_labels(database).get(run.id, RunLabels())
+    return RunDetail(run, labels.tags, labels.note)
+
+
+def read_metrics(database: Database, run: Run) -> RunMetrics:
+    """Return the figures of the run's report. Raises DataError if it has recorded no equity yet."""
+    if run.metrics:
+        return RunMetrics(run.id, run.status.value, True, msgspec.convert(run.metrics, Metrics))
+    from agent.analysis.report.report_loader import load_report_data  # imports pandas
+
+    return RunMetrics(run.id, run.status.value, False, load_report_data(database, run.id).metrics)
+
+
+# -- rows of a run ---------------------------------------------------------------------------------------
+
+
+def read_trades(database: Database, run: Run, query: RowsQuery) -> TradePage:
+    """Return round trips, built from all fills and funding payments as those of the report are."""
+    listed, after = _list_of("trades", run, query)
+    moves = read_numbered(database, run.id, (Fill, FundingPayment))
+    wanted = (
+        trade
+        for trade in numbered_trades(moves)
+        if trade.seq > after
+        and query.symbol in (None, trade.trade.symbol)
+        and (query.since is None or trade.trade.entry_ts >= query.since)
+        and (query.until is None or trade.trade.entry_ts < query.until)
+    )
+    items, cursor, more = _cut(wanted, listed, query)
+    return TradePage(cursor, more, items)
+
+
+def numbered_trades(moves: Iterable[RecordedDecision]) -> list[TradeEntry]:
+    """Return all round trips in the order in which they were opened; `moves` are in booking order."""
+    book, found = TradeBook(), list[TradeEntry]()
+    opened: dict[str, tuple[int, int]] = {}
+    for seq, event, _, move in moves:
+        if isinstance(move, FundingPayment):
+            book.add_funding(move)
+            continue
+        if not isinstance(move, Fill) or move.kind is FillKind.INTERNAL:
+            continue  # which moves nothing into or out of the account
+        closed = book.add(move)
+        if closed is not None:
+            found.append(TradeEntry(*opened.pop(move.symbol), closed))
+        if book.symbols[move.symbol].qty and move.symbol not in opened:
+            opened[move.symbol] = seq, event
+    found += [TradeEntry(*opened[trade.symbol], trade) for trade in book.open_trades()]
+    return sorted(found, key=lambda entry: entry.seq)
+
+
+def read_orders(database: Database, run: Run, query: RowsQuery) -> OrderPage:
+    """Return orders with their last state."""
+    listed, after = _list_of("orders", run, query)
+    rows, cursor, more = _cut(
+        (
+            OrderEntry(seq, event, Order(*values), None, Decimal(0), "")
+            for seq, event, *values in _decisions(database, run, Order, after, query)
+        ),
+        listed,
+        query,
+    )
+    states = _order_states(database, run, rows)
+    items = tuple(
+        row
+        if (last := states.get(row.order.id)) is None
+        else msgspec.structs.replace(row, status=last.status, filled=last.filled, reason=last.reason)
+        for row in rows
+    )
+    return OrderPage(cursor, more, items)
+
+
+def _order_states(database: Database, run: Run, rows: tuple[OrderEntry, ...]) -> dict[str, OrderUpdate]:
+    """Return the last update of each order; stop reading once all are final."""
+    states: dict[str, OrderUpdate] = {}
+    working = {row.order.id for row in rows}
+    if working:
+        for _, _, _, update in read_numbered(database, run.id, (OrderUpdate,), rows[0].seq):
+            if isinstance(update, OrderUpdate) and update.order_id in working:
+                states[update.order_id] = update
+                if update.status.final:
+                    working.discard(update.order_id)
+                    if not working:
+                        break
+    return states
+
+
+def read_fills(database: Database, run: Run, query: RowsQuery) -> FillPage:
+    """Return executions."""
+    listed, after = _list_of("fills", run, query)
+    rows = _decisions(database, run, Fill, after, query)
+    items, cursor, more = _cut(
+        (FillEntry(seq, event, Fill(*values)) for seq, event, *values in rows), listed, query
+    )
+    return FillPage(cursor, more, items)
+
+
+def read_signals(database: Database, run: Run, query: RowsQuery) -> SignalPage:
+    """Return signals."""
+    listed, after = _list_of("signals", run, query)
+    rows = _decisions(database, run, Signal, after, query)
+    items, cursor, more = _cut(
+        (SignalEntry(seq, event, Signal(*values)) for seq, event, *values in rows), listed, query
+    )
+    return SignalPage(cursor, more, items)
+
+
+def read_equity(database: Database, run: Run, query: WindowQuery) -> EquityPage:
+    """Return samples of the account."""
+    listed, after = _list_of("equity", run, query)
+    columns = ("seq", "ts", "equity", "cash", "exposure")
+    rows = read_slice(database, run.id, "equity", columns, after=after, since=query.since, until=query.until)
+    points = (EquityPoint(seq, ts, *map(_number, values)) for seq, ts, *values in rows)
+    items, cursor, more = _cut(points, listed, query)
+    return EquityPage(cursor, more, items)
+
+
+def read_headlines(database: Database, run: Run, query: RowsQuery) -> HeadlinePage:
+    """Return headlines with the answers of the models on them."""
+    listed, after = _list_of("news", run, query)
+    rows = read_slice(
+        *(database, run.id, "news", (*_NUMBER, *_HEADLINE)),
+        after=after,
+        time="available_at",
+        since=query.since,
+        until=query.until,
+    )
+    entries = (_headline(row) for row in rows)
+    found, cursor, more = _cut(
+        (one for one in entries if query.symbol is None or query.symbol in one.symbols), listed, query
+    )
+    answers = _answers(database, run, found)
+    items = tuple(
+        msgspec.structs.replace(
+            one, answers=tuple(answers.get(one.id, ())), score=_counting(answers.get(one.id, ()))
+        )
+        for one in found
+    )
+    return HeadlinePage(cursor, more, items)
+
+
+def _headline(row: tuple[Any, ...]) -> HeadlineEntry:
+    seq, event, id_, ts, available_at, title, publisher, feed, url, symbols, actionable = row
+    return HeadlineEntry(
+        *(seq, event, id_, ts, available_at, one_line(title, MAX_TITLE), one_line(publisher, MAX_TITLE)),
+        *(feed, web_url(url), symbols, actionable, None, ()),
+    )
+
+
+def _answers(
+    database: Database, run: Run, headlines: tuple[HeadlineEntry, ...]
+) -> dict[str, list[SentimentAnswer]]:
+    """Return the answers on each headline; stop reading once each has one that won't be revised."""
+    answers: dict[str, list[SentimentAnswer]] = {}
+    waiting = {one.id for one in headlines}
+    if not waiting:
+        return answers
+    wanted = frozenset(waiting)
+    for event, news_id, *values in read_slice(database, run.id, "sentiments", ("event_seq", *_ANSWER)):
+        if event < headlines[0].event or news_id not in wanted:
+            continue
+        answer = _answer(values)
+        revised = bool(answers.get(news_id))
+        answers.setdefault(news_id, []).append(answer)
+        if revised or not answer.provisional:
+            waiting.discard(news_id)
+            if not waiting:
+                break
+    return answers
+
+
+def _answer(values: list[Any]) -> SentimentAnswer:
+    available_at, bearish, neutral, bullish, abstained, model, latency, kind, provisional, assets = values
+    return SentimentAnswer(
+        *(available_at, _number(bearish), _number(neutral), _number(bullish), abstained, model),
+        *(_number(latency), kind, provisional, tuple(map(_asset, assets or ()))),
+    )
+
+
+def _asset(own: AssetSentiment) -> AssetProbabilities:
+    return AssetProbabilities(own.asset, _number(own.bearish), _number(own.neutral), _number(own.bullish))
+
+
+def _counting(answers: Iterable[SentimentAnswer]) -> SentimentAnswer | None:
+    """Return the answer that counts, as the core and the page choose it."""
+    score: SentimentAnswer | None = None
+    for answer in answers:
+        if score is None or not score.provisional or not answer.abstained:
+            score = answer
+    return score
+
+
+# -- pages -----------------------------------------------------------------------------------------------
+
+
+def _list_of(name: str, run: Run, query: WindowQuery) -> tuple[tuple[object, ...], int]:
+    """Return what identifies the list, and the number of the last row before the page."""
+    listed = (name, run.id, query.since, query.until, getattr(query, "symbol", None))
+    if query.cursor is None:
+        return listed, _NO_ROW
+    return listed, decode_cursor(query.cursor, listed, _RowPosition).seq
+
+
+def _cut(
+    rows: Iterable[T], listed: tuple[object, ...], query: WindowQuery
+) -> tuple[tuple[T, ...], str, bool]:
+    """Return the rows of a page, its cursor, and whether more rows follow now."""
+    found = tuple(islice(rows, query.limit + 1))
+    shown = found[: query.limit]
+    last: Any = shown[-1] if shown else None
+    position = query.cursor if last is None else encode_cursor(listed, (last.seq,))
+    return shown, position or encode_cursor(listed, (_NO_ROW,)), len(found) > len(shown)
+
+
+def _decisions(
+    database: Database, run: Run, kind: type[Order | Fill | Signal], after: int, query: RowsQuery
+) -> Iterator[tuple[Any, ...]]:
+    names = {Order: "orders", Fill: "fills", Signal: "signals"}
+    equal = {} if query.symbol is None else {"symbol": query.symbol}
+    columns = (*_NUMBER, *kind.__struct_fields__)
+    return read_slice(
+        *(database, run.id, names[kind], columns),
+        after=after,
+        since=query.since,
+        until=query.until,
+        equal=equal,
+    )
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not isfinite(value) else value
