@@ -160,6 +160,7 @@ class Engine:
         self._run_id = run_id
         # identifies the current life of a live run; empty in replays and in runs recorded without one
         self._incarnation = ""
+        self._discounts_transfers = False  # early lives took deposits and withdrawals for profit and loss
         self._ids = 0
         self._on_stale = config.risk.on_stale
         self._on_drawdown = config.risk.on_max_drawdown
@@ -567,7 +568,10 @@ class Engine:
 
     def _on_account(self, account: AccountSnapshot) -> None:
         self._advance(account.available_at)
+        before = self.portfolio.initial
         drift = self._venue.on_account(account) if self._venue is not None else ""
+        if self._discounts_transfers:
+            self.risk.on_transfer(float(self.portfolio.initial - before))
         self.risk.on_drift(self.market.now, drift)
         if not drift:
             self.risk.set_reconciled(True)
@@ -610,6 +614,7 @@ class Engine:
             case "life":
                 self._incarnation = command.args.get("incarnation", "")
                 self.exchange.states_cash = command.states_cash
+                self._discounts_transfers = command.discounts_transfers
                 self._collect(collecting=False)
                 return
             case "strategy-history":

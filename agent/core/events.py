@@ -325,6 +325,13 @@ class Command(Message, frozen=True):
         """True if this begins a life that records each change of cash as a `CashAdjustment`."""
         return self.action == "life" and self.args.get("cash") == "stated"
 
+    @property
+    def discounts_transfers(self) -> bool:
+        """True if this begins a life in which a deposit or a withdrawal is neither profit nor loss to the
+        limits of daily loss and drawdown. It was one to earlier lives.
+        """
+        return self.action == "life" and self.args.get("transfers") == "discounted"
+
 
 # -- decisions ------------------------------------------------------------------------------------------
 #

@@ -156,6 +156,16 @@ class RiskManager:
         self.ceiling = self._peak
         self.floor = max(self._day_open * (1 - config.max_daily_loss), self._peak * (1 - config.max_drawdown))
 
+    def on_transfer(self, amount: float) -> None:
+        """Discount a deposit (negative: a withdrawal): it is neither profit nor loss.
+
+        The peak and the day's first equity move by the amount. Both are 0 before the first equity.
+        """
+        if self._peak:
+            self._peak += amount
+            self._day_open += amount
+            self.floor = inf  # check the next equity in any case
+
     def on_abstain_rate(self, ts: int, rate: float) -> None:
         """Allow only reductions while the model abstains too often."""
         if rate > self._config.max_abstain_rate:
@@ -218,15 +228,10 @@ class RiskManager:
                 self._emit(RiskEvent(ts, self.state, KILL, f"resume by {by} without its confirmation"))
                 return
         if state is RiskState.ACTIVE:
-            self.begin_anew()
+            self._peak = self._day_open = 0.0
+            self.next_day = 0
         self.floor = inf  # check the next equity in any case
         self._move(ts, state, _MANUAL, by)
-
-    def begin_anew(self) -> None:
-        """Measure losses from the next equity on: an operator has resumed, or the capital is another one."""
-        self._peak = self._day_open = 0.0
-        self.next_day = 0
-        self.floor = inf  # check the next equity in any case
 
     def kill(self, ts: int, detail: str) -> None:
         """Halt, from any state, until an operator resumes with a confirmation."""

@@ -20,6 +20,7 @@ from agent.core.events import (
 from agent.core.exchange import ID_LENGTH
 from agent.core.flatten import Flattener
 from agent.core.market import InstrumentState
+from agent.core.portfolio import Portfolio
 from agent.core.risk import TAKEN_ID, RiskManager
 from agent.core.sleeve import Sleeve
 from agent.core.sleeve_venue import AccountExchange
@@ -38,6 +39,7 @@ class VenueReports:
         sleeves: Mapping[str, Sleeve],
         states: dict[str, InstrumentState],
         risk: RiskManager,
+        portfolio: Portfolio,
         emit: Callable[[Decision], None],
         new_id: Callable[[], str],
     ) -> None:
@@ -47,6 +49,7 @@ class VenueReports:
         self._sleeves = sleeves
         self._states = states
         self._risk = risk
+        self._portfolio = portfolio  # of the account
         self._emit = emit
         risk.set_reconciled(False)
 
@@ -96,11 +99,12 @@ class VenueReports:
                 self._venue.pay(payment)
 
     def _on_account(self, account: AccountSnapshot, now: int) -> None:
-        begins = not self._venue.opened
+        engines = [sleeve.engine for sleeve in self._sleeves.values()]
+        measured = [(self._risk, self._portfolio), *((one.risk, one.portfolio) for one in engines)]
+        before = [portfolio.initial for _, portfolio in measured]
         drift = self._venue.on_account(account)
-        if begins and self._venue.opened:  # with another capital than the configured one
-            for risk in (self._risk, *(sleeve.engine.risk for sleeve in self._sleeves.values())):
-                risk.begin_anew()
+        for (risk, portfolio), initial in zip(measured, before, strict=True):
+            risk.on_transfer(float(portfolio.initial - initial))
         self._risk.on_drift(now, drift)
         if drift:
             return

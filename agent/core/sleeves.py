@@ -148,7 +148,13 @@ class SleevedEngine:
         if self.venue is not None:
             held = {symbol: state.unassigned for symbol, state in self.states.items()}
             self.reports = VenueReports(
-                self.venue, self.sleeves, held, self.risk, self._on_unassigned, self._account_ids.next
+                self.venue,
+                self.sleeves,
+                held,
+                self.risk,
+                self.portfolio,
+                self._on_unassigned,
+                self._account_ids.next,
             )
         self.flattener = OpenPositions(self.sleeves, None if self.reports is None else self.reports.closing)
         self.configured = config.sleeves

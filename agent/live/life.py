@@ -177,9 +177,8 @@ class Life:
         """Run the core's loop: journal all that waits at once, and handle it event by event."""
         limit = self._config.live.batch
         now, since = self._clock.now(), asyncio.get_running_loop().time()
-        life = Command(
-            "life", now, now, {"incarnation": session.new_incarnation(), "cash": "stated"}, "daemon"
-        )
+        abilities = {"cash": "stated", "transfers": "discounted"}
+        life = Command("life", now, now, {"incarnation": session.new_incarnation()} | abilities, "daemon")
         warm_up = Command("warm-up", now, now, {}, "daemon")
         await self.pipeline.feed([(life, since), (warm_up, since)])  # before anything can decide on an order
         await self._report_strategy_error()  # of an earlier life that ended before it could report it

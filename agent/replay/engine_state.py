@@ -65,7 +65,9 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.sleeves:SleevedEngine": ("sleeves", "flattener", "configured", "_config", "_sink", "_block"),
     "agent.core.sleeve_roster:SleeveRoster": _ROSTER_WIRING,
     "agent.core.sleeve_venue:SleeveExchange": ("_rules",),
-    "agent.core.sleeve_reports:VenueReports": ("_venue", "_sleeves", "_states", "_risk", "_emit"),
+    "agent.core.sleeve_reports:VenueReports": (
+        *("_venue", "_sleeves", "_states", "_risk", "_portfolio", "_emit"),
+    ),
     "agent.core.sleeve:Sleeve": ("settings", "source"),
     "agent.core.account_parts:SharedSymbol": ("books",),
     "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets", "ta", "_plotter"),

@@ -56,6 +56,7 @@ class EngineHarness:
         strategy: Strategy | None = None,
         *,
         states_cash: bool = True,
+        discounts_transfers: bool = True,
     ) -> None:
         config = parse(
             {
@@ -76,14 +77,9 @@ class EngineHarness:
         self.exchange = exchange
         self.now = T0
         self.balance = D(10_000)
-        self.handle(
-            Command(
-                "life",
-                T0,
-                T0,
-                {"incarnation": "a", "cash": "stated"} if states_cash else {"incarnation": "a"},
-            )
-        )
+        abilities = {"cash": "stated"} if states_cash else {}
+        abilities |= {"transfers": "discounted"} if discounts_transfers else {}
+        self.handle(Command("life", T0, T0, {"incarnation": "a"} | abilities))
         self.bar(100.0)
         self.account(holdings)
 
@@ -397,6 +393,47 @@ def test_repeated_drift_is_an_alarm_that_ends_by_agreement_or_resume() -> None:
     harness.handle(Command("resume", harness.now, harness.now, {}, "test"))
     harness.account(held)
     assert (harness.qty, harness.exchange.drift) == (D(3), "")
+
+
+@pytest.mark.parametrize("amount", [-6_000, 90_000])
+def test_a_deposit_or_a_withdrawal_is_neither_profit_nor_loss_to_the_limits(amount: int) -> None:
+    harness = EngineHarness(foreign="ignore")
+    harness.bar(100.0)
+    harness.account(usdt=str(10_000 + amount), foreign=True)
+    for _ in range(3):
+        harness.bar(100.0)
+    assert harness.engine.portfolio.equity() == 10_000 + amount
+    assert harness.engine.risk.state is RiskState.ACTIVE
+    for withdrawn in (0, amount):  # what was deposited leaves again
+        harness.account(usdt=str(10_000 + amount - withdrawn), foreign=True)
+        harness.bar(100.0)
+        harness.bar(100.0)
+    assert harness.engine.risk.state is RiskState.ACTIVE
+
+
+def test_a_loss_after_a_withdrawal_is_measured_from_what_is_left() -> None:
+    """4,000 are left; max_daily_loss is 5 %: 3,800, which a position of 10 bought at 100 reaches at 80."""
+    harness = EngineHarness(foreign="ignore")
+    harness.bar(100.0)
+    harness.account(usdt="4000", foreign=True)
+    harness.bar(100.0)
+    order = harness.order(0.25)
+    harness.handle(harness.fill(order, "10", fee=D(0)))
+    harness.bar(80.5)
+    harness.bar(80.5)
+    assert harness.engine.risk.state is RiskState.ACTIVE
+    harness.bar(79.5)
+    harness.bar(79.5)
+    assert harness.engine.risk.rule == "max_daily_loss"
+
+
+def test_a_withdrawal_was_a_drawdown_to_early_lives() -> None:
+    harness = EngineHarness(foreign="ignore", discounts_transfers=False)
+    harness.bar(100.0)
+    harness.account(usdt="4000", foreign=True)
+    harness.bar(100.0)
+    harness.bar(100.0)
+    assert harness.engine.risk.rule == "max_drawdown"
 
 
 def test_resume_accepts_only_a_settled_account_snapshot() -> None:

@@ -153,6 +153,7 @@ def test_every_attribute_listed_as_wiring_exists(tmp_path: Path) -> None:
         story.play(engine, sink, 0, len(story.events))
         walk(engine, set())
     walk(two_sleeves()[0], set())
+    walk(two_sleeves(execution={"mode": "testnet"})[0], set())
     assert {name: set(names) - met[name] for name, names in WIRING.items() if set(names) - met[name]} == {}
 
 
@@ -391,7 +392,9 @@ def venue_story(engine: SleevedEngine, sink: Chained) -> list[Event]:
         engine.handle(event)
 
     definition = '{"name": "z", "strategy": "z", "share": "0.2"}'
-    handle(Command("life", T0, T0, {"incarnation": "a", "cash": "stated"}, "daemon"))
+    handle(
+        Command("life", T0, T0, {"incarnation": "a", "cash": "stated", "transfers": "discounted"}, "daemon")
+    )
     waiting: list[Order] = []
     for minute in range(16):
         close = 100 + (minute * 5) % 7

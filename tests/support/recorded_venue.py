@@ -175,7 +175,14 @@ class _Recording:
 
     def play(self, minutes: int) -> Run:
         end = self.begin + minutes * MINUTE_MS
-        self._input(Command("life", self.begin, self.begin, {"incarnation": "a", "cash": "stated"}))
+        self._input(
+            Command(
+                "life",
+                self.begin,
+                self.begin,
+                {"incarnation": "a", "cash": "stated", "transfers": "discounted"},
+            )
+        )
         self._input(Command("reconciling", self.begin, self.begin))
         self._input(AccountSnapshot(self.begin, self.begin, {"USDT": CAPITAL}))
         for ts in range(self.begin + self.step // 2, end, self.step):
