@@ -144,8 +144,8 @@ class AssetProbabilities(msgspec.Struct, frozen=True):
     bullish: float | None
 
 
-class SentimentAnswer(msgspec.Struct, frozen=True):
-    """A model's answer on a headline. Probabilities don't count if it abstained."""
+class ScoreEntry(msgspec.Struct, frozen=True):
+    """A model's score of a headline. Probabilities don't count if it abstained."""
 
     available_at: int
     bearish: float | None
@@ -160,9 +160,9 @@ class SentimentAnswer(msgspec.Struct, frozen=True):
 
 
 class HeadlineEntry(msgspec.Struct, frozen=True):
-    """A headline, all answers on it in the order of their arrival, and the one that counts.
+    """A headline, all its scores in the order of their arrival, and the one that counts.
 
-    `score` is null until the headline is scored. A later answer replaces a provisional one, unless it
+    `score` is null until there is one. A later score replaces a provisional one, unless it
     abstains. Texts come from outside: show them as text, never as markup.
     """
 
@@ -177,8 +177,8 @@ class HeadlineEntry(msgspec.Struct, frozen=True):
     url: str  # http or https, or empty
     symbols: tuple[str, ...]  # traded symbols that it is about
     actionable: bool
-    score: SentimentAnswer | None
-    answers: tuple[SentimentAnswer, ...]
+    score: ScoreEntry | None
+    scores: tuple[ScoreEntry, ...]
 
 
 class HeadlinePage(PageEnd, frozen=True):

@@ -39,11 +39,11 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "timeout": (408, "The body arrived too slowly"),
     "too-large": (413, "The body is too large"),
     "unsupported-media-type": (415, "The body must be JSON"),
-    "unknown-host": (421, "The server doesn't answer to this host name"),
+    "unknown-host": (421, "The server isn't this host"),
     "invalid-command": (422, "The command can't be executed"),
     "rate-limited": (429, "Too many requests"),
     "internal": (500, "The request failed"),
-    "busy": (503, "The server can't answer now"),
+    "busy": (503, "The server is busy"),
     "agent-timeout": (504, "The agent did not respond in time"),
 }
 """Type -> status and title."""

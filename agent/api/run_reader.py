@@ -28,7 +28,7 @@ from agent.api.api_messages import (
     RunEntry,
     RunMetrics,
     RunPage,
-    SentimentAnswer,
+    ScoreEntry,
     SignalEntry,
     SignalPage,
     TradeEntry,
@@ -57,7 +57,7 @@ T = TypeVar("T")
 _NO_ROW: Final = 0
 _NUMBER: Final = ("seq", "event_seq")
 _HEADLINE: Final = ("id", "ts", "available_at", "title", "publisher", "feed", "url", "symbols", "actionable")
-_ANSWER: Final = (
+_SCORE: Final = (
     *("news_id", "available_at", "bearish", "neutral", "bullish", "abstained", "model", "latency_ms"),
     *("kind", "provisional", "assets"),
 )
@@ -222,7 +222,7 @@ def read_equity(database: Database, run: Run, query: WindowQuery) -> EquityPage:
 
 
 def read_headlines(database: Database, run: Run, query: RowsQuery) -> HeadlinePage:
-    """Return headlines with the answers of the models on them."""
+    """Return headlines with the scores of all models."""
     listed, after = _list_of("news", run, query)
     rows = read_slice(
         *(database, run.id, "news", (*_NUMBER, *_HEADLINE)),
@@ -235,10 +235,10 @@ def read_headlines(database: Database, run: Run, query: RowsQuery) -> HeadlinePa
     found, cursor, more = _cut(
         (one for one in entries if query.symbol is None or query.symbol in one.symbols), listed, query
     )
-    answers = _answers(database, run, found)
+    scores = _scores(database, run, found)
     items = tuple(
         msgspec.structs.replace(
-            one, answers=tuple(answers.get(one.id, ())), score=_counting(answers.get(one.id, ()))
+            one, scores=tuple(scores.get(one.id, ())), score=_counting(scores.get(one.id, ()))
         )
         for one in found
     )
@@ -253,31 +253,31 @@ def _headline(row: tuple[Any, ...]) -> HeadlineEntry:
     )
 
 
-def _answers(
+def _scores(
     database: Database, run: Run, headlines: tuple[HeadlineEntry, ...]
-) -> dict[str, list[SentimentAnswer]]:
-    """Return the answers on each headline; stop reading once each has one that won't be revised."""
-    answers: dict[str, list[SentimentAnswer]] = {}
+) -> dict[str, list[ScoreEntry]]:
+    """Return the scores of each headline; stop reading once each has one that won't be revised."""
+    scores: dict[str, list[ScoreEntry]] = {}
     waiting = {one.id for one in headlines}
     if not waiting:
-        return answers
+        return scores
     wanted = frozenset(waiting)
-    for event, news_id, *values in read_slice(database, run.id, "sentiments", ("event_seq", *_ANSWER)):
+    for event, news_id, *values in read_slice(database, run.id, "sentiments", ("event_seq", *_SCORE)):
         if event < headlines[0].event or news_id not in wanted:
             continue
-        answer = _answer(values)
-        revised = bool(answers.get(news_id))
-        answers.setdefault(news_id, []).append(answer)
-        if revised or not answer.provisional:
+        score = _score(values)
+        revised = bool(scores.get(news_id))
+        scores.setdefault(news_id, []).append(score)
+        if revised or not score.provisional:
             waiting.discard(news_id)
             if not waiting:
                 break
-    return answers
+    return scores
 
 
-def _answer(values: list[Any]) -> SentimentAnswer:
+def _score(values: list[Any]) -> ScoreEntry:
     available_at, bearish, neutral, bullish, abstained, model, latency, kind, provisional, assets = values
-    return SentimentAnswer(
+    return ScoreEntry(
         *(available_at, _number(bearish), _number(neutral), _number(bullish), abstained, model),
         *(_number(latency), kind, provisional, tuple(map(_asset, assets or ()))),
     )
@@ -287,13 +287,13 @@ def _asset(own: AssetSentiment) -> AssetProbabilities:
     return AssetProbabilities(own.asset, _number(own.bearish), _number(own.neutral), _number(own.bullish))
 
 
-def _counting(answers: Iterable[SentimentAnswer]) -> SentimentAnswer | None:
-    """Return the answer that counts, as the core and the page choose it."""
-    score: SentimentAnswer | None = None
-    for answer in answers:
-        if score is None or not score.provisional or not answer.abstained:
-            score = answer
-    return score
+def _counting(scores: Iterable[ScoreEntry]) -> ScoreEntry | None:
+    """Return the score that counts, as the core and the page choose it."""
+    counting: ScoreEntry | None = None
+    for score in scores:
+        if counting is None or not counting.provisional or not score.abstained:
+            counting = score
+    return counting
 
 
 # -- pages -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from agent.store import tables
 from agent.store.database import Database
 
 MAX_HEADLINES: Final = 40
-"""Rows of an answer: the first ones."""
+"""Rows that a search returns: the first ones."""
 
 _MAX_WORDS: Final = 8
 _TITLE: Final = 200  # characters

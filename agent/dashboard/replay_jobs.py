@@ -1,6 +1,6 @@
 """Jobs that fold a recorded run again: one process at a time, with limits of time and memory.
 
-A job ends early if it is cancelled, if its time is up, or if no browser has asked for it in a while. Nothing
+A job ends early if it is cancelled, if its time is up, or if no browser has fetched it in a while. Nothing
 of a run is changed.
 """
 
@@ -30,7 +30,7 @@ from agent.store.runs import Run, RunStatus
 from agent.system.limited_threads import ServerBusy
 
 ABANDONED: Final = 150.0
-"""Seconds after which a job that no page has asked for ends. Pages in the background ask once a minute."""
+"""Seconds after which a job ends if no page fetches it. Pages in the background fetch once a minute."""
 
 _MAX_UNFINISHED: Final = 4  # jobs that run or wait
 _MAX_KEPT: Final = 12  # finished jobs
@@ -68,7 +68,7 @@ class ReplayJob:
         return self.error is not None or self.result is not None
 
     def serves(self, work: Work, run: Run) -> bool:
-        """Return whether it answers the same question; what-ifs are never shared."""
+        """Return whether its result is the wanted one; what-ifs are never shared."""
         return (
             work != "whatif"
             and self.error is None

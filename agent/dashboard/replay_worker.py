@@ -44,7 +44,7 @@ SHOWN_STORIES: Final = 25
 """Rows of the table of stories at each end."""
 
 MAX_POINTS: Final = 2_000
-"""Points of a curve in the answer to a what-if."""
+"""Points of a curve in the result of a what-if."""
 
 _MIB: Final = 1 << 20
 _TITLE: Final = 200  # characters

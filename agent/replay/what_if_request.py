@@ -1,4 +1,4 @@
-"""A what-if as a user asks for it, and its answer: shared by `tapewire whatif` and the dashboard."""
+"""A what-if in the words of a user, and its result: shared by `tapewire whatif` and the dashboard."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def remarks(found: WhatIf) -> list[str]:
 
 
 def as_object(found: WhatIf) -> dict[str, Any]:
-    """Return the answer for JSON."""
+    """Return the result for JSON."""
 
     def life(one: FoldedLife) -> dict[str, Any]:
         return {

@@ -1,7 +1,7 @@
 """A loopback server of OpenAI's protocol with the demo's second model, in a process of its own.
 
-It answers `GET /v1/models`, and `POST /v1/chat/completions` that asks for log-probabilities, with a label
-word and the reason. It ends when its standard input does, so it never outlives the program that started it.
+It serves `GET /v1/models`, and `POST /v1/chat/completions` with log-probabilities: a label word and the
+reason. It ends when its standard input does, so it never outlives the program that started it.
 
     python -m agent.sandbox.model_server FILENO    # of a listening socket that it inherits
 """

@@ -1,9 +1,9 @@
-"""The second model of the demo: the starter and a model of words, whose answers are pooled.
+"""The second model of the demo: the starter pooled with a model of words.
 
 The words are learnt at start, in a tenth of a second, from the 1,296 labelled texts that ship with the
 program: a naive Bayes classifier of words and pairs of words, calibrated by a temperature. The pool is the
-geometric mean of both answers, as in an ensemble. It makes other mistakes than the starter alone; nothing
-shows that it makes fewer.
+geometric mean of both probabilities, as in an ensemble. It makes other mistakes than the starter
+alone; nothing shows that it makes fewer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WEIGHTS: Final = np.array([0.5, 0.5])
 
 
 class PooledAnswer(NamedTuple):
-    """Probabilities (3,) in the order of `LABELS`, and what speaks for the likeliest class."""
+    """Probabilities (3,) in the order of `LABELS`, and the reason for the likeliest class."""
 
     probabilities: Floats
     reason: str
@@ -67,7 +67,7 @@ class WordModel:
         return np.asarray(softmax(logits[None], self._temperature)[0])
 
     def strongest(self, text: str, label: int) -> list[str]:
-        """Return the words that speak most for a class, strongest first; none that speaks against it."""
+        """Return the words that make a class likelier, strongest first."""
         shares = (self._counts + _PRIOR) / (self._texts + 2 * _PRIOR)
         others = [column for column in range(len(LABELS)) if column != label]
         weights = {
