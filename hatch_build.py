@@ -36,6 +36,7 @@ MODULES = (
     "agent/core/risk.py",
     "agent/core/signals.py",
     "agent/core/sizing.py",
+    "agent/core/target_orders.py",
     "agent/core/votes.py",
     "agent/core/lockstep.py",
     "agent/core/lockstep_variant.py",

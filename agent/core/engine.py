@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 from hashlib import blake2b
-from math import inf, isfinite, nan
+from math import isfinite
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET
 
 from agent.core.bar_history import Row, SymbolHistory
 from agent.core.errors import ConfigError
@@ -34,14 +32,11 @@ from agent.core.events import (
     Kline,
     News,
     Notice,
-    Order,
-    OrderType,
     OrderUpdate,
     PastBars,
     RiskEvent,
     RiskState,
     Sentiment,
-    Side,
 )
 from agent.core.exchange import (
     ID_LENGTH,
@@ -55,20 +50,19 @@ from agent.core.flatten import BARS, Flattener
 from agent.core.fusion_inputs import FusionInputs, Predictor
 from agent.core.instruments import instrument_for
 from agent.core.market import InstrumentState, MarketView
-from agent.core.orders import WorkingOrder
 from agent.core.paper import PaperExchange
 from agent.core.plots import PlotRecorder
-from agent.core.portfolio import Portfolio, Position
+from agent.core.portfolio import Portfolio
 from agent.core.risk import SHORT_HISTORY, TAKEN_ID, RiskManager
 from agent.core.settings import CoreConfig
 from agent.core.signals import SignalEngine
 from agent.core.sinks import DecisionSink
-from agent.core.sizing import entry_trigger, limit_of, protection_of, size
 from agent.core.strategy import MAX_NOTICE, Market, Strategy
 from agent.core.strategy_guard import StrategyGuard
 from agent.core.strategy_version import StrategyLoader, bars_needed, change_of, no_loader
 from agent.core.symbols import SymbolMapper
 from agent.core.target import Target
+from agent.core.target_orders import TargetOrders
 from agent.core.warm_up import declared_intervals
 
 CORE: Final = "core"
@@ -78,9 +72,6 @@ run without one has revision 1."""
 
 EQUITY_BLOCK: Final = 4_096
 """Equity samples per call of the sink in replays."""
-
-_ALMOST: Final = 0.999
-"""A target by risk that reaches this share of the largest position counts as reduced by a limit."""
 
 _Bar = tuple[str, int, int, int, int, float, float, float, float, float, float, bool]
 """The fields of a `Kline`, in order."""
@@ -147,6 +138,16 @@ class Engine:
             for symbol, state in self.states.items():
                 state.fusion_inputs = FusionInputs(symbol, predictor, config.market.interval)
         self.market = MarketView(self.states, self.portfolio, self.signals, self.risk)
+        self._orders = TargetOrders(
+            self.portfolio,
+            self.risk,
+            self.exchange,
+            self.market,
+            self.counts,
+            self._decide,
+            self._new_id,
+            band=config.paper.rebalance_band,
+        )
         self._collecting = False  # keeping the run's bars until the next strategy is used
         # by symbol and interval (ms): bars of the past, and those that came since `strategy-history`
         self._past: dict[str, dict[int, list[Row]]] = {}
@@ -156,7 +157,6 @@ class Engine:
         self._contain_errors = contain_errors
         self._settings = config.market
         self._sink = sink
-        self._band = config.paper.rebalance_band
         self._run_id = run_id
         # identifies the current life of a live run; empty in replays and in runs recorded without one
         self._incarnation = ""
@@ -172,8 +172,6 @@ class Engine:
         self._period = 0  # available_at of the bars being handled; the account is checked when it ends
         self._margined = config.market.category == "linear"
         self._fills_at_close = config.paper.fill == "close"
-        # by symbol: targets that wait until the orders they replace are cancelled
-        self._waiting: dict[str, Target] = {}
         self._shares = front is not None
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
         self._kline = Kline  # an attribute is faster in compiled code than a module's global
@@ -285,7 +283,7 @@ class Engine:
         change = change_of(command, now)
         self.strategy._on_notice = None
         self._targets.clear()
-        self._waiting.clear()
+        self._orders.waiting.clear()
         failure = "" if self.guard is None else self.guard.failure
         self.version, self.version_since = dict(command.args), now
         self._bind(strategy)
@@ -338,7 +336,7 @@ class Engine:
 
     def close_positions(self, reason: str) -> None:
         """Close all positions, and ignore targets until they are flat."""
-        self._waiting.clear()
+        self._orders.waiting.clear()
         self._targets.clear()
         self.flattener.begin(self.states, self.market.now, reason)
 
@@ -599,7 +597,7 @@ class Engine:
             case "kill":
                 reason = command.args.get("reason", "")
                 self.risk.kill(now, f"{command.by}: {reason}" if reason else command.by)
-                self._waiting.clear()
+                self._orders.waiting.clear()
                 for state in self.states.values():
                     self.exchange.cancel(
                         [w for w in state.book if not self.flattener.is_own(w)], now, "killed"
@@ -638,7 +636,7 @@ class Engine:
                 if self.guard is not None:
                     self.guard.stop()
                 self._targets.clear()
-                self._waiting.clear()
+                self._orders.waiting.clear()
                 self.risk.on_strategy_error(now, command.args.get("detail", ""))
             case "use-strategy":
                 self.use_strategy(command)
@@ -701,7 +699,7 @@ class Engine:
         """
         if self._incarnation or self.risk.killed:
             for symbol in symbols:
-                self._waiting.pop(symbol, None)
+                self._orders.waiting.pop(symbol, None)
             self.flattener.begin(symbols, self.market.now, reason)
         else:
             self._targets += [Target(symbol, 0.0, reason=reason) for symbol in symbols]
@@ -832,7 +830,7 @@ class Engine:
 
     def _pursue_waiting(self, symbol: str) -> None:
         """Pursue a waiting target once the orders that it replaces are gone."""
-        target = self._waiting.get(symbol)
+        target = self._orders.waiting.get(symbol)
         if target is not None and all(w.closes_position for w in self.states[symbol].book):
             self._targets.append(target)
 
@@ -845,116 +843,7 @@ class Engine:
                 self.guard.fail(problem)
                 return
             raise ConfigError(problem, hint=f"market.symbols are {', '.join(self.states)}")
-        now = self.market.now
-        self._waiting.pop(target.symbol, None)
-        position = state.position
-        price = position.mark
-        if price != price:
-            self.counts["targets before the first bar"] += 1
-            return
-        equity = self.portfolio.equity()
-        band = self._band
-        entries = [w for w in state.book if not w.closes_position] if state.book else []
-        if entries:
-            coming = position.qty + sum(w.remaining * w.order.side.sign for w in entries)
-            most = self._most(target, coming, price, equity, position) if target.risk else inf
-            if size(target, state.instrument, coming, price, equity, band, most) is None and all(
-                w.limit == limit_of(target, state.instrument, w.order.side)
-                and self._has_trigger(w, target, state)
-                and not w.cancelling
-                for w in entries
-            ):
-                self._move_protection(target, state)
-                return  # the working orders lead there already
-            self.exchange.cancel(entries, now, "replaced by a newer target")
-            if entries[0] in state.book:  # at a venue they work, and may fill, until it confirms the cancel
-                self._waiting[target.symbol] = target
-                return
-        most = self._most(target, position.qty, price, equity, position) if target.risk else inf
-        sized = size(target, state.instrument, position.qty, price, equity, band, most)
-        if sized is None:
-            self._move_protection(target, state)
-            if target.weight and not position.qty:
-                self._count_untradable(target, state)
-            return
-        notional = float(sized.qty) * price
-        after = abs(float(sized.position_after)) * price
-        gross_after = self.portfolio.gross_notional() - abs(position.size) * price + after
-        if not self.risk.allows(
-            now,
-            target.symbol,
-            reduces=sized.reduces,
-            notional=notional,
-            position_after=after,
-            gross_after=gross_after,
-            equity=equity,
-            data_age=state.overdue(now),
-            change=notional * sized.side.sign,
-        ):
-            self._move_protection(target, state)
-            return
-        if target.risk and after > most * _ALMOST:
-            self.counts["targets by risk that risk limits reduce"] += 1
-        kind = OrderType.MARKET if sized.limit is None else OrderType.LIMIT
-        protection = sized.protection
-        order = Order(
-            self._new_id(),
-            target.symbol,
-            now,
-            sized.side,
-            kind if sized.trigger is None else OrderType.STOP,
-            sized.qty,
-            price=sized.limit,
-            trigger=sized.trigger,
-            tif=target.tif,
-            reduce_only=sized.reduces,
-            stop=None if protection is None else protection.stop,
-            take_profit=None if protection is None else protection.take_profit,
-            reason=target.reason,
-            trail=UNSET if protection is None or protection.trail is None else protection.trail,
-            take_profits=protection.levels if protection is not None and protection.levels else UNSET,
-            expires=UNSET if target.expire is None else now + target.expire,
-        )
-        self._decide(order)
-        self.exchange.submit(order, now)
-        # a working entry attaches its protection when it fills
-        if sized.reduces or not any(working.order is order for working in state.book):
-            self._move_protection(target, state)
-
-    @staticmethod
-    def _has_trigger(working: WorkingOrder, target: Target, state: InstrumentState) -> bool:
-        """Return whether a working entry has the trigger of the target's stop entry, or neither has one."""
-        side, trigger = working.order.side, working.order.trigger
-        mark = nan if trigger is not None else state.position.mark  # NaN has reached no trigger
-        return working.triggered or trigger == entry_trigger(target, state.instrument, side, mark)
-
-    def _most(self, target: Target, held: Decimal, price: float, equity: float, position: Position) -> float:
-        """Return the largest value of the position that the risk limits allow to a target by risk."""
-        others = self.portfolio.gross_notional() - abs(position.size) * price
-        in_direction = float(held) * price * (1 if target.weight > 0 else -1)
-        return max(self.risk.largest_position(equity, others, in_direction), in_direction, 0.0)
-
-    def _move_protection(self, target: Target, state: InstrumentState) -> None:
-        """Move the protection of a position, or of a working entry, to that of the target."""
-        if not target.weight or not target.protects or (not state.book and not state.position.qty):
-            return
-        if not self.risk.ready:
-            return
-        if self.risk.halted:
-            self.counts["stops and take-profits that stay where they are while HALTED"] += 1
-            return
-        side = Side.BUY if target.weight > 0 else Side.SELL
-        closing = Side.SELL if side is Side.BUY else Side.BUY
-        protection = protection_of(target, state.instrument, state.position.mark, closing)
-        self.exchange.protect(target.symbol, side, protection, self.market.now, loosen=target.loosen)
-
-    def _count_untradable(self, target: Target, state: InstrumentState) -> None:
-        """Count a target that led to no order although no position is open."""
-        rules = state.instrument
-        if target.weight < 0 and not rules.is_margined:
-            self.counts[f"targets below 0 in {target.symbol}, which can't be sold short"] += 1
-        elif self.portfolio.equity() > 0:
-            self.counts[f"targets in {target.symbol} smaller than one lot, {rules.qty_step}"] += 1
+        self._orders.pursue(target, state)
 
 
 def _signals(config: CoreConfig) -> SignalEngine:

@@ -45,7 +45,7 @@ _SHELL: Final = ("live/resume.py", "data/text.py")  # parts of the shell whose s
 _MODULES: Final = ("agent.core.", "strategies.")
 
 _ENGINE_WIRING: Final = (
-    *("strategy", "_sink", "_matching", "_venue", "_band", "_run_id", "_equity_block"),
+    *("strategy", "_sink", "_matching", "_venue", "_run_id", "_equity_block"),
     *("_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers"),
     *("_loader", "_contain_errors", "_settings", "_forward"),
 )
@@ -58,6 +58,7 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.exchange:Exchange": ("_instruments", "_emit", "_new_id"),
     "agent.core.paper:PaperExchange": ("margin", "_rules"),
     "agent.core.flatten:Flattener": ("_emit", "_new_id"),
+    "agent.core.target_orders:TargetOrders": ("_emit", "_new_id", "_band"),
     "agent.core.features:FeatureTracker": ("_make", "_kind"),
     "agent.core.market:InstrumentState": ("instrument", "view"),
     "agent.core.fusion_inputs:FusionInputs": ("predictor", "_reading"),
