@@ -108,8 +108,8 @@ MUTATIONS: Final = (
     Mutation(
         "the-high-of-the-first-day-only",
         "agent/core/risk.py",
-        "        self._peak = self._day_open = 0.0\n        self.next_day = 0",
-        "        self._day_open = 0.0\n        self.next_day = 0",
+        "            self._peak = self._day_open = 0.0\n            self.next_day = 0",
+        "            self._day_open = 0.0\n            self.next_day = 0",
         CORE,
     ),
     Mutation(
@@ -129,9 +129,9 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "gross-leaves-the-own-position-in",
-        "agent/core/engine.py",
-        "gross_after = self.portfolio.gross_notional() - abs(position.size) * price + after",
-        "gross_after = self.portfolio.gross_notional() + after",
+        "agent/core/target_orders.py",
+        "gross_after = self._portfolio.gross_notional() - abs(position.size) * price + after",
+        "gross_after = self._portfolio.gross_notional() + after",
         MONEY,
     ),
     Mutation(

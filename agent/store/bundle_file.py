@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
@@ -93,7 +94,7 @@ def read_bundle(path: Path) -> Bundle:
             found = {info.filename: archive.read(info) for info in archive.infolist()}
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
-    except (BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
+    except (BadZipFile, zlib.error, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
         raise DataError(f"{path} is no bundle or is damaged: {error}", hint=_HINT) from None
     head = found.pop(MANIFEST, None)
     if head is None:

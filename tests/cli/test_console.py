@@ -94,7 +94,7 @@ def test_the_configuration_is_printed_without_secrets(tmp_path: Path) -> None:
 def test_a_traceback_contains_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code = (
         "import sys; from agent.cli import main as m\n"
-        "def build(): raise RuntimeError('https://anna:canary@h/ \\x1b[2J')\n"
+        "def build(*_): raise RuntimeError('https://anna:canary@h/ \\x1b[2J')\n"
         "m.build = build; m.main()"
     )
     done = subprocess.run(

@@ -26,6 +26,7 @@ from agent.live.kill_file import FILE
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from tests.live.test_commands import start, status_of, write_config
+from tests.support.command_line import run_command
 from tests.support.live import (
     PATIENCE,
     assert_sound,
@@ -53,14 +54,14 @@ async def agent(
     path = folder / "config.toml"
     path.write_text(f'[live]\nfolder = "{folder}"\n')
 
-    async def invoke(*verb: str) -> Any:
-        result = await asyncio.to_thread(invoke, [*verb, "--config", str(path), "--json"])
+    async def run(*verb: str) -> Any:
+        result = await asyncio.to_thread(run_command, [*verb, "--config", str(path), "--json"])
         return result.exception or json.loads(result.output)
 
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: len(daemon.pipeline.engine.portfolio.open) == 2 or killed(daemon))
-        yield daemon, invoke
+        yield daemon, run
 
 
 def killed(daemon: Daemon) -> bool:

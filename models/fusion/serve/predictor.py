@@ -12,6 +12,7 @@ block, and on another machine.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from math import isfinite, pi, sqrt
 from pathlib import Path
@@ -91,7 +92,7 @@ class FusionPredictor:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 weights = {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError, BadZipFile) as error:
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
             raise ModelError(f"{path}: {error}", hint="the file is damaged: train it again") from None
         if card.fingerprint != fingerprint(folder, card):
             what = f"{folder}: the weights are not those that its card was written for"
