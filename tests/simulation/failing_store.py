@@ -79,9 +79,8 @@ class FailingStore(Database):
         self.faults = StorageFaults.draw(self._storage_rng)
         self._full_until = 0.0
         self._seconds = seconds
-        self._commits: list[
-            tuple[int, bool]
-        ] = []  # commits of this life: log size after it, and whether it was synced
+        # commits of this life: log size after it, whether it was synced, and whether its sync failed
+        self._commits: list[tuple[int, bool, bool]] = []
         self._backup = folder / "backup.db"
         self._dies_after_commit = False
         self._rng = rng
@@ -106,7 +105,7 @@ class FailingStore(Database):
             if not happens:
                 self._log("sync and commit fail")
                 raise StoreUnavailable("the disk failed")
-        self._commits.append((_size(self._wal), self.synced and not fails))
+        self._commits.append((_size(self._wal), self.synced and not fails, fails))
         self._maybe_die("after a commit")
         if fails:
             self._log("sync fails after the commit")
@@ -194,7 +193,7 @@ class FailingStore(Database):
 
     def _cut_power(self, *, sends: bool) -> None:
         """Lose commits after the last synced one. The first commit, which begins the run, is always safe."""
-        synced = [number for number, (_, safe) in enumerate(self._commits) if safe]
+        synced = [number for number, (_, safe, _) in enumerate(self._commits) if safe]
         first = max([0, *synced])
         if (
             not self._commits
@@ -204,8 +203,10 @@ class FailingStore(Database):
         self._log(f"power cut: {len(self._commits) - 1 - keep} commits lost")
         before = self._events()
         self._rewrite(self._wal.read_bytes()[: self._commits[keep][0]])
+        # if the sync of a commit fails, the agent learns of it, and sends no order of that commit
+        known = all(failed for _, _, failed in self._commits[keep + 1 :])
         require(
-            not sends or self._events() == before,
+            not sends or known or self._events() == before,
             "a power cut lost events after which orders may have been sent",
         )
 
