@@ -28,6 +28,11 @@ class RunRow(msgspec.Struct, frozen=True):
     error: str
 
 
+def traded_symbols(run: Run) -> tuple[str, ...]:
+    """Return the symbols that the run trades."""
+    return tuple(run.config.get("market", {}).get("symbols", ()))
+
+
 def run_row(run: Run) -> RunRow:
     """Return the row of a run, without what only its recorded curve contains."""
     performance, trades = run.metrics.get("performance", {}), run.metrics.get("trades", {})
@@ -42,7 +47,7 @@ def run_row(run: Run) -> RunRow:
         kind=run.kind.value,
         status=run.status.value,
         strategy=run.strategy,
-        symbols=tuple(run.config.get("market", {}).get("symbols", ())),
+        symbols=traded_symbols(run),
         started_at=run.started_at,
         first_event_at=run.first_event_at,
         last_event_at=run.last_event_at,

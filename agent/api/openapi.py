@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import math
 from functools import cache
 from http import HTTPStatus
 from typing import Any, Final
@@ -16,6 +15,7 @@ import msgspec
 from agent.api.api_messages import Problem, Scope, StreamReset
 from agent.api.problems import MEDIA_TYPE
 from agent.api.route_table import BASE, ROUTES, NoQuery, Route
+from agent.system.json_schemas import allow_null
 
 VERSION: Final = "1.0.0"
 """The first number increases on incompatible changes, which get another path than `BASE`."""
@@ -55,7 +55,7 @@ def document() -> dict[str, Any]:
         "security": [{"token": []}],
         "paths": paths,
         "components": {
-            "schemas": {name: _with_null(one) for name, one in sorted(definitions.items())},
+            "schemas": {name: allow_null(one) for name, one in sorted(definitions.items())},
             "responses": {
                 "Problem": {
                     "description": "An error, see `type`.",
@@ -139,18 +139,6 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     if None in found.get("enum", ()):
         found["enum"] = [one for one in found["enum"] if one is not None]
     return found
-
-
-def _with_null(node: Any) -> Any:
-    """Allow null for numbers that may be NaN, which JSON doesn't have."""
-    if isinstance(node, list):
-        return [_with_null(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    default = node.get("default")
-    if isinstance(default, float) and math.isnan(default):
-        return {**node, "type": [node["type"], "null"], "default": None}
-    return {key: _with_null(value) for key, value in node.items()}
 
 
 def text() -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from agent.analysis.run_metrics import Metrics
+from agent.analysis.run_rows import traded_symbols
 from agent.analysis.trades import TradeBook
 from agent.api.api_messages import (
     AssetProbabilities,
@@ -34,8 +35,10 @@ from agent.api.api_messages import (
     TradeEntry,
     TradePage,
 )
+from agent.api.problems import RequestProblem
 from agent.api.query_parameters import decode_cursor, encode_cursor
 from agent.api.route_table import RowsQuery, RunsQuery, WindowQuery
+from agent.core.errors import did_you_mean
 from agent.core.events import (
     AssetSentiment,
     Fill,
@@ -262,8 +265,9 @@ def _scores(
     if not waiting:
         return scores
     wanted = frozenset(waiting)
-    for event, news_id, *values in read_slice(database, run.id, "sentiments", ("event_seq", *_SCORE)):
-        if event < headlines[0].event or news_id not in wanted:
+    rows = read_slice(database, run.id, "sentiments", _SCORE, from_event=headlines[0].event)
+    for news_id, *values in rows:
+        if news_id not in wanted:
             continue
         score = _score(values)
         revised = bool(scores.get(news_id))
@@ -300,8 +304,20 @@ def _counting(scores: Iterable[ScoreEntry]) -> ScoreEntry | None:
 
 
 def _list_of(name: str, run: Run, query: WindowQuery) -> tuple[tuple[object, ...], int]:
-    """Return what identifies the list, and the number of the last row before the page."""
-    listed = (name, run.id, query.since, query.until, getattr(query, "symbol", None))
+    """Return what identifies the list, and the number of the last row before the page.
+
+    Raises RequestProblem for a symbol that the run doesn't trade, and for a cursor of another list.
+    """
+    symbol = getattr(query, "symbol", None)
+    traded = traded_symbols(run)
+    if symbol is not None and symbol not in traded:
+        raise RequestProblem(
+            "invalid-parameter",
+            f"symbol: run {run.id} doesn't trade {symbol}",
+            where="symbol",
+            hint=did_you_mean(symbol, traded, f"it trades {', '.join(traded)}"),
+        )
+    listed = (name, run.id, query.since, query.until, symbol)
     if query.cursor is None:
         return listed, _NO_ROW
     return listed, decode_cursor(query.cursor, listed, _RowPosition).seq

@@ -14,8 +14,7 @@ from agent.core.durations import Duration
 from agent.core.exchange import ExchangeFactory
 from agent.core.paper import PaperExchange
 from agent.core.settings import Section
-from agent.core.sleeve_venue import AccountExchange
-from agent.core.sleeves import MakeAccount
+from agent.core.sleeve_venue import AccountExchange, MakeAccount
 from agent.core.venue import ForeignPolicy, VenueExchange
 from agent.system.backoff import BackoffConfig
 

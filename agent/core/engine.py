@@ -39,11 +39,11 @@ from agent.core.events import (
     Sentiment,
 )
 from agent.core.exchange import (
-    ID_LENGTH,
     ID_PREFIX,
     ExchangeFactory,
     MatchingExchange,
     ReportingExchange,
+    client_order_id,
     run_prefix,
 )
 from agent.core.flatten import BARS, Flattener
@@ -804,13 +804,11 @@ class Engine:
         self._decide(Notice(self.market.now, level, line))
 
     def _new_id(self) -> str:
-        """Make a client order id of `ID_LENGTH` characters: a hash of run, incarnation and number."""
+        """Return the next client order id; in replays and early runs a hash of run and number alone."""
         self._ids += 1
         if not self._incarnation:
             return ID_PREFIX + blake2b(f"{self._run_id}:{self._ids}".encode(), digest_size=16).hexdigest()
-        name = f"{self._run_id}:{self._incarnation}:{self._ids}".encode()
-        prefix = self.exchange.run_prefix
-        return prefix + blake2b(name, digest_size=(ID_LENGTH - len(prefix)) // 2).hexdigest()
+        return client_order_id(self.exchange.run_prefix, self._run_id, self._incarnation, self._ids)
 
     def _act(self) -> None:
         """Turn the strategy's targets into orders; the last target of a symbol counts."""

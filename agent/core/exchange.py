@@ -73,6 +73,12 @@ def run_prefix(run_id: str) -> str:
     return ID_PREFIX + blake2b(run_id.encode(), digest_size=4).hexdigest()
 
 
+def client_order_id(prefix: str, run_id: str, incarnation: str, number: int) -> str:
+    """Return a client order id of `ID_LENGTH` characters: a hash of run, incarnation and number."""
+    name = f"{run_id}:{incarnation}:{number}".encode()
+    return prefix + blake2b(name, digest_size=(ID_LENGTH - len(prefix)) // 2).hexdigest()
+
+
 class Exchange:
     """Base class: keeps the working orders by symbol in `books`, and checks the instruments' rules.
 

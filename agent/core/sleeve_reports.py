@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 
 from agent.core.events import (
     MINUTE_MS,
@@ -17,7 +16,7 @@ from agent.core.events import (
     OrderUpdate,
     RiskEvent,
 )
-from agent.core.exchange import ID_LENGTH
+from agent.core.exchange import client_order_id
 from agent.core.flatten import Flattener
 from agent.core.market import InstrumentState
 from agent.core.portfolio import Portfolio
@@ -161,7 +160,7 @@ class VenueReports:
 
 
 class AccountIds:
-    """Client order ids of the account's own orders: hashes of run, life and number, as those of `Engine`."""
+    """Client order ids of the account's own orders."""
 
     def __init__(self, run_id: str, prefix: str) -> None:
         self.incarnation = ""
@@ -172,6 +171,4 @@ class AccountIds:
     def next(self) -> str:
         """Return the next id."""
         self._count += 1
-        name = f"{self._run_id}:{self.incarnation}:{self._count}".encode()
-        digest = blake2b(name, digest_size=(ID_LENGTH - len(self._prefix)) // 2)
-        return self._prefix + digest.hexdigest()
+        return client_order_id(self._prefix, self._run_id, self.incarnation, self._count)

@@ -356,6 +356,10 @@ class AccountExchange(VenueExchange):
         super()._adjust_cash(rest, account, reason)
 
 
+MakeAccount = Callable[..., AccountExchange]
+"""Makes the account at a venue; called with the arguments of `AccountExchange`."""
+
+
 def _parts(amount: Decimal, fractions: list[Decimal]) -> list[Decimal]:
     """Divide an amount; the last part takes the rounding, so that the sum is exact."""
     parts = [(amount * one).quantize(_FINEST) for one in fractions[:-1]]

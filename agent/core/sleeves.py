@@ -13,7 +13,6 @@ can't be liquidated before a sleeve is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Final
 
@@ -52,13 +51,10 @@ from agent.core.sleeve import Sleeve, SleeveTotals, named
 from agent.core.sleeve_ledger import check_attribution
 from agent.core.sleeve_reports import AccountIds, VenueReports
 from agent.core.sleeve_roster import LoadStrategy, SleeveRoster, id_prefix
-from agent.core.sleeve_venue import UNASSIGNED, AccountExchange, SleeveExchange
+from agent.core.sleeve_venue import UNASSIGNED, AccountExchange, MakeAccount, SleeveExchange
 from agent.core.strategy_version import USE_STRATEGY, StrategyLoader, no_loader
 from agent.core.symbols import SymbolMapper
 from agent.core.venue import VenueExchange
-
-MakeAccount = Callable[..., AccountExchange]
-"""Makes the account at a venue; called with the arguments of `AccountExchange`."""
 
 _FAILED: Final = "its strategy raised an error"
 _TO_ALL: Final = ("flatten", "heartbeat", "life", "warm-up", "warm-up-done", "reconciling")

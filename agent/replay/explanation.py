@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from agent.analysis.report.report_data import recorded_config
-from agent.core.errors import StoreError
+from agent.core.errors import StoreError, UsageError
 from agent.core.events import Command, Event, Fill, News, Order, Prediction, Sentiment, Signal
 from agent.core.fill_models import FillRules
 from agent.core.instruments import instrument_for
@@ -145,9 +145,17 @@ def explain_orders(
 ) -> list[Explanation]:
     """Explain orders of `run`, which `history.find` returned; `folder` is `live.folder`.
 
-    Raises StoreError if the fold decides otherwise than the record, and what `verify` raises: UsageError or
-    DataError for missing or changed files, SafetyError for a strategy that is not that of the run.
+    Raises StoreError if the fold decides otherwise than the record, UsageError for an order of no sleeve in
+    a run with sleeves, and what `verify` raises: UsageError or DataError for missing or changed files,
+    SafetyError for a strategy that is not that of the run.
     """
+    if recorded_config(run).sleeves:
+        for record in records:
+            if not record.order.sleeve:
+                raise UsageError(
+                    f"order {record.number} of run {run.id} is the account's: it closes what no sleeve has",
+                    hint="choose an order of a sleeve",
+                )
     moments, events = _fold(database, run, records, progress, folder=folder, trust_strategy=trust_strategy)
     names = {vote.news_id for moment in moments.values() for vote in moment.votes}
     news = {item.id: item for item in read_rows(database, run.id, News) if item.id in names} if names else {}

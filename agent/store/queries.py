@@ -107,17 +107,20 @@ def read_slice(
     columns: Sequence[str],
     *,
     after: int = 0,
+    from_event: int = 0,
     time: str = "ts",
     since: int | None = None,
     until: int | None = None,
     equal: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Any, ...]]:
-    """Stream `columns` of a run's rows of the table `name`, in order: those with a number beyond `after`.
+    """Stream `columns` of a run's rows of the table `name`, in order: those with a number beyond `after`,
+    of events from number `from_event` on.
 
     `since` <= the column `time` < `until` (UTC ms); `equal` has values that columns must have.
     """
     table = tables.metadata.tables[name]
     conditions = [table.c.run_id == run_id, table.c.seq > after]
+    conditions += [table.c.event_seq >= from_event] if from_event else []
     conditions += [table.c[time] >= since] if since is not None else []
     conditions += [table.c[time] < until] if until is not None else []
     conditions += [table.c[column] == value for column, value in (equal or {}).items()]

@@ -208,6 +208,8 @@ async def test_an_unchanged_run_is_not_sent_again(backtested: Tapewire, part: st
         ("/runs?cursor=AAAA", "invalid-parameter", "cursor", "no page of this list"),
         ("/runs?cursor=!", "invalid-parameter", "cursor", "matching regex"),
         ("/runs/latest/fills?symbol=a%20b", "invalid-parameter", "symbol", "matching regex"),
+        ("/runs/latest/fills?symbol=BTCUSD", "invalid-parameter", "symbol", "did you mean BTCUSDT?"),
+        ("/runs/latest/news?symbol=DOGEUSDT", "invalid-parameter", "symbol", "it trades BTCUSDT"),
         ("/runs/latest/equity?symbol=BTCUSDT", "unknown-parameter", "symbol", "it has since"),
         ("/runs/latest?x=1", "unknown-parameter", "x", "the route has none"),
         ("/runs/none/fills", "no-run", "", "the newest: 2"),

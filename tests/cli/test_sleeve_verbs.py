@@ -10,11 +10,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from agent.core.errors import UsageError
+from agent.replay.explanation import explain_orders
+from agent.replay.order_history import order_history
+from agent.store.database import open_database
+from agent.store.queries import find_run
 from tests.cli.conftest import Outcome
 
 Tapewire = Callable[..., Outcome]
@@ -151,6 +158,17 @@ def test_the_profits_by_sleeve_are_printed(run: Tapewire) -> None:
     lines = run("whatif", "latest", "--sleeve", "a", "--set", "units=20").out.splitlines()
     shown = {line.split()[0]: line.split()[1:] for line in lines if line.split()[:1] in (["a"], ["b"])}
     assert shown == {"a": ["99.40", "198.40", "+99.00"], "b": ["-40.00", "-40.00", "+0.00"]}
+
+
+def test_an_order_of_no_sleeve_is_not_explained(run: Tapewire) -> None:
+    with closing(open_database("sqlite:///var/tapewire.db", create=False)) as database:
+        found = find_run(database)
+        history = order_history(database, found)
+        first = next(iter(history.orders.values()))
+        own = msgspec.structs.replace(first, order=msgspec.structs.replace(first.order, sleeve=msgspec.UNSET))
+        with pytest.raises(UsageError, match=r"order 1 of run .* is the account's: it closes what no sleeve"):
+            explain_orders(database, found, history, [own])
+        assert explain_orders(database, found, history, [first], trust_strategy=True)[0].sleeve == "a"
 
 
 REFUSED = [

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -29,6 +28,7 @@ from agent.live.services.mqtt.mqtt_messages import (
     Topics,
     WorkerPresence,
 )
+from agent.system.json_schemas import allow_null
 
 
 class MqttChannel(NamedTuple):
@@ -84,20 +84,8 @@ def schema() -> dict[str, Any]:
             }
             for channel in CHANNELS
         },
-        "$defs": {name: _with_null(definition) for name, definition in sorted(definitions.items())},
+        "$defs": {name: allow_null(definition) for name, definition in sorted(definitions.items())},
     }
-
-
-def _with_null(node: Any) -> Any:
-    """Allow null for numbers that may be NaN, which JSON doesn't have."""
-    if isinstance(node, list):
-        return [_with_null(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    default = node.get("default")
-    if isinstance(default, float) and math.isnan(default):
-        return {**node, "type": [node["type"], "null"], "default": None}
-    return {key: _with_null(value) for key, value in node.items()}
 
 
 def text() -> str:
