@@ -80,6 +80,7 @@ class TradeSocket:
         lost = [fault for fault in faults if fault.kind == "lost"]
 
         def carry_out() -> None:
+            venue.market.catch_up()  # the order meets the prices that are due
             try:
                 data = handler(venue, params)
                 for fault in lost:
