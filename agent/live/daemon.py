@@ -251,8 +251,7 @@ class Daemon:
                 )
             )
             gateway = twin = None
-            # orders that sleeves cross internally have no counterpart at the venue
-            if port is not None and self.config.twin.enabled and not self.config.sleeves:
+            if port is not None and self.config.twin.enabled:
                 twin = LiveTwin.of_run(self.config, self._database, pipeline.run, pipeline.journal.last_seq)
                 pipeline.observers.append(twin)
             if port is not None:

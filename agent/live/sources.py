@@ -22,7 +22,7 @@ def check_live_config(config: Config) -> None:
     """Raise ConfigError for a configuration that can't run live.
 
     Such as a market that Bybit doesn't have, orders and data of different markets, or headlines without a
-    feed.
+    feed, or a twin of several strategies.
     """
     if config.market.category == "equity":
         raise ConfigError(
@@ -32,6 +32,11 @@ def check_live_config(config: Config) -> None:
     config.check_live()
     if config.sleeves:
         check_sleeved(config)
+        if config.twin.enabled and config.execution.mode != "paper":
+            raise ConfigError(
+                "twin.enabled is true, and only a run of one strategy has a twin, not [[sleeves]]",
+                hint="write twin.enabled = false",
+            )
     check_venue(config)
     if wants_headlines(config) and not config.news.feeds:
         raise ConfigError(

@@ -295,12 +295,20 @@ async def test_a_killed_agent_without_its_core_closes_the_account_and_the_sleeve
     assert verify(store, find_run(store)).identical
 
 
-def test_adopting_positions_is_refused_with_sleeves(tmp_path: Path) -> None:
-    raw = settings(
-        "http://127.0.0.1:9", tmp_path, **venue_settings("http://127.0.0.1:9", execution={"foreign": "adopt"})
-    )
+@pytest.mark.parametrize(
+    ("execution", "sections", "refusal"),
+    [
+        ({"foreign": "adopt"}, {}, "adopted positions would be of none"),
+        ({}, {"twin": {"enabled": True}}, "only a run of one strategy has a twin"),
+    ],
+)
+def test_what_is_not_possible_with_sleeves_is_refused(
+    tmp_path: Path, execution: dict[str, Any], sections: dict[str, Any], refusal: str
+) -> None:
+    venue = venue_settings("http://127.0.0.1:9", execution=execution, **sections)
+    raw = settings("http://127.0.0.1:9", tmp_path, **venue)
     config = parse(
         {**raw.model_dump(mode="json", exclude={"strategy"}), "sleeves": [swing("one", 0.5)]}, where="test"
     )
-    with pytest.raises(ConfigError, match="adopted positions would be of none"):
+    with pytest.raises(ConfigError, match=refusal):
         check_live_config(config)
