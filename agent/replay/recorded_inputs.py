@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -11,6 +12,7 @@ from agent.core.engine import EQUITY_BLOCK, Engine
 from agent.core.errors import UsageError
 from agent.core.events import (
     AccountSnapshot,
+    CashAdjustment,
     Event,
     Fill,
     FundingSettlement,
@@ -23,11 +25,13 @@ from agent.core.paper import PaperExchange
 from agent.core.sinks import SleevedSink
 from agent.core.strategy import Strategy
 from agent.core.trading_engine import TradingEngine
+from agent.core.venue import OPENING
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.open_engine import open_engine
 from agent.replay.strategy_versions import StrategyVersions
 from agent.replay.verify import inputs
 from agent.store.database import Database
+from agent.store.queries import read_rows
 from agent.store.runs import Run, RunKind
 from strategies import blaming, create_strategy, load_strategy
 
@@ -124,13 +128,19 @@ def load_inputs(
 ) -> RecordedInputs:
     """Read all inputs of a run; `folder` is `live.folder`. Raises as `verify`.
 
-    Reports of a venue are left out, since other orders would have had other fills. The database stays in use.
+    Reports of a venue are left out, since other orders would have had other fills; the capital is the balance
+    that the venue stated when the run began. The database stays in use.
     """
     versions = StrategyVersions(database, run, folder, trust=trust_strategy)
     config, events = inputs(database, run)
     if not config.sleeves:
         versions.first()  # which may be refused
     on_paper = config.execution.mode == "paper"
+    if not on_paper:
+        stated = [one for one in read_rows(database, run.id, CashAdjustment) if one.reason == OPENING]
+        capital = config.account.initial_capital + sum((one.amount for one in stated), Decimal(0))
+        account = config.account.model_copy(update={"initial_capital": capital})
+        config = config.model_copy(update={"account": account})
     return RecordedInputs(
         run,
         config,

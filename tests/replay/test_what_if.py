@@ -18,18 +18,19 @@ import pytest
 
 from agent.config import Config, parse
 from agent.core.errors import ConfigError, UsageError
-from agent.core.events import HOUR_MS, Decision, Fill, News, RiskEvent, Sentiment, Signal
+from agent.core.events import HOUR_MS, Decision, Fill, News, Order, RiskEvent, Sentiment, Signal
 from agent.replay.backtest import backtest
 from agent.replay.history import History, Plan
 from agent.replay.recorded_inputs import RecordedInputs, load_inputs
 from agent.replay.what_if import Change, FoldedLife, changed_event, fold_on
 from agent.research.story_results import StoryResult, story_results
 from agent.store.database import Database, open_database, upgrade
-from agent.store.queries import find_run, read_decisions
+from agent.store.queries import find_run, read_decisions, read_rows
 from agent.store.runs import RunStatus
 from models.sentiment.serve.headline_score import HeadlineScore
 from tests.conftest import ROOT
 from tests.support.live import SAMPLES, Words
+from tests.support.recorded_venue import Venue, configuration, record
 
 KLINES = ((SAMPLES / "BTCUSDT-1m.csv", None), (SAMPLES / "ETHUSDT-1m.csv", None))
 KLINES_START = 1_740_916_800_000  # 2025-03-02T12:00Z, when the sample bars begin
@@ -122,6 +123,20 @@ def test_a_recorded_live_run_at_a_venue_is_folded_on_paper(tmp_path: Path) -> No
     assert found.on_paper is False
     assert found.difference is None
     assert any(isinstance(one, Fill) for one in decisions(found.as_it_was))
+
+
+def test_the_capital_of_a_run_at_a_venue_is_the_balance_that_the_venue_stated(tmp_path: Path) -> None:
+    account = {"initial_capital": 2_000}  # the venue has 100,000
+    config = configuration(
+        ("BTCUSDT",), {"name": "sma_cross", "params": {"fast": 3, "slow": 7}}, account=account
+    )
+    with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
+        run = record(database, config, Venue(), minutes=90)
+        source = load_inputs(database, run)
+        first = next(iter(read_rows(database, run.id, Order)))
+    found = fold_on(source, Change())
+    assert 90_000 < found.as_it_was.final_equity < 110_000
+    assert next(one for one in decisions(found.as_it_was) if isinstance(one, Order)).qty == first.qty
 
 
 @pytest.mark.parametrize(
