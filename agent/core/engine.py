@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from hashlib import blake2b
 from math import isfinite
 from typing import Any, Final
@@ -340,6 +341,16 @@ class Engine:
         self._targets.clear()
         self.flattener.begin(self.states, self.market.now, reason)
 
+    def transfer(self, amount: Decimal) -> None:
+        """Book a deposit (negative: a withdrawal) on paper, as an account snapshot does at a venue."""
+        self.portfolio.transfer(amount)
+        self._discount(amount)
+
+    def _discount(self, transferred: Decimal) -> None:
+        """Keep a deposit or a withdrawal out of the limits of loss."""
+        if self._discounts_transfers:
+            self.risk.on_transfer(float(transferred))
+
     def after_cross(self) -> None:
         """Act on fills that the exchange has booked between two events."""
         if self.flattener.pursuits:
@@ -568,8 +579,7 @@ class Engine:
         self._advance(account.available_at)
         before = self.portfolio.initial
         drift = self._venue.on_account(account) if self._venue is not None else ""
-        if self._discounts_transfers:
-            self.risk.on_transfer(float(self.portfolio.initial - before))
+        self._discount(self.portfolio.initial - before)
         self.risk.on_drift(self.market.now, drift)
         if not drift:
             self.risk.set_reconciled(True)

@@ -18,6 +18,7 @@ from agent.core.events import (
     Kline,
     Order,
     OrderUpdate,
+    RiskState,
 )
 from agent.core.fusion_inputs import Predictor
 from agent.core.paper import PaperExchange
@@ -50,7 +51,7 @@ class DecidesAnew:
         engine = self._engine
         for decision in decisions:
             if isinstance(decision, CashAdjustment):
-                engine.portfolio.transfer(decision.amount)
+                engine.transfer(decision.amount)
             elif isinstance(decision, Fill) and decision.kind is FillKind.TRANSFER:
                 engine.portfolio.apply(decision)
         if isinstance(event, OrderUpdate | Fill | FundingSettlement):
@@ -61,6 +62,10 @@ class DecidesAnew:
         if isinstance(event, Kline) and event.confirm and event.symbol in engine.states:
             for stamp in self._stamps.due(event):
                 engine.handle(stamp)
+
+    @property
+    def state(self) -> RiskState:
+        return self._engine.risk.state
 
     @property
     def equity(self) -> Decimal:

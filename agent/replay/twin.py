@@ -135,9 +135,6 @@ def _with_history(boundaries: list[Boundary], backtest: HistoryTwin, initial: De
 
 def _decides_anew(config: Config, run: Run, notes: list[str], *, trust_strategy: bool) -> DecidesAnew | None:
     """Return an engine on paper; None, with a note, if the run's strategy or model can't be had."""
-    if config.sleeves:
-        notes.append("nothing was decided anew, so the part decision is zero: the run has sleeves")
-        return None
     try:
         if not trust_strategy:
             check_source(run.strategy, run.versions)

@@ -15,7 +15,18 @@ from agent.analysis.twin_parts import Cause, TwinFill, exact
 from agent.analysis.twin_report import TwinReport, attribute_run
 from agent.config import parse
 from agent.core.errors import UsageError
-from agent.core.events import MINUTE_MS, Fill, Kline
+from agent.core.events import (
+    MINUTE_MS,
+    AccountSnapshot,
+    CashAdjustment,
+    Command,
+    Fill,
+    Kline,
+    RiskState,
+)
+from agent.core.strategy import Strategy
+from agent.core.venue import OPENING
+from agent.replay.decides_anew import DecidesAnew
 from agent.replay.twin import fold_twin
 from agent.replay.verify import verify
 from agent.store.database import Database, open_database
@@ -237,6 +248,28 @@ def test_other_costs_for_the_twin(database: Database) -> None:
     report = twin(database, run, costs=costs)
     assert not report.difference
     assert "half_spread_bps" in report.costs
+
+
+@pytest.mark.parametrize("discounted", [True, False])
+def test_a_balance_below_the_configured_capital_is_a_loss_only_to_early_runs(discounted: bool) -> None:
+    config = parse({"market": {"symbols": ["BTCUSDT"]}, "strategy": {"name": "sma_cross"}}, where="test")
+    anew = DecidesAnew(config, Strategy(), "run", None)
+    abilities = {"cash": "stated"} | ({"transfers": "discounted"} if discounted else {})
+    anew.handle(1, Command("life", BEGIN, BEGIN, {"incarnation": "a"} | abilities), [])
+
+    def bars(first: int) -> None:
+        for number in range(first, first + 3):
+            start, end = BEGIN + number * MINUTE_MS, BEGIN + (number + 1) * MINUTE_MS
+            bar = Kline("BTCUSDT", MINUTE_MS, start, end, end, 100.0, 100.0, 100.0, 100.0, 1.0)
+            anew.handle(2 + number, bar, [])
+
+    bars(0)
+    now = BEGIN + 3 * MINUTE_MS
+    opening = CashAdjustment(now, "USDT", Decimal(-9_000), OPENING)
+    anew.handle(5, AccountSnapshot(now, now, {"USDT": Decimal(1_000)}), [opening])
+    bars(4)
+    assert anew.equity == 1_000
+    assert anew.state is (RiskState.ACTIVE if discounted else RiskState.HALTED)
 
 
 def test_a_run_on_paper_has_no_twin(database: Database) -> None:
