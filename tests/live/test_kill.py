@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.core.events import Command, Kline, News, Sentiment
+from agent.core.events import HOUR_MS, Command, Kline, News, Sentiment
 from agent.live.kill_file import KillSwitch
 from agent.live.kill_guard import KillGuard
 from agent.sandbox import Sandbox
@@ -23,16 +23,16 @@ from agent.store.database import open_database
 from agent.store.queries import find_run, list_runs
 from agent.store.runs import RunStatus
 from tests.conftest import ROOT
-from tests.support.live import PATIENCE, SENTIMENT, SPEED, assert_sound, of, options, settings
+from tests.support.live import NEWS_BEGIN, PATIENCE, SENTIMENT, SPEED, assert_sound, of, options, settings
 
 
-def journalled(folder: Path) -> int:
+def journalled(folder: Path, table: str = "journal") -> int:
     """Number of committed events as another process reads them; 0 if the store does not exist yet."""
     with (
         suppress(sqlite3.Error),
         closing(sqlite3.connect(f"file:{folder / 'store.db'}?mode=ro", uri=True)) as connection,
     ):
-        return int(connection.execute("SELECT COUNT(*) FROM journal").fetchone()[0])
+        return int(connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
     return 0
 
 
@@ -44,9 +44,9 @@ async def spawn(sandbox: Sandbox, folder: Path) -> Process:
     )
 
 
-async def until_journalled(process: Process, folder: Path, events: int) -> None:
+async def until_journalled(process: Process, folder: Path, events: int, table: str = "journal") -> None:
     async with asyncio.timeout(PATIENCE):
-        while journalled(folder) < events:
+        while journalled(folder, table) < events:
             assert process.returncode is None, (await process.communicate())[1].decode()
             await asyncio.sleep(0.002)
 
@@ -54,7 +54,9 @@ async def until_journalled(process: Process, folder: Path, events: int) -> None:
 @pytest.mark.slow
 async def test_runs_interrupted_by_kill_9_continue_as_one(tmp_path: Path) -> None:
     dice = random.Random(9)
-    async with Sandbox(options(speed=SPEED / 4, news=True)) as sandbox:
+    # The market lasts long enough for four slow starts of a process
+    begin = NEWS_BEGIN - 6 * HOUR_MS
+    async with Sandbox(options(speed=SPEED / 4, start=begin, news=True)) as sandbox:
         before = 0
         # In the middle of the warm-up, just after it, and anywhere in the live market
         for further in (1, 140, dice.randrange(20, 80)):
@@ -65,6 +67,7 @@ async def test_runs_interrupted_by_kill_9_continue_as_one(tmp_path: Path) -> Non
             before = journalled(tmp_path)
         process = await spawn(sandbox, tmp_path)
         await until_journalled(process, tmp_path, before + 60)
+        await until_journalled(process, tmp_path, 1, "signals")  # on a busy machine headlines come late
         process.send_signal(signal.SIGTERM)
         _, log = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == 0, log.decode()

@@ -28,7 +28,15 @@ async def main(
     model = {"revise_with": reviser, "revise_within": within}
     log = {"format": "json", "level": "info"}
     config = settings(
-        url, Path(folder), strategy=SENTIMENT, log=log, model=model, llm={"fallback": "", "deadline": "1h"}
+        url,
+        Path(folder),
+        strategy=SENTIMENT,
+        log=log,
+        model=model,
+        llm={"fallback": "", "deadline": "1h"},
+        news={
+            "backlog_age": "2d"
+        },  # a process that starts late on a busy machine still has headlines to trade
     )
     configure(config.log)
     # The market's clock: it was `now` (UTC ms) at `anchor` (the machine's time, UTC ms)
