@@ -17,17 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 
 from agent.config import parse
 from agent.system.atomic import write_bytes
 from bench.llms import ROOT, Row, machine, read_sets, train_row
+from bench.qlora import scoring_speed
 from models.sentiment import model_dir
 from models.sentiment.open_scorer import open_scorer
 
@@ -86,7 +85,7 @@ def compare(starter: str, decoder: str, texts: Sequence[str], rounds: int, threa
         mine = list(texts[turn::rounds])
         for size in BATCHES:
             for name, scorer in scorers.items():
-                measured.setdefault((name, size), []).append(measure(scorer, mine, size))
+                measured.setdefault((name, size), []).append(scoring_speed(scorer, mine, size))
     found: dict[str, Any] = {
         name: {
             str(size): {
@@ -102,20 +101,6 @@ def compare(starter: str, decoder: str, texts: Sequence[str], rounds: int, threa
         for size in BATCHES
     }
     return found
-
-
-def measure(scorer: Any, texts: Sequence[str], size: int) -> dict[str, float]:
-    """Score the texts in batches; return milliseconds of a batch and headlines per second."""
-    taken = []
-    for first in range(0, len(texts), size):
-        began = time.perf_counter()
-        scorer.score(texts[first : first + size])
-        taken.append(time.perf_counter() - began)
-    return {
-        "p50_ms": float(np.percentile(taken, 50)) * 1e3,
-        "p99_ms": float(np.percentile(taken, 99)) * 1e3,
-        "per_s": len(texts) / sum(taken),
-    }
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.decoders import compare, measure
+from bench.decoders import compare
+from bench.qlora import scoring_speed
 from tests.models.tiny_model import write_tiny
 
 
@@ -23,7 +24,7 @@ class Counting:
 
 def test_every_text_is_scored_once_in_batches() -> None:
     scorer = Counting()
-    found = measure(scorer, ["a"] * 35, 16)
+    found = scoring_speed(scorer, ["a"] * 35, 16)
     assert scorer.sizes == [16, 16, 3]
     assert found["per_s"] > 0
     assert found["p50_ms"] <= found["p99_ms"]

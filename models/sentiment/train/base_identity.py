@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any, Final
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
@@ -16,6 +17,8 @@ from transformers.utils import cached_file
 
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
+_THREADS: Final = min(4, os.cpu_count() or 1)
+"""Weights that are hashed at the same time. Each may need a copy in float32."""
 _ABSENT: Final = {
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_connection_errors": False,
@@ -27,9 +30,12 @@ def embeddings_sha256(encoder: PreTrainedModel) -> str:
     changes.
     """
     config = encoder.config
-    embeddings = encoder.get_input_embeddings().weight.detach().float().cpu().contiguous()
+    # On the CPU, because a GPU that holds the model may have no room for a copy
+    embeddings = encoder.get_input_embeddings().weight.detach().cpu().float().contiguous()
     shape = (config.model_type, config.num_hidden_layers, config.hidden_size, tuple(embeddings.shape))
-    return hashlib.sha256(repr(shape).encode() + embeddings.numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(repr(shape).encode())
+    digest.update(embeddings.numpy())
+    return digest.hexdigest()
 
 
 def weights_sha256(encoder: PreTrainedModel, place: str, missing: set[str]) -> str:
@@ -42,11 +48,15 @@ def weights_sha256(encoder: PreTrainedModel, place: str, missing: set[str]) -> s
     names = [name for name, _ in encoder.named_parameters() if name not in missing]
     four_bit = bool(getattr(encoder, "is_loaded_in_4bit", False))
     weights = _stored(place, encoder.base_model_prefix, names) if four_bit else _loaded(encoder, set(names))
-    rows = []
-    for name, weight in weights:
-        values = weight.detach().to("cpu", torch.float32).contiguous()
-        rows.append((name, tuple(values.shape), hashlib.sha256(values.numpy()).hexdigest()))
-    return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        rows = sorted(pool.map(_digest, weights))
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def _digest(named: tuple[str, Tensor]) -> tuple[str, tuple[int, ...], str]:
+    name, weight = named
+    values = weight.detach().cpu().float().contiguous()
+    return name, tuple(values.shape), hashlib.sha256(values.numpy()).hexdigest()
 
 
 def _loaded(encoder: PreTrainedModel, names: set[str]) -> Iterator[tuple[str, Tensor]]:
