@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any, Final
 
 from safetensors import safe_open
@@ -48,8 +49,11 @@ def weights_sha256(encoder: PreTrainedModel, place: str, missing: set[str]) -> s
     names = [name for name, _ in encoder.named_parameters() if name not in missing]
     four_bit = bool(getattr(encoder, "is_loaded_in_4bit", False))
     weights = _stored(place, encoder.base_model_prefix, names) if four_bit else _loaded(encoder, set(names))
+    rows: list[tuple[str, tuple[int, ...], str]] = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        rows = sorted(pool.map(_digest, weights))
+        while some := list(islice(weights, _THREADS)):  # not all at once: they may not fit into memory
+            rows += pool.map(_digest, some)
+    rows.sort()
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
