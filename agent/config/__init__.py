@@ -32,6 +32,7 @@ from agent.config.services import (
     MonitoringConfig,
     MqttConfig,
     NotifyConfig,
+    TelegramConfig,
     WorkersConfig,
 )
 from agent.core.durations import Duration
@@ -139,6 +140,7 @@ class Config(CoreConfig):
     mqtt: MqttConfig = MqttConfig()
     workers: WorkersConfig = WorkersConfig()
     notify: NotifyConfig = NotifyConfig()
+    telegram: TelegramConfig = TelegramConfig()
     archive: ArchiveConfig = ArchiveConfig()
     backup: BackupConfig = BackupConfig()
 
@@ -185,7 +187,7 @@ class Config(CoreConfig):
 
     def persisted(self) -> dict[str, Any]:
         """Return the part that is stored with a run: no URLs, which may hold secrets, and no services."""
-        services = {"dashboard", "api", "metrics", "mqtt", "workers", "notify"}
+        services = {"dashboard", "api", "metrics", "mqtt", "workers", "notify", "telegram"}
         return self.model_dump(mode="json", exclude=services | {"store", "news", "archive", "backup"})
 
     def deterministic_subset(self) -> dict[str, Any]:

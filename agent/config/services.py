@@ -1,4 +1,4 @@
-"""Configuration of services beside the agent: dashboard, API, metrics, MQTT, workers, notifications."""
+"""Configuration of the services beside the agent: dashboard, API, metrics, MQTT, notifications, Telegram …"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from agent.core.durations import Duration
 from agent.core.settings import Section
+from agent.system.addresses import is_loopback
 from agent.system.backoff import BackoffConfig
 from agent.system.listener_config import ListenerConfig, Networks
 
@@ -38,6 +39,14 @@ def _broker_url(value: str) -> str:
         source = "the password comes from TAPEWIRE_MQTT_PASSWORD or mqtt.password_file"
         raise ValueError(f"a broker's user is mqtt.username, and {source}")
     return value
+
+
+def _bot_server(value: str) -> str:
+    url = urlsplit(value)
+    secure = url.scheme == "https" or (url.scheme == "http" and is_loopback(value))
+    if not secure or not url.hostname or url.username is not None or url.query or url.fragment:
+        raise ValueError("a server of the Bot API is https://HOST, or http://127.0.0.1:PORT on this machine")
+    return value.rstrip("/")
 
 
 def _prefix(value: str) -> str:
@@ -172,3 +181,21 @@ class NotifyConfig(Section):
     max_lines: int = Field(20, gt=0)  # of one message; the rest is counted
     feed_down_after: Duration = 120_000  # a source counts as down after this time without being live
     timeout: Duration = Field(15_000, gt=0)  # of one delivery
+
+
+class TelegramConfig(Section):
+    """Commands by chat, through a bot of Telegram.
+
+    The bot's token comes from TAPEWIRE_TELEGRAM_TOKEN or `token_file`.
+    """
+
+    token_file: Path | None = None  # mode 0600
+    # ids of the chats whose messages are commands; groups have negative ones, and all their members command
+    chats: tuple[int, ...] = ()
+    max_age: Duration = Field(60_000, ge=1_000)  # an older message is not executed
+    confirm_within: Duration = Field(60_000, ge=1_000)  # how long a confirmation is accepted
+    commands_per_minute: int = Field(20, gt=0)  # of each chat
+    poll: Duration = Field(50_000, ge=1_000, le=300_000)  # how long the server holds a request for messages
+    timeout: Duration = Field(15_000, ge=100)  # of each request, beyond the time that it is held
+    endpoint: Annotated[str, AfterValidator(_bot_server)] = "https://api.telegram.org"
+    reconnect: BackoffConfig = BackoffConfig(first=1_000)
