@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.core.errors import SafetyError
 from agent.live.services.telegram.confirmations import Confirmations
 from agent.live.services.telegram.replies import HELP, error_text, joined, safe
-from tests.support.effort import usual
 from tests.support.telegram_server import text_of
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=600)
 
 
-@usual(25, long=200)
 @given(st.lists(st.one_of(ANY_TEXT, st.sampled_from(["🚀" * 500, "<b>&amp;</b>" * 90])), max_size=40))
 def test_any_lines_become_one_message_that_telegram_accepts(lines: list[str]) -> None:
     html = joined([f"<b>{safe(one)}</b>" for one in lines])
@@ -28,7 +28,6 @@ def test_any_lines_become_one_message_that_telegram_accepts(lines: list[str]) ->
         assert len(shown) == len(whole)
 
 
-@usual(25, long=200)
 @given(ANY_TEXT, ANY_TEXT)
 def test_an_error_is_shown_as_text(message: str, hint: str) -> None:
     text, problem = text_of(error_text(message, hint))
@@ -45,10 +44,16 @@ def test_the_help_is_valid() -> None:
 def test_requests_beyond_the_limit_displace_the_oldest() -> None:
     confirmations = Confirmations(60, timer=lambda: 0.0)
     codes = [confirmations.request(1, user, "run", "kill", {}) for user in range(150)]
-    accepted = 0
-    for user, code in enumerate(codes):
-        try:
-            accepted += confirmations.redeem(code, 1, user, "run").user == user
-        except Exception as error:
-            assert "send the command again" in str(error)
-    assert accepted == 100
+    for user in range(50):
+        with pytest.raises(SafetyError, match="used, replaced or withdrawn"):
+            confirmations.redeem(codes[user], 1, user, "run")
+    assert [confirmations.redeem(codes[user], 1, user, "run").user for user in range(50, 150)] == [
+        *range(50, 150)
+    ]
+
+
+def test_a_confirmation_is_for_one_run() -> None:
+    confirmations = Confirmations(60)
+    code = confirmations.request(1, 2, "run-1", "kill", {})
+    with pytest.raises(SafetyError, match="run-1, now run run-2"):
+        confirmations.redeem(code, 1, 2, "run-2")
