@@ -17,6 +17,7 @@ from agent.config.services import TelegramConfig
 from agent.core.errors import ConfigError, VenueError
 from agent.core.masking import mask_also
 from agent.data.text import one_line
+from agent.system.bounded_body import read_body
 from agent.system.http_timeouts import NO_TOTAL
 from agent.system.secret import Secret, read_secret
 from agent.system.untrusted import JSON_DECODE_ERRORS
@@ -209,7 +210,9 @@ class BotApi:
                 asyncio.timeout(held + self._timeout),
                 session.post(url, json=params, allow_redirects=False) as response,
             ):
-                status, body = response.status, await _read(response, method)
+                status, body = response.status, await read_body(response, _MOST_BYTES)
+        except VenueError as error:
+            raise BotApiError(f"{method}: {error.message}") from None
         except TimeoutError:
             raise BotApiError(f"{method}: no response within {held + self._timeout:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -252,12 +255,3 @@ _HINTS: Final = {
     404: "the token is wrong or revoked: copy it from @BotFather",
     409: "another program reads this bot's messages, or it has a webhook: give each agent a bot of its own",
 }
-
-
-async def _read(response: aiohttp.ClientResponse, method: str) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise BotApiError(f"{method}: the response has more than {_MOST_BYTES:,} bytes")
-    return bytes(body)
