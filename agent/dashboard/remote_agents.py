@@ -34,6 +34,7 @@ REMOTE_COMMANDS: Final = ("pause", "resume", "flatten", "kill")
 """Commands that the page can send to another agent."""
 
 _TIMEOUT: Final = 5.0  # seconds of a request
+_REFUSED_EVERY: Final = 30.0  # seconds between two tries with a refused token, which servers count
 _COMMAND_TIMEOUT: Final = 20.0  # the other server waits for its agent up to 15 s
 _MOST_BYTES: Final = 4_000_000  # of a response
 _TEXT: Final = 300  # characters of a text of the other server
@@ -199,13 +200,16 @@ class _RemoteAgent:
         ) as self._session:
             while True:
                 self._soon.clear()
+                wait = self._every
                 try:
                     row = await self._ask_all()
                 except (VenueError, DataError, UsageError, SafetyError) as error:
                     row = self._unreachable(error.message, error.hint)
+                    if isinstance(error, SafetyError):
+                        wait = max(wait, _REFUSED_EVERY)
                 self.row = row
                 try:
-                    async with asyncio.timeout(self._every):
+                    async with asyncio.timeout(wait):
                         await self._soon.wait()
                 except TimeoutError:
                     continue

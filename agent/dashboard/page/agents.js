@@ -128,8 +128,10 @@ function openDialog(row, action) {
   asked = { agent: row.name, action, run: row.run };
   const held = row.positions.map(describePosition);
   byId("agent-confirm-title").replaceChildren(`${COMMANDS[action]} `, untrusted(row.name), "?");
-  const empty = action === "flatten" && !held.length ? "No position is open. Working entry orders will be cancelled." : TEXTS[action];
-  byId("agent-confirm-text").replaceChildren("Run ", untrusted(row.run), ". ", empty);
+  const none = "No position is open. Working entry orders will be cancelled.";
+  const stay = " Open positions stay, without protection, unless you close them too:";
+  const text = action === "flatten" && !held.length ? none : TEXTS[action] + (action === "kill" && held.length ? stay : "");
+  byId("agent-confirm-text").replaceChildren("Run ", untrusted(row.run), ". ", text);
   byId("agent-confirm-list").replaceChildren(...held.slice(0, 20).map((line) => element("li", {}, untrusted(line))));
   byId("agent-confirm-yes").replaceChildren(`${COMMANDS[action]} `, untrusted(row.name));
   byId("agent-confirm-extra").hidden = action !== "kill" || !held.length;
