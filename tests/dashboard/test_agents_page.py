@@ -19,13 +19,14 @@ from agent.cli.dashboard_commands import serve_dashboard
 from agent.config import parse
 from agent.config.services import DashboardConfig, RemoteAgentConfig
 from agent.core.errors import ConfigError, SafetyError
-from agent.core.events import Command, RiskState
+from agent.core.events import DAY_MS, Command, RiskState
 from agent.dashboard.remote_agents import AgentRow, CurrencyTotal, RemoteAgents, agent_token, totals_of
 from agent.dashboard.server import API_TOKENS, Dashboard
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
+from agent.store.queries import read_frame
 from agent.system.secret import write_private
 from tests.dashboard.browser_page import PHONE, BrowserPage
 from tests.dashboard.dashboard_harness import client, origin
@@ -123,6 +124,10 @@ async def test_two_agents_are_shown_summed_and_commanded_where_it_is_allowed(
             assert (row["risk"], row["currency"]) == ("ACTIVE", "USDT")
             assert row["equity"] == pytest.approx(status.equity, rel=0.05)
             assert row["version"]
+            frame = read_frame(known.database, status.run, "equity")
+            midnight = status.now // DAY_MS * DAY_MS
+            first_sample = frame[frame.ts >= midnight].equity.iloc[0]
+            assert row["equity"] - row["day_change"] == pytest.approx(first_sample)
         total = shown["totals"][0]
         rows = shown["agents"]
         assert total["agents"] == total["of"] == 2

@@ -56,7 +56,7 @@ function positionsCell(row) {
   const more = row.positions.length - SHOWN;
   if (more > 0) lines.push(note(`and ${more} more`));
   if (row.answered_at && !lines.length) lines.push("none");
-  if (row.working) lines.push(note(`${row.working} working orders`));
+  if (row.working) lines.push(note(`${row.working} working order${row.working > 1 ? "s" : ""}`));
   return cell("Positions", {}, ...(lines.length ? lines : [MISSING]));
 }
 

@@ -149,7 +149,9 @@ class TelegramBot:
             waits = delays(self._config.reconnect, self._rng)
             if self._health.state != "live":
                 self._health.state = "live"
-                _log.info("telegram is read", bot=self._health.bot, chats=len(self._config.chats))
+                self._health.connects += 1
+                log = _log.info if self._health.connects == 1 else _log.debug
+                log("telegram is read", bot=self._health.bot, chats=len(self._config.chats))
             if batch.unreadable:
                 self._health.failed(f"{batch.unreadable} updates have another form", self._wall.now())
             # An answered request confirms what was before its offset. Without messages for a week, Telegram

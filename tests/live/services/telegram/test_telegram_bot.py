@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -14,9 +15,9 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
-from agent.analysis.trades import round_trips
+from agent.analysis.trades import RoundTrip, round_trips
 from agent.core.errors import ConfigError, SafetyError
-from agent.core.events import Command, Fill, FundingPayment, RiskState
+from agent.core.events import DAY_MS, Command, Fill, FundingPayment, RiskState
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.services.metrics.prometheus import AgentMetrics
@@ -25,7 +26,7 @@ from agent.live.services.telegram.bot_api import bot_token
 from agent.live.services.telegram.telegram_bot import TelegramBot, TelegramHealth
 from agent.sandbox import Sandbox
 from agent.store.database import Database
-from agent.store.queries import read_numbered
+from agent.store.queries import read_frame, read_numbered
 from tests.live.conftest import database, quiet_log, sandbox
 from tests.support.live import handled, journal, living, load_words, settings, until
 from tests.support.telegram_server import BOT, TOKEN, Fault, TelegramServer
@@ -85,6 +86,11 @@ async def reply(server: TelegramServer, chat: int, ask: Callable[[], object]) ->
     return server.texts(chat)[before]
 
 
+def plain(text: str) -> str:
+    """Replace the typographic minus and spaces of figures."""
+    return text.replace("−", "-").replace("\u00a0", " ")
+
+
 def holds(daemon: Daemon) -> bool:
     return any(one.qty for one in daemon.status().positions)
 
@@ -99,6 +105,12 @@ async def test_a_chat_watches_pauses_resumes_flattens_and_kills(
         assert daemon.run_id in text
         assert "risk ACTIVE" in text
         assert "health: ok" in text or "⚠" in text
+        found = re.search(r"equity ([\d,.]+) USDT \(([+-]?[\d,.]+) today", plain(text))
+        assert found
+        equity, change = (float(one.replace(",", "")) for one in found.groups())
+        frame = read_frame(database, daemon.run_id, "equity")
+        midnight = daemon.status().now // DAY_MS * DAY_MS
+        assert equity - change == pytest.approx(frame[frame.ts >= midnight].equity.iloc[0], abs=0.011)
 
         text = await reply(server, CHAT, lambda: server.write(CHAT, "/pause"))
         assert "pause: done; risk is REDUCING" in text
@@ -152,14 +164,13 @@ async def test_trades_are_those_of_the_record(
         assert "today (UTC)" in first
         await until(lambda: len(closed_of(database, daemon.run_id)) >= 3)
         await daemon.command("kill", {"flatten": "true"}, "test")
-        await until(lambda: not holds(daemon))
-        await until(lambda: not daemon.status().flattening)
+        await until(lambda: all(one.exit_ts for one in trades_of(database, daemon.run_id)))  # it is recorded
         text = await reply(server, CHAT, lambda: server.write(CHAT, "/trades"))
         closed = closed_of(database, daemon.run_id)
     day = max(one.exit_ts or 0 for one in closed) // 86_400_000
     of_day = [one for one in closed if (one.exit_ts or 0) // 86_400_000 == day]
     profit = sum((one.pnl for one in of_day), Decimal(0))
-    lines = text.replace("−", "-").splitlines()
+    lines = plain(text).splitlines()
     assert lines[0] == (
         f"today (UTC) {len(of_day)} closed, {sum(one.pnl > 0 for one in of_day)} won, {profit:+,.2f} USDT"
     )
@@ -170,9 +181,13 @@ async def test_trades_are_those_of_the_record(
     assert f" {latest.pnl:+,.2f} " in lines[2]
 
 
-def closed_of(database: Database, run: str) -> list[Any]:
+def trades_of(database: Database, run: str) -> list[RoundTrip]:
     moves = [one.decision for one in read_numbered(database, run, (Fill, FundingPayment))]
-    return [one for one in round_trips(moves) if one.exit_ts is not None]
+    return round_trips(one for one in moves if isinstance(one, Fill | FundingPayment))
+
+
+def closed_of(database: Database, run: str) -> list[RoundTrip]:
+    return [one for one in trades_of(database, run) if one.exit_ts is not None]
 
 
 async def test_a_chat_that_is_not_listed_is_ignored_and_counted(
