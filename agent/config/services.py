@@ -209,6 +209,7 @@ class RemoteAgentConfig(Section):
     `token_file`.
     """
 
+    # unique; letters, digits, blanks, and . _ -
     name: str = Field(min_length=1, max_length=40, pattern=r"^[\w .-]+$")
     url: Annotated[str, AfterValidator(_server_url)]  # of its dashboard's server, such as https://host/path
     token_file: Path | None = None  # mode 0600

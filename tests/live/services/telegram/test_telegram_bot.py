@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from agent.analysis.trades import RoundTrip, round_trips
+from agent.cli.status_output import show as show_status
 from agent.core.errors import ConfigError, SafetyError
 from agent.core.events import DAY_MS, Command, Fill, FundingPayment, RiskState
 from agent.live.app import make_agent
@@ -191,7 +192,11 @@ def closed_of(database: Database, run: str) -> list[RoundTrip]:
 
 
 async def test_a_chat_that_is_not_listed_is_ignored_and_counted(
-    server: TelegramServer, sandbox: Sandbox, database: Database, tmp_path: Path
+    server: TelegramServer,
+    sandbox: Sandbox,
+    database: Database,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     daemon = agent_of(sandbox, database, tmp_path, server)
     async with commanded(daemon) as health:
@@ -204,6 +209,9 @@ async def test_a_chat_that_is_not_listed_is_ignored_and_counted(
         await until(lambda: server.unconfirmed == 0)
         row = next(one for one in daemon.status().producers if one["name"] == "telegram")
         assert row["ignored"] == 4
+        show_status(daemon.status())
+        line = f"4 messages ignored, the last of chat {STRANGER}, which telegram.chats doesn't list"
+        assert f"telegram: bot {BOT}, 0 commands, {line}" in capsys.readouterr().out
         scraped = generate_latest(AgentMetrics(daemon).registry()).decode()
         assert 'tapewire_source_ignored_total{source="telegram"} 4.0' in scraped
     assert server.texts(STRANGER) == []
