@@ -19,6 +19,7 @@ import msgspec
 
 from agent import __version__
 from agent.api.api_messages import (
+    AccessInfo,
     Action,
     AgentChange,
     CommandRequest,
@@ -191,6 +192,10 @@ class Client:
     def state(self) -> Status:
         """Return the running agent's status."""
         return self._get("/state", Status)
+
+    def access(self) -> AccessInfo:
+        """Return what the token allows, and the server's version."""
+        return self._get("/access", AccessInfo)
 
     def command(self, action: Action, **fields: Any) -> CommandResult:
         """Have the agent journal and execute a command; the fields are those of `CommandRequest`.

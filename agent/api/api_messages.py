@@ -39,6 +39,15 @@ class Problem(msgspec.Struct, frozen=True):
     hint: str = ""  # what would be right
 
 
+class AccessInfo(msgspec.Struct, frozen=True):
+    """What the sender of a request may do at this server, and the server's version."""
+
+    version: str
+    sender: str  # as its commands are journalled
+    scopes: tuple[Scope, ...]
+    commands: bool  # an agent runs here and takes commands of this sender
+
+
 class PageEnd(msgspec.Struct, frozen=True):
     """Base of pages of rows. `cursor` continues after the last row, also if `more` is False: rows that are
     added later follow there.

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from agent import __version__
 from agent.api.api_access import SENDER
-from agent.api.api_messages import CommandRequest, CommandResult, RunMetrics
+from agent.api.api_messages import AccessInfo, CommandRequest, CommandResult, RunMetrics, Scope
 from agent.api.change_feed import ChangeFeed, ChangeStream
 from agent.api.command_arguments import arguments, check_fields, timeout_of
 from agent.api.openapi import document
@@ -94,6 +94,7 @@ class ApiRoutes:
         }
         self._others: dict[str, Callable[[web.Request, Any], Awaitable[Any]]] = {
             "getState": self._state,
+            "getAccess": self._access,
             "listRuns": self._list_runs,
             "sendCommand": self._command,
             "getDocument": self._document,
@@ -205,6 +206,12 @@ class ApiRoutes:
 
     async def _state(self, _: web.Request, __: Any) -> Status:
         return self._running()[1]
+
+    async def _access(self, request: web.Request, _: Any) -> AccessInfo:
+        sender = request[SENDER]
+        scopes = tuple(one for one in Scope if one in sender.scopes)
+        commands = self._config.commands and self._agent is not None and Scope.COMMAND in scopes
+        return AccessInfo(__version__, sender.name, scopes, commands)
 
     async def _command(self, request: web.Request, _: Any) -> CommandResult:
         if not self._config.commands:

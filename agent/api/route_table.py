@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from agent.api.api_messages import (
+    AccessInfo,
     AgentChange,
     CommandRequest,
     CommandResult,
@@ -100,6 +101,9 @@ class Route(NamedTuple):
 _READ: Final = Scope.READ
 ROUTES: Final = (
     Route("getState", "GET", "/state", _READ, Status, "The running agent, as `tapewire status --json`."),
+    Route(
+        "getAccess", "GET", "/access", _READ, AccessInfo, "What the token allows, and the server's version."
+    ),
     Route("listRuns", "GET", "/runs", _READ, RunPage, "Recorded runs, newest first.", RunsQuery),
     Route("getRun", "GET", "/runs/{run}", _READ, RunDetail, "A run.", etag=True),
     Route(

@@ -97,7 +97,11 @@ async def _serve(config: Config, database: Database, *, open_page: bool, json: b
     stop = stop_on_signals()
     token, folder = config.dashboard_token_file(), config.live.folder
     async with Dashboard(
-        config.dashboard, database, token_file=token, live_folder=folder, api=config.api
+        *(config.dashboard, database),
+        token_file=token,
+        live_folder=folder,
+        api=config.api,
+        agents=config.agents,
     ) as page:
         if json:
             print_json({"url": page.url, "login": page.login_url(), "store": database.name})
@@ -122,7 +126,11 @@ async def serve_dashboard(
     agent = DaemonAdapter(daemon, config)
     token, folder = config.dashboard_token_file(), config.live.folder
     async with Dashboard(
-        config.dashboard, database, agent, token_file=token, live_folder=folder, api=config.api
+        *(config.dashboard, database, agent),
+        token_file=token,
+        live_folder=folder,
+        api=config.api,
+        agents=config.agents,
     ) as page:
         daemon.listeners.append(page.listener)
         daemon.login_link = page.login_url

@@ -61,6 +61,9 @@ def show(status: Status) -> None:
     for source in status.producers:
         for own in source.get("llm", ()):
             show_language_model(own)
+    telegram = next((source for source in status.producers if source["name"] == "telegram"), None)
+    if telegram is not None:
+        show_telegram(telegram)
     if status.model_drift is not None:
         show_drift(status.model_drift)
     if status.twin is not None:
@@ -152,6 +155,20 @@ def show_revision(source: dict[str, Any]) -> None:
     counts = ", ".join([f"{source['revised']:,} of {source['messages']:,} answers revised", *others])
     model = f"model {source['model'][:12]}" if source["model"] else f"{source['folder']} is not loaded"
     out.print(f"revision by {model}: {counts}", soft_wrap=True, markup=False)
+
+
+def show_telegram(source: dict[str, Any]) -> None:
+    """Print what the Telegram bot did, from its health."""
+    counts = [f"{source['commands']:,} commands"]
+    for name, what in (("refused", "refused"), ("dropped", "replies not sent"), ("waiting", "replies wait")):
+        counts += [f"{source[name]:,} {what}"] if source[name] else []
+    if source["ignored"]:
+        counts.append(
+            f"{source['ignored']:,} messages ignored, the last of chat {source['last_ignored']}, which "
+            "telegram.chats doesn't list"
+        )
+    name = f"bot {source['bot']}" if source["bot"] else "no bot yet"
+    out.print(f"telegram: {name}, {', '.join(counts)}", soft_wrap=True, markup=False)
 
 
 def show_language_model(health: dict[str, Any]) -> None:

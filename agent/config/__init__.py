@@ -32,6 +32,8 @@ from agent.config.services import (
     MonitoringConfig,
     MqttConfig,
     NotifyConfig,
+    RemoteAgentConfig,
+    TelegramConfig,
     WorkersConfig,
 )
 from agent.core.durations import Duration
@@ -139,6 +141,8 @@ class Config(CoreConfig):
     mqtt: MqttConfig = MqttConfig()
     workers: WorkersConfig = WorkersConfig()
     notify: NotifyConfig = NotifyConfig()
+    telegram: TelegramConfig = TelegramConfig()
+    agents: tuple[RemoteAgentConfig, ...] = Field((), max_length=50)
     archive: ArchiveConfig = ArchiveConfig()
     backup: BackupConfig = BackupConfig()
 
@@ -185,7 +189,7 @@ class Config(CoreConfig):
 
     def persisted(self) -> dict[str, Any]:
         """Return the part that is stored with a run: no URLs, which may hold secrets, and no services."""
-        services = {"dashboard", "api", "metrics", "mqtt", "workers", "notify"}
+        services = {"dashboard", "api", "metrics", "mqtt", "workers", "notify", "telegram", "agents"}
         return self.model_dump(mode="json", exclude=services | {"store", "news", "archive", "backup"})
 
     def deterministic_subset(self) -> dict[str, Any]:
@@ -250,7 +254,7 @@ def _anchored(section: Any, folder: Path) -> Any:
         value = getattr(section, name)
         if isinstance(value, Section):
             changed[name] = _anchored(value, folder)
-        elif name == "sleeves":
+        elif name in ("sleeves", "agents"):
             changed[name] = tuple(_anchored(one, folder) for one in value)
         elif isinstance(value, Path):
             changed[name] = _resolve(folder, value)

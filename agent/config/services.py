@@ -1,4 +1,4 @@
-"""Configuration of services beside the agent: dashboard, API, metrics, MQTT, workers, notifications."""
+"""Configuration of the services beside the agent: dashboard, API, metrics, MQTT, notifications, Telegram …"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from agent.core.durations import Duration
 from agent.core.settings import Section
+from agent.system.addresses import is_loopback
 from agent.system.backoff import BackoffConfig
 from agent.system.listener_config import ListenerConfig, Networks
 
@@ -40,6 +41,30 @@ def _broker_url(value: str) -> str:
     return value
 
 
+def _bot_server(value: str) -> str:
+    url = urlsplit(value)
+    secure = url.scheme == "https" or (url.scheme == "http" and is_loopback(value))
+    if not secure or not url.hostname or url.username is not None or url.query or url.fragment:
+        raise ValueError("a server of the Bot API is https://HOST, or http://127.0.0.1:PORT on this machine")
+    return value.rstrip("/")
+
+
+def _server_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        _ = url.port
+    except ValueError:
+        url = urlsplit("")
+    if (
+        url.scheme not in ("http", "https")
+        or not url.hostname
+        or url.username is not None
+        or (url.query or url.fragment)
+    ):
+        raise ValueError("a server is https://HOST, or http://127.0.0.1:PORT on this machine, with its path")
+    return value.rstrip("/")
+
+
 def _prefix(value: str) -> str:
     if not value or set(value) & set("+#\0 ") or value.startswith(("/", "$")) or value.endswith("/"):
         raise ValueError("a topic prefix has no wildcard or space, and doesn't begin or end with a slash")
@@ -64,6 +89,9 @@ class DashboardConfig(ListenerConfig):
     attempts: int = Field(10, gt=0)  # wrong tokens per minute and client; the right token is always accepted
     browsers: int = Field(20, gt=0)  # open pages at once
     bars: int = Field(300, gt=0, le=5_000)  # of each symbol
+    agents_every: Duration = Field(
+        5_000, ge=100
+    )  # how often the agents of [[agents]] are asked for their state
     # limits of the process that folds a recorded run again for a what-if, the twin or the stories
     replay_timeout: Duration = Field(600_000, ge=1_000)
     replay_memory: int = Field(4_096, ge=256)  # MiB
@@ -172,3 +200,45 @@ class NotifyConfig(Section):
     max_lines: int = Field(20, gt=0)  # of one message; the rest is counted
     feed_down_after: Duration = 120_000  # a source counts as down after this time without being live
     timeout: Duration = Field(15_000, gt=0)  # of one delivery
+
+
+class RemoteAgentConfig(Section):
+    """Another agent that the page `agents` of the dashboard shows, through its REST API.
+
+    The token comes from TAPEWIRE_AGENT_TOKEN_NAME (the name in capitals, `_` for other characters) or
+    `token_file`.
+    """
+
+    # unique; letters, digits, blanks, and . _ -
+    name: str = Field(min_length=1, max_length=40, pattern=r"^[\w .-]+$")
+    url: Annotated[str, AfterValidator(_server_url)]  # of its dashboard's server, such as https://host/path
+    token_file: Path | None = None  # mode 0600
+    # send the token over http:// to another machine, where the network can read it
+    allow_plain: bool = False
+
+    @model_validator(mode="after")
+    def _encrypted(self) -> RemoteAgentConfig:
+        if self.url.startswith("http:") and not is_loopback(self.url) and not self.allow_plain:
+            raise ValueError(
+                f"the token would reach {urlsplit(self.url).hostname} without encryption: use https or a "
+                "tunnel, or allow_plain = true if you trust the network"
+            )
+        return self
+
+
+class TelegramConfig(Section):
+    """Commands by chat, through a bot of Telegram.
+
+    The bot's token comes from TAPEWIRE_TELEGRAM_TOKEN or `token_file`.
+    """
+
+    token_file: Path | None = None  # mode 0600
+    # ids of the chats whose messages are commands; groups have negative ones, and all their members command
+    chats: tuple[int, ...] = ()
+    max_age: Duration = Field(60_000, ge=1_000)  # an older message is not executed
+    confirm_within: Duration = Field(60_000, ge=1_000)  # how long a confirmation is accepted
+    commands_per_minute: int = Field(20, gt=0)  # of each chat
+    poll: Duration = Field(50_000, ge=1_000, le=300_000)  # how long the server holds a request for messages
+    timeout: Duration = Field(15_000, ge=100)  # of each request, beyond the time that it is held
+    endpoint: Annotated[str, AfterValidator(_bot_server)] = "https://api.telegram.org"
+    reconnect: BackoffConfig = BackoffConfig(first=1_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from html import escape
 from pathlib import Path
@@ -20,10 +20,19 @@ from agent.api.api_messages import CommandRequest
 from agent.api.api_tokens import TokenRegistry
 from agent.api.command_arguments import arguments, timeout_of
 from agent.api.rest_api import ApiRoutes
-from agent.config.services import ApiConfig, DashboardConfig
-from agent.core.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
+from agent.config.services import ApiConfig, DashboardConfig, RemoteAgentConfig
+from agent.core.errors import (
+    ConfigError,
+    DataError,
+    SafetyError,
+    StoreUnavailable,
+    TapewireError,
+    UsageError,
+    VenueError,
+)
 from agent.dashboard.access_control import AccessControl
 from agent.dashboard.agent_adapter import COMMANDS, AgentAdapter
+from agent.dashboard.remote_agents import RemoteAgents, totals_of
 from agent.dashboard.replay_jobs import ReplayJobs
 from agent.dashboard.replay_views import view_of_job
 from agent.dashboard.replay_worker import Work
@@ -47,6 +56,7 @@ API_TOKENS: Final = "api-tokens.json"
 
 _PAGE: Final = Path(__file__).with_name("page")
 _ASSETS: Final = {
+    "agents.js": "agents.js",
     "app.js": "app.js",
     "charts.js": "charts.js",
     "drift.js": "drift.js",
@@ -89,12 +99,20 @@ class _ReplayRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sleeve: str = ""  # whose parameters change
 
 
+class _AgentCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body that commands another agent."""
+
+    agent: str
+    command: CommandRequest
+
+
 class Dashboard:
     """A server that runs as an async context: `async with Dashboard(config, database, agent) as page`.
 
-    Without an `agent`, only recorded runs are shown. `token_file` is used if `config` contains none, and the
-    tokens of the API are beside it unless `api` names a file. Raises ConfigError if the server can't listen
-    on the address, SafetyError if the token is too short or readable by other users.
+    Without an `agent`, only recorded runs are shown. `agents` are others, shown on a page of their own.
+    `token_file` is used if `config` contains none, and the tokens of the API are beside it unless `api` names
+    a file. Raises ConfigError if the server can't listen on the address, SafetyError if the token is too
+    short or readable by other users.
     """
 
     def __init__(
@@ -106,6 +124,7 @@ class Dashboard:
         token_file: Path = Path("var/dashboard.token"),
         live_folder: Path | None = None,
         api: ApiConfig | None = None,
+        agents: Sequence[RemoteAgentConfig] = (),
         clock: Clock | None = None,
     ) -> None:
         self.config = config
@@ -118,6 +137,7 @@ class Dashboard:
             database, live_folder, timeout=config.replay_timeout, memory=config.replay_memory
         )
         self._archive = RunArchive(database, self._jobs, bars=config.bars)
+        self._remote = RemoteAgents(agents, config.agents_every / 1000)
         api = api or ApiConfig()
         clock = clock or WallClock()
         registry = TokenRegistry(api.token_file or self.token_file.with_name(API_TOKENS))
@@ -172,6 +192,7 @@ class Dashboard:
         except BaseException:
             await self.close()
             raise
+        self._remote.start()
         return self
 
     async def __aexit__(
@@ -181,6 +202,7 @@ class Dashboard:
 
     async def close(self) -> None:
         """Release the port and disconnect all browsers."""
+        await self._remote.close()
         await self.listener.close()
         for session in list(self.sessions):
             session.abort()
@@ -219,6 +241,7 @@ class Dashboard:
         app = web.Application(client_max_size=10_000, middlewares=middlewares)
         routes: list[tuple[str, str, Handler]] = [
             ("GET", "/", self._page),
+            ("GET", "/agents", self._page),
             ("GET", "/runs", self._page),
             ("GET", "/runs/{id}", self._page),
             ("GET", "/runs/{id}/report", self._report),
@@ -238,6 +261,8 @@ class Dashboard:
             ("GET", "/api/replays/{job}", _json(self._replay)),
             ("POST", "/api/replays/{job}/cancel", _json(self._cancel_replay)),
             ("POST", "/api/command", _json(self._command)),
+            ("GET", "/api/agents", _json(self._agents)),
+            ("POST", "/api/agents/command", _json(self._command_agent)),
         ]
         routes += self._api.routes() if self._api is not None else []
         for method, path, handler in routes:
@@ -402,6 +427,19 @@ class Dashboard:
         async with asyncio.timeout(timeout_of(command)):
             return await self._agent.command(command.action, arguments(command), by)
 
+    async def _agents(self, _: web.Request) -> Any:
+        rows = self._remote.rows()
+        live = self._agent is not None
+        return {"live": live, "now": WallClock().now(), "agents": rows, "totals": totals_of(rows)}
+
+    async def _command_agent(self, request: web.Request) -> Any:
+        try:
+            wanted = msgspec.json.decode(await request.read(), type=_AgentCommand)
+        except JSON_DECODE_ERRORS as error:
+            raise UsageError(f"malformed command: {error}") from None
+        client = self._access.address.client(request)
+        return await self._remote.command(wanted.agent, wanted.command, client)
+
 
 async def _add_slash(request: web.Request) -> web.StreamResponse:
     """Redirect `base_path` to `base_path/`, which relative URLs need."""
@@ -448,4 +486,6 @@ def _status_of(error: TapewireError) -> int:
         return 503
     if isinstance(error, SafetyError):
         return 403
+    if isinstance(error, VenueError):  # another server failed
+        return 502
     return 404 if isinstance(error, (DataError, UsageError)) else 500

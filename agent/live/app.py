@@ -1,8 +1,8 @@
 """Composition root: makes the agent and attaches the services that the configuration names.
 
-No other module knows both the agent and MQTT, metrics or notifications. A service is an observer of the
-agent, a producer supervised beside it, or both. None of them can block the core: a service drops and counts
-what it can't keep up with.
+No other module knows both the agent and MQTT, metrics, notifications or Telegram. A service is an observer of
+the agent, a producer supervised beside it, or both. None of them can block the core: a service drops and
+counts what it can't keep up with.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from agent.live.interfaces.producer import Producer
 from agent.live.interfaces.running_agent import HeadlineScorer, RunningAgent, Services
 from agent.live.scoring import SentimentConsumer
 from agent.live.services.notifications.apprise_sender import notify_urls
+from agent.live.services.telegram.bot_api import TOKEN, bot_token
 from agent.store.database import Database
 from agent.system.clock import Clock
 
@@ -37,12 +38,12 @@ def make_agent(
     Raises ConfigError and SafetyError.
     """
     agent = Daemon(config, database, load_model=load_model, clock=clock, new=new, rng=rng, port=port)
-    agent.attach(configured_services(config, agent, agent.clock, agent.model))
+    agent.attach(configured_services(config, agent, agent.clock, agent.model, database))
     return agent
 
 
 def configured_services(
-    config: Config, agent: RunningAgent, clock: Clock, model: SentimentConsumer | None
+    config: Config, agent: RunningAgent, clock: Clock, model: SentimentConsumer | None, database: Database
 ) -> Services:
     """Make the services that `config` names. A library is imported only if its service is configured."""
     observers: list[Observer] = []
@@ -86,4 +87,13 @@ def configured_services(
         notifier = Notifier(config.notify, secret, agent, clock)
         observers.append(notifier)
         companions.append(notifier)
+    if token := bot_token(config.telegram):
+        from agent.live.services.telegram.telegram_bot import TelegramBot
+
+        companions.append(TelegramBot(config.telegram, token, agent, clock, database))
+    elif config.telegram.chats:
+        raise ConfigError(
+            "telegram.chats lists chats, but there is no token of a bot",
+            hint=f"set {TOKEN}, or telegram.token_file of mode 0600",
+        )
     return Services(tuple(observers), tuple(companions), scorer)

@@ -52,6 +52,11 @@ class Allowance:
         self._began = float("-inf")
         self._used = 0
 
+    @property
+    def used(self) -> int:
+        """How many were counted in the current interval."""
+        return self._used
+
     def take(self) -> bool:
         """Count one; return whether it is within the limit."""
         now = self._timer()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
+from agent import __version__
 from agent.api import problems
 from agent.api.api_messages import Problem, Scope
 from agent.api.api_tokens import MAX_TOKENS, TokenRegistry
@@ -118,6 +119,27 @@ async def test_commands_need_the_switch_of_the_configuration_too(database: Datab
             problem = json.loads(await response.read())
         assert (response.status, problem["hint"]) == (403, "api.commands = true")
         assert agent.commands == []
+
+
+ACCESS = [
+    (("read",), True, True, False),
+    (("read", "command"), True, True, True),
+    (("read", "command"), False, True, False),
+    (("read", "command"), True, False, False),  # only recorded runs are served
+]
+
+
+@pytest.mark.parametrize(("scopes", "switch", "running", "commands"), ACCESS)
+async def test_a_token_can_learn_what_it_allows(
+    database: Database, scopes: tuple[str, ...], switch: bool, running: bool, commands: bool
+) -> None:
+    agent = StubAgent() if running else None
+    async with api_served(database, agent, commands=switch) as served:
+        access = await served.call(lambda client: client.access(), scopes)
+    assert access.commands is commands
+    assert access.sender == "api t0"
+    assert tuple(one.value for one in access.scopes) == scopes
+    assert access.version == __version__
 
 
 async def test_a_logged_in_browser_uses_the_api_from_its_own_page(database: Database) -> None:

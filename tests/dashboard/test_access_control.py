@@ -20,6 +20,7 @@ from agent.dashboard.login import LINK_LIFETIME, FailedLogins
 from agent.dashboard.server import Dashboard
 from agent.live.access_token import make_token
 from agent.store.database import Database, open_database
+from tests.api.api_harness import api_served
 from tests.dashboard.dashboard_harness import FakeAgent, client, origin, served
 from tests.dashboard.replays import RecordedRuns, start
 from tests.support.command_line import run_command
@@ -112,6 +113,37 @@ async def test_jobs_are_started_and_cancelled_from_the_page_only(database: Datab
         assert await status_of(http, path, "POST", json=body, headers=headers) == 401
 
 
+async def test_other_agents_are_commanded_from_the_page_only(database: Database) -> None:
+    body = {"agent": "a", "command": KILL}
+    async with served(database) as page, client(page.login_url()) as http:
+        path = "/api/agents/command"
+        for source in (None, "null", "https://evil.example", "http://127.0.0.1:1"):
+            headers = {} if source is None else {"Origin": source}
+            assert await status_of(http, path, "POST", json=body, headers=headers) == 403
+        assert await status_of(http, path, "POST", json=body, headers=origin(page)) == 404  # no such agent
+        assert await status_of(http, path, headers=origin(page)) == 405
+        for wrong in (
+            {},
+            body | {"url": "http://127.0.0.1:1"},
+            {"agent": "a", "command": {"action": "exec"}},
+        ):
+            async with http.post(path, json=wrong, headers=origin(page)) as response:
+                assert "malformed command" in (await response.json())["error"]
+        foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+        assert await status_of(http, "/api/agents", headers=foreign) == 403
+
+
+async def test_a_token_of_the_api_does_not_open_the_page_of_agents(database: Database) -> None:
+    async with api_served(database, commands=True) as server, server.session("read", "command") as http:
+        cors = {"Sec-Fetch-Mode": "cors"}
+        assert await status_of(http, "/api/v1/access") == 200
+        assert await status_of(http, "/api/agents", headers=cors) == 401
+        body = {"agent": "a", "command": KILL}
+        assert await status_of(http, "/api/agents/command", "POST", json=body) == 403  # it has no Origin
+        headers = origin(server.page)
+        assert await status_of(http, "/api/agents/command", "POST", json=body, headers=headers) == 401
+
+
 async def test_a_page_cant_choose_what_code_a_job_runs(runs: RecordedRuns) -> None:
     database, run, _ = runs
     attempts: list[dict[str, Any]] = [
@@ -165,9 +197,12 @@ async def test_nothing_is_accessible_before_the_login(database: Database, option
         for path in (
             *("/api/runs", "/assets/app.js", "/assets/what-if.js", "/runs/x/report", "/api/live"),
             *("/api/runs/x/changeable", "/api/runs/x/headlines", "/api/replays/x"),
+            *("/api/agents", "/agents", "/assets/agents.js"),
         ):
             assert await status_of(http, path, headers={"Sec-Fetch-Mode": "cors"} | here) == 401, path
         assert await status_of(http, "/api/command", "POST", json=KILL, headers=here) == 401
+        elsewhere: dict[str, Any] = {"agent": "a", "command": KILL}
+        assert await status_of(http, "/api/agents/command", "POST", json=elsewhere, headers=here) == 401
         assert await status_of(http, "/logout", "POST") == 403
         assert await status_of(http, "/logout", "POST", headers=here) == 303  # without a session
         assert await status_of(http, "/") == 303  # to the login

@@ -1,4 +1,5 @@
 // The page: the running agent over a WebSocket, or a recorded run at the moment that the slider selects.
+import { showAgents } from "./agents.js";
 import { CandleChart, EquityChart, chartHelp } from "./charts.js";
 import { address, arrow, element, number, pathParts, percent, quantity, second, tone } from "./format.js";
 import * as panels from "./panels.js";
@@ -521,4 +522,5 @@ async function listRuns() {
 const [section, run] = pathParts();
 if (section === "runs" && run) playback.start(decodeURIComponent(run));
 else if (section === "runs") listRuns();
+else if (section === "agents") showAgents();
 else live.start();

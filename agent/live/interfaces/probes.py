@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.core.durations import format_duration
 from agent.live.interfaces.running_agent import RunningAgent
+from agent.live.interfaces.status import Status
 
 
 def why_dead(agent: RunningAgent, stuck_after: int) -> list[str]:
@@ -20,7 +21,11 @@ def why_dead(agent: RunningAgent, stuck_after: int) -> list[str]:
 
 def why_not_ready(agent: RunningAgent) -> list[str]:
     """Return why the agent can't trade now: warm-up, a source that isn't live, store or clock."""
-    status = agent.status()
+    return problems_of(agent.status())
+
+
+def problems_of(status: Status) -> list[str]:
+    """Return why an agent with this status can't trade; empty if it can."""
     reasons = ["warming up"] if status.warming_up else []
     reasons += [
         f"{row['name']} is {row['state']}"

@@ -62,7 +62,8 @@ _SOURCE_COUNTS: Final = (
     ("outlived", "Of these, headlines whose time had passed when the agent started again"),
     ("skipped", "Headlines that can't vote, and are not revised"),
     ("forged", "Commands with a wrong signature, and replayed commands"),
-    ("refused", "Signed commands not carried out, and rejected scores of workers"),
+    ("refused", "Commands not carried out, and rejected scores of workers"),
+    ("ignored", "Messages from chats that may not command"),
 )
 """Fields of `Health` and its subclasses; each source exports those that it has."""
 

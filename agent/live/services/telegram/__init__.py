@@ -1,0 +1,1 @@
+"""Commands by chat, through a bot of Telegram."""
