@@ -17,7 +17,7 @@ from agent.cli.typer_setup import PlainGroup, set_up_commands
 PANELS: Final[dict[str, tuple[str, ...]]] = {
     "Live": ("demo", "run", "control", "sleeve", "dashboard", "token"),
     "Research": ("strategy", "backtest", "sweep", "walkforward", "tune", "check", "costs"),
-    "Recorded runs": ("runs", "report", "events", "twin", "diff", "explain", "what_if", "bundle"),
+    "Recorded runs": ("runs", "report", "events", "twin", "diff", "explain", "what_if", "bundle", "tries"),
     "Models": ("train", "model", "calibrate"),
     "Data": ("data", "news"),
     "Operations": ("setup", "db", "worker", "sandbox"),

@@ -8,7 +8,14 @@ import typer
 
 from agent.cli.command_options import Jobs, Ranges, ReplayOptions, worker_count
 from agent.cli.console import err, out, print_json, print_text
-from agent.cli.research_output import counting, number, percent, score_all, show_stamps
+from agent.cli.research_output import (
+    counting,
+    number,
+    percent,
+    score_all,
+    show_stamps,
+    standing_in_words,
+)
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
 
@@ -77,12 +84,17 @@ def sweep(
             for params in variants:
                 runs.append(sweeping.record_variant(material, params))
                 advance()
-    rows = [_row(result, runs[at] if runs else None) for at, result in enumerate(results)]
+    counted = sweeping.count_sweep(material, results)
+    rows = [
+        _row(result, runs[at] if runs else None) | {"study": counted.standings[at]}
+        for at, result in enumerate(results)
+    ]
     if json:
         print_json(rows)
     else:
         show_stamps(leaks)
         _print_table(results)
+        print_text(f"the best of them, {standing_in_words(counted.standings[counted.best])}", wrap=True)
     failed = [result for result in results if result.error]
     if failed:
         err.print(

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from agent.analysis.deflation import StudyStanding, standing
 from agent.replay.backtest import backtest
 from agent.replay.batch import SweepResult, replay_batch
+from agent.replay.evaluations import Evaluated, Result, count_tries, versions_of
 from agent.replay.history import History
 from agent.replay.needed_bars import needed_bars
 from agent.research.parallel import Advance, run_parallel
 from agent.research.replay_inputs import ReplayInputs
 from agent.research.replay_window import with_params
+from agent.store.tries import study_of
 
 
 class _Part(NamedTuple):
@@ -67,6 +70,35 @@ def _by_warm_up(
     return [(dict(needed), numbers) for needed, numbers in groups.items()]
 
 
+class CountedSweep(NamedTuple):
+    """What each variant of a sweep is worth after all tries on the same data, in their order."""
+
+    standings: list[StudyStanding]
+    best: int  # the variant with the highest Sharpe ratio
+
+
+def count_sweep(inputs: ReplayInputs, results: Sequence[SweepResult]) -> CountedSweep:
+    """Record each variant in the ledger of tries."""
+    history = History(inputs.plan, inputs.config)
+    study = study_of(history.inputs, history.start, history.end)
+    with inputs.database() as database:
+        versions = inputs.scoring(database, history.start).versions | versions_of(history)
+        counted = [
+            Result(
+                Evaluated(
+                    with_params(history.config, one.params), history.inputs, versions, inputs.plan.timezone
+                ),
+                one.period,
+                one.moments,
+                one.metrics.performance.total_return,
+            )
+            for one in results
+        ]
+        known = count_tries(database, study, counted, by=inputs.by, kind="sweep")
+    standings = [standing(one.moments, one.period, study.id, known) for one in results]
+    return CountedSweep(standings, max(range(len(results)), key=lambda at: results[at].moments.sharpe or 0.0))
+
+
 def record_variant(inputs: ReplayInputs, params: dict[str, Any]) -> str:
     """Replay one variant as a run of its own, record it, and return its id."""
     with inputs.database() as database:
@@ -78,5 +110,6 @@ def record_variant(inputs: ReplayInputs, params: dict[str, Any]) -> str:
             stamps=scoring.stamps,
             versions=scoring.versions,
             allow_leakage=inputs.allow_leakage,
+            by=inputs.by,
         )
     return done.run.id
