@@ -34,9 +34,9 @@ class StudyLine(msgspec.Struct, frozen=True):
 
 
 class TryLine(msgspec.Struct, frozen=True):
-    """A different try: its first evaluation, and the number of its `evaluations`. Ratios are per `period` (ms).
+    """A different try: its first evaluation, and the number of its `evaluations`.
 
-    `deflated_sharpe` is over all tries on the data; None if undefined.
+    Ratios are per `period` (ms). `deflated_sharpe` is over all tries on the data; None if undefined.
     """
 
     study: str

@@ -78,13 +78,13 @@ def sweep(
     workers = min(worker_count(jobs), len(variants))
     with err.status(f"replaying {len(variants):,} variants"):
         results = sweeping.sweep(material, variants, jobs=workers, digests=digests)
+    counted = sweeping.count_sweep(material, results)
     runs: list[str] = []
     if store:
         with counting("recording runs", len(variants)) as advance:
             for params in variants:
                 runs.append(sweeping.record_variant(material, params))
                 advance()
-    counted = sweeping.count_sweep(material, results)
     rows = [
         _row(result, runs[at] if runs else None) | {"study": counted.standings[at]}
         for at, result in enumerate(results)

@@ -129,6 +129,9 @@ def _print_tries(study: Study, lines: list[TryLine]) -> None:
             f"{one.evaluations:,}",
         )
     window = f"{iso(study.start)[:16]} to {iso(study.end)[:16]}"
-    print_text(f"study {study.id}: {', '.join(study.symbols)}, {window}: {len(lines):,} tries on these data")
+    symbols = ", ".join(study.symbols)
+    print_text(f"study {study.id}: {symbols}, {window}: {len(lines):,} tries on these data")
     print_table(table, _WIDE)
-    out.print("Sharpe ratios are per hour or day; deflated: probability that the true one beats luck", style="dim")
+    out.print(
+        "Sharpe ratios are per hour or day; deflated: probability that the true one beats luck", style="dim"
+    )

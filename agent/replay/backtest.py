@@ -52,13 +52,13 @@ from agent.core.trading_engine import TradingEngine
 from agent.data.cascade import models_of
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
-from agent.replay.evaluations import Evaluated, Result, count_try, versions_of
+from agent.replay.evaluations import Evaluated, Result, count_try
 from agent.replay.history import History
 from agent.replay.open_engine import blaming_any, name_of, open_engine, params_of, sources_of
 from agent.replay.sleeve_sampler import SleeveSampler
 from agent.store.database import Database
 from agent.store.recorder import Recorder
-from agent.store.runs import UNKNOWN_CUTOFF, Run, RunKind
+from agent.store.runs import FUSION_VERSION, UNKNOWN_CUTOFF, Run, RunKind
 from agent.store.tries import PYTHON, study_of
 from agent.system.clock import iso
 from models.sentiment.scorer_facts import notes_on_answers
@@ -105,7 +105,7 @@ def backtest(
         seen = predictor.card.trained_until
         leaked = refuse_leakage(seen, history.start, model=config.fusion.path, allow=allow_leakage)
         stamps = tuple(dict.fromkeys(stamps + leaked))
-        versions = (versions or {}) | versions_of(history)
+        versions = (versions or {}) | {FUSION_VERSION: predictor.fingerprint}
     strategy = None if config.sleeves else load_strategy(config.strategy.name, config.strategy.params)
     run = Run(
         id=new_run_id(),

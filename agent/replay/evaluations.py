@@ -6,14 +6,18 @@ import hashlib
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from agent.analysis.deflation import StudyStanding, standing
 from agent.analysis.significance import Moments
 from agent.config import Config
-from agent.replay.history import History
+from agent.data.columns import content_hash
+from agent.data.klines import KlineFile
+from agent.replay.fusion_model import open_predictor
+from agent.replay.history import Plan
 from agent.replay.open_engine import name_of, params_of
 from agent.store.database import Database
 from agent.store.runs import FUSION_VERSION, REVISING_MODEL, InputFile
@@ -27,8 +31,8 @@ _MODELS: Final = ("model", REVISING_MODEL, FUSION_VERSION)
 class Evaluated(NamedTuple):
     """What a result depends on, apart from the market data and the window.
 
-    `config` has the parameters, `versions` the fingerprints of models as in `Run.versions`; `way` is how it was
-    evaluated, if not by a plain replay of the window.
+    `config` has the parameters, `versions` the fingerprints of models as in `Run.versions`; `way` is how it
+    was evaluated, if not by a plain replay of the window.
     """
 
     config: Config
@@ -61,10 +65,26 @@ class Evaluated(NamedTuple):
         return hashlib.blake2b(encoded, digest_size=8).hexdigest()
 
 
-def versions_of(history: History) -> dict[str, str]:
-    """Return the fingerprint of the fusion model, as in `Run.versions`; empty without one."""
-    predictor = history.predictor
+def versions_of(config: Config) -> dict[str, str]:
+    """Return the fingerprint of the configured fusion model, as in `Run.versions`; empty without one."""
+    predictor = open_predictor(config) if config.fusion.path else None
     return {} if predictor is None else {FUSION_VERSION: predictor.fingerprint}
+
+
+def input_files(plan: Plan) -> list[InputFile]:
+    """Return the files of a plan with their hashes, without the numbers of their rows. Raises DataError."""
+    klines = [
+        InputFile("klines", str(path), content_hash(path), KlineFile(path, symbol).symbol)
+        for path, symbol in plan.klines
+    ]
+    named: tuple[tuple[Literal["news", "sentiment", "funding"], Path | None], ...] = (
+        ("news", plan.news),
+        ("sentiment", plan.sentiment),
+        ("funding", plan.funding),
+    )
+    return klines + [
+        InputFile(role, str(path), content_hash(path)) for role, path in named if path is not None
+    ]
 
 
 def _code(name: str) -> str:

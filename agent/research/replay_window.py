@@ -81,7 +81,7 @@ class LoadedWindow:
         versions: Mapping[str, str] | None = None,
     ) -> None:
         self.history = History(plan, config)
-        self.versions = {**(versions or {}), **versions_of(self.history)}
+        self.versions = {**(versions or {}), **versions_of(config)}
         """Fingerprints of the models, as in `Run.versions`."""
         self.market_events: list[Event] = list(merge(self.history.market_sources()))
         self.news_events: list[Event] = list(merge(self.history.news_sources(scorer=scorer)))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from agent.analysis.deflation import StudyStanding, standing
 from agent.replay.backtest import backtest
 from agent.replay.batch import SweepResult, replay_batch
-from agent.replay.evaluations import Evaluated, Result, count_tries, versions_of
+from agent.replay.evaluations import Evaluated, Result, count_tries, input_files, versions_of
 from agent.replay.history import History
 from agent.replay.needed_bars import needed_bars
 from agent.research.parallel import Advance, run_parallel
@@ -79,15 +79,13 @@ class CountedSweep(NamedTuple):
 
 def count_sweep(inputs: ReplayInputs, results: Sequence[SweepResult]) -> CountedSweep:
     """Record each variant in the ledger of tries."""
-    history = History(inputs.plan, inputs.config)
-    study = study_of(history.inputs, history.start, history.end)
+    window, files = inputs.whole_window, input_files(inputs.plan)
+    study = study_of(files, window.start, window.end)
     with inputs.database() as database:
-        versions = inputs.scoring(database, history.start).versions | versions_of(history)
+        versions = inputs.scoring(database, window.start).versions | versions_of(inputs.config)
         counted = [
             Result(
-                Evaluated(
-                    with_params(history.config, one.params), history.inputs, versions, inputs.plan.timezone
-                ),
+                Evaluated(with_params(inputs.config, one.params), files, versions, inputs.plan.timezone),
                 one.period,
                 one.moments,
                 one.metrics.performance.total_return,

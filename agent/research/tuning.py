@@ -31,8 +31,7 @@ from agent.analysis.overfitting import Overfitting, overfitting
 from agent.analysis.significance import deflated_sharpe, moments_of, sharpe
 from agent.core.errors import ConfigError, UsageError
 from agent.core.events import DAY_MS
-from agent.replay.evaluations import Evaluated, Result, count_tries, versions_of
-from agent.replay.history import History
+from agent.replay.evaluations import Evaluated, Result, count_tries, input_files, versions_of
 from agent.research.assessment import PERIODS_PER_YEAR
 from agent.research.fitters import NoFitter
 from agent.research.folds import Fold, Window, make_folds
@@ -48,6 +47,7 @@ from agent.research.study import (
     study_name,
 )
 from agent.research.walk_forward import FOLDER, Settings, WalkForward, walk_forward
+from agent.store.runs import InputFile
 from agent.store.tries import Study, study_of, tries_on
 from strategies import load_strategy
 from strategies.description import Value
@@ -190,13 +190,12 @@ def evaluate_best(
 def _other_tries(search: Search, params: Sequence[dict[str, Any]]) -> list[float]:
     """Return the daily Sharpe ratios of the tries on the in-sample data that are no trials with `params`."""
     inputs = search.inputs
-    window = Window(search.folds[0].test.start, search.folds[-1].test.end)
+    files = input_files(inputs.plan)
     with inputs.database() as database:
-        versions = inputs.scoring(database, window.end).versions
-        history = History(inputs.part(window), inputs.config)
-        known = tries_on(database, _in_sample(history, search))
-        versions |= versions_of(history)
-    own = {_evaluated(history, versions, search, one).variant for one in params}
+        versions = inputs.scoring(database, search.folds[-1].test.end).versions
+        known = tries_on(database, _in_sample(files, search))
+    versions |= versions_of(inputs.config)
+    own = {_evaluated(files, versions, search, one).variant for one in params}
     return sharpes((one for one in known if one.variant not in own), DAY_MS)
 
 
@@ -313,10 +312,10 @@ def _evaluate(loaded: _LoadedSearch, search: Search, count: int) -> None:
 
 def _count(loaded: _LoadedSearch, search: Search, evaluated: Sequence[_RunningTrial]) -> None:
     """Record the trials of a batch in the ledger of tries, pruned ones with the folds until then."""
-    first = loaded.windows[0]
+    files, versions = input_files(search.inputs.plan), loaded.windows[0].versions
     results = [
         Result(
-            _evaluated(first.history, first.versions, search, one.params),
+            _evaluated(files, versions, search, one.params),
             DAY_MS,
             moments_of(one.returns),
             float(np.prod(1 + one.returns) - 1),
@@ -324,20 +323,19 @@ def _count(loaded: _LoadedSearch, search: Search, evaluated: Sequence[_RunningTr
         for one in evaluated
     ]
     with search.inputs.database() as database:
-        study = _in_sample(first.history, search)
-        count_tries(database, study, results, by=search.inputs.by, kind="tune")
+        count_tries(database, _in_sample(files, search), results, by=search.inputs.by, kind="tune")
 
 
-def _in_sample(history: History, search: Search) -> Study:
-    return study_of(history.inputs, search.folds[0].test.start, search.folds[-1].test.end)
+def _in_sample(files: Sequence[InputFile], search: Search) -> Study:
+    return study_of(files, search.folds[0].test.start, search.folds[-1].test.end)
 
 
 def _evaluated(
-    history: History, versions: Mapping[str, str], search: Search, params: dict[str, Any]
+    files: Sequence[InputFile], versions: Mapping[str, str], search: Search, params: dict[str, Any]
 ) -> Evaluated:
     way = {"folds": [list(fold.test) for fold in search.folds], "warmup": search.warmup}
-    config = with_params(history.config, params)
-    return Evaluated(config, history.inputs, versions, search.inputs.plan.timezone, way)
+    config = with_params(search.inputs.config, params)
+    return Evaluated(config, files, versions, search.inputs.plan.timezone, way)
 
 
 def _ask(study: optuna.Study, count: int) -> list[optuna.Trial]:

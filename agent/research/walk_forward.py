@@ -28,7 +28,7 @@ from agent.core.errors import SafetyError, UsageError
 from agent.core.events import DAY_MS, Fill, FundingPayment
 from agent.data.klines import KlineFile
 from agent.replay.backtest import backtest, new_run_id
-from agent.replay.evaluations import Evaluated, Result, count_tries, versions_of
+from agent.replay.evaluations import Evaluated, Result, count_tries, input_files, versions_of
 from agent.replay.history import History
 from agent.research.assessment import (
     ClosePrices,
@@ -158,17 +158,16 @@ def walk_forward(
     stamps: tuple[str, ...] = ()
     with inputs.database() as database:  # create it before several processes try to, and refuse leakage early
         versions = inputs.scoring(database, folds[0].test.start).versions
-        history = History(inputs.part(judged), inputs.config)
+        files = input_files(inputs.plan)
         way = {
             "fit": settings.fit,
             "warmup": settings.warmup,
             "folds": [[*fold.train, *fold.test] for fold in folds],
             **{key: value for key, value in (described or {}).items() if key in _WAY},
         }
-        evaluated = Evaluated(
-            history.config, history.inputs, versions | versions_of(history), inputs.plan.timezone, way
-        )
-        study = study_of(history.inputs, judged.start, judged.end)
+        versions |= versions_of(inputs.config)
+        evaluated = Evaluated(inputs.config, files, versions, inputs.plan.timezone, way)
+        study = study_of(files, judged.start, judged.end)
         if settings.held_out:
             earlier = judged_before(database, study, evaluated.variant)
             check_unspent(earlier, judged, by=inputs.by, judge_again=settings.judge_again)
@@ -208,6 +207,7 @@ def walk_forward(
         placebo=placebo_test(total_return, placebos),
         seed=settings.seed,
     )
+    stamps += tuple(stamp for fold in results for stamp in fold.record.stamps)
     record = WalkForward(
         id=name,
         version=__version__,
@@ -216,7 +216,7 @@ def walk_forward(
         fit=settings.fit,
         settings={**settings._asdict(), **(described or {})},
         inputs=file_hashes,
-        stamps=tuple(dict.fromkeys([*stamps, *(stamp for result in results for stamp in result.record.stamps)])),
+        stamps=tuple(dict.fromkeys(stamps)),
         folds=[result.record for result in results],
         days=days.tolist(),
         returns=returns.tolist(),

@@ -97,9 +97,10 @@ def record_tries(database: Database, study: Study, tries: Sequence[Try]) -> None
     """Add evaluations on `study` to the ledger. Raises StoreError."""
     if not tries:
         return
-    now, mark = time.time_ns() // 1_000_000, secrets.token_hex(4)
+    now, mark = time.time_ns(), secrets.token_hex(4)
+    known = {"study": study.id, "recorded_at": now // 1_000_000}
     rows = [
-        msgspec.structs.asdict(one) | {"study": study.id, "recorded_at": now, "id": f"{now:013}-{mark}-{n:05}"}
+        msgspec.structs.asdict(one) | known | {"id": f"{now:019}-{n:05}-{mark}"}
         for n, one in enumerate(tries)
     ]
     add = (sqlite if database.is_sqlite else postgresql).insert(studies_table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import tapewire as tw
+from strategies.sma_cross import SmaCross
 from tests.cli.conftest import Outcome
 from tests.research.market_files import write_klines
 
@@ -38,9 +40,12 @@ def test_each_way_counts_and_the_same_variant_counts_once(tapewire: Tapewire, tm
     script = tw.Backtest("sma_cross", bars, params={"fast": 12}).run().standing
     assert script is not None
     assert (script.tries, script.study) == (4, study["study"])
-    assert tw.Backtest(tw_strategy(), bars, params={"fast": 20}).run().standing.tries == 4  # type: ignore[union-attr]
-    for change, tries in ((("--end", "2025-03-03T12:00Z"), 5), (("--start", "2025-03-03T12:00Z"), 5)):
-        assert answer(tapewire, "backtest", *SMA, *change)["study"]["tries"] == tries  # the halves don't overlap
+    same_class = tw.Backtest(SmaCross, bars, params={"fast": 20}).run().standing
+    assert same_class is not None
+    assert same_class.tries == 4
+    for half in (("--end", "2025-03-03T12:00Z"), ("--start", "2025-03-03T12:00Z")):
+        found = answer(tapewire, "backtest", *SMA, *half)["study"]
+        assert found["tries"] == 5  # the halves don't overlap each other
     (whole, *_) = [one for one in answer(tapewire, "tries")["studies"] if one["study"] == study["study"]]
     assert (whole["tries"], whole["evaluations"], whole["tries_on_data"]) == (4, 9, 6)
     listed = answer(tapewire, "tries", first["run"])
@@ -58,12 +63,6 @@ def test_each_way_counts_and_the_same_variant_counts_once(tapewire: Tapewire, tm
     assert "6 tries on these data" in tapewire("tries", "--study", study["study"]).out
 
 
-def tw_strategy() -> type[tw.Strategy[Any]]:
-    from strategies.sma_cross import SmaCross
-
-    return SmaCross
-
-
 def test_what_the_result_depends_on_makes_another_variant(tapewire: Tapewire, tmp_path: Path) -> None:
     mine = tmp_path / "mine.py"
     source = "import tapewire as tw\n\nclass Mine(tw.Strategy[tw.StrategyParams]):\n    pass\n"
@@ -76,8 +75,6 @@ def test_what_the_result_depends_on_makes_another_variant(tapewire: Tapewire, tm
     Path("same.toml").write_text('[log]\nlevel = "warning"\n')
     assert answer(tapewire, "backtest", *own, "-c", "same.toml")["study"]["tries"] == 2
     mine.write_text(source + "# another source\n")
-    import sys
-
     sys.modules.pop("mine")
     assert answer(tapewire, "backtest", *own)["study"]["tries"] == 3
 
@@ -85,7 +82,9 @@ def test_what_the_result_depends_on_makes_another_variant(tapewire: Tapewire, tm
 def test_a_walk_forward_is_one_try(tapewire: Tapewire, tmp_path: Path) -> None:
     bars = write_klines(tmp_path / "BTCUSDT-1h.csv", days=60)
     args = ("--klines", bars, "--strategy", "sma_cross")
-    result = answer(tapewire, "walkforward", *args, "--train", "20d", "--test", "15d", "--placebo", 0, "-j", 1)
+    result = answer(
+        tapewire, "walkforward", *args, "--train", "20d", "--test", "15d", "--placebo", 0, "-j", 1
+    )
     assert result["evidence"]["trials"] == 1
     found = answer(tapewire, "tries", result["id"])
     assert [(one["kind"], one["run"]) for one in found["tries"]] == [("walkforward", result["id"])]

@@ -57,7 +57,9 @@ def test_a_study_is_the_content_of_the_bars_and_the_window() -> None:
         (study("SOL", 0, 10), False),
     ],
 )
-def test_data_are_the_same_if_a_file_and_time_are_shared(database: Database, other: Study, same: bool) -> None:
+def test_data_are_the_same_if_a_file_and_time_are_shared(
+    database: Database, other: Study, same: bool
+) -> None:
     record_tries(database, study(), [evaluation("a")])
     record_tries(database, other, [evaluation("b")])
     found = [one.variant for one in tries_on(database, study())]
@@ -111,7 +113,6 @@ def test_each_variant_counts_once_in_each_window(batches: list[tuple[int, int, i
                 for at, variant, _ in batches
                 if windows[at].start < window.end and window.start < windows[at].end
             }
-            found = distinct(tries_on(database, window))
-            assert [(one.study, one.variant) for one in found] == list(
-                dict.fromkeys((one.study, one.variant) for one in everything if (one.study, one.variant) in expected)
-            )
+            found = [(one.study, one.variant) for one in distinct(tries_on(database, window))]
+            in_order = dict.fromkeys((one.study, one.variant) for one in everything)
+            assert found == [one for one in in_order if one in expected]
