@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from agent.cli.command_options import Jobs, Ranges, ReplayOptions, worker_count
-from agent.cli.console import err, out, print_json, print_text
+from agent.cli.console import err, out, print_json, print_text, progress_bar
 from agent.cli.research_output import (
     counting,
     number,
@@ -76,8 +76,15 @@ def sweep(
     score_all(material)
     leaks = material.leakage(material.whole_window.start)
     workers = min(worker_count(jobs), len(variants))
-    with err.status(f"replaying {len(variants):,} variants"):
-        results = sweeping.sweep(material, variants, jobs=workers, digests=digests)
+    title = f"replaying {len(variants):,} variants"
+    with progress_bar(title, 1.0 if workers == 1 else None) as update:
+        results = sweeping.sweep(
+            material,
+            variants,
+            jobs=workers,
+            digests=digests,
+            progress=lambda share: update(completed=share),
+        )
     counted = sweeping.count_sweep(material, results)
     runs: list[str] = []
     if store:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from agent.analysis.deflation import StudyStanding, standing
@@ -30,28 +30,44 @@ def sweep(
     jobs: int = 1,
     digests: bool = False,
     advance: Advance | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> list[SweepResult]:
     """Replay the settled window of `inputs` with each set of parameters; results are in their order.
 
     `jobs` processes share the variants; each of them reads the window once for all that need the same
     warm-up. With `digests` the results have the heads of the chains of decisions. `advance` is called after
-    the part of a process. Raises as `replay_batch`, LeakageError, ModelError.
+    the part of a process; with one process, `progress` is called with the share that is done. Raises as
+    `replay_batch`, LeakageError, ModelError.
     """
     jobs = max(1, min(jobs, len(variants)))
     parts = [_Part(inputs, list(variants[number::jobs]), digests) for number in range(jobs)]
+    if jobs == 1:
+        results = _replay_part(parts[0], progress)
+        if advance is not None:
+            advance()
+        return results
     done = run_parallel(_replay_part, parts, jobs=jobs, advance=advance)
     return [done[number % jobs][number // jobs] for number in range(len(variants))]
 
 
-def _replay_part(part: _Part) -> list[SweepResult]:
+def _replay_part(part: _Part, progress: Callable[[float], None] | None = None) -> list[SweepResult]:
     inputs, variants = part.inputs, part.variants
     results: dict[int, SweepResult] = {}
     with inputs.database() as database:
         scorer = inputs.scoring(database, inputs.whole_window.start).scorer
-        for needed, numbers in _by_warm_up(inputs, variants):
+        groups = _by_warm_up(inputs, variants)
+        for at, (needed, numbers) in enumerate(groups):
             history = History(inputs.plan._replace(warm_up=needed), inputs.config)
             chosen = [variants[number] for number in numbers]
-            found = replay_batch(history, chosen, history.sources(scorer=scorer), digests=part.digests)
+            start, length = history.start, max(history.end - history.start, 1)
+
+            def report(now: int, *, at: int = at, start: int = start, length: int = length) -> None:
+                if progress is not None:
+                    progress((at + min(max(now - start, 0) / length, 1.0)) / len(groups))
+
+            found = replay_batch(
+                history, chosen, history.sources(scorer=scorer), digests=part.digests, progress=report
+            )
             results.update(zip(numbers, found, strict=True))
     return [results[number] for number in range(len(variants))]
 
