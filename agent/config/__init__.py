@@ -29,6 +29,7 @@ from agent.config.services import (
     ApiConfig,
     DashboardConfig,
     JobsConfig,
+    McpConfig,
     MetricsConfig,
     MonitoringConfig,
     MqttConfig,
@@ -136,6 +137,7 @@ class Config(CoreConfig):
     dashboard: DashboardConfig = DashboardConfig()
     api: ApiConfig = ApiConfig()
     jobs: JobsConfig = JobsConfig()
+    mcp: McpConfig = McpConfig()
     metrics: MetricsConfig = MetricsConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
     mqtt: MqttConfig = MqttConfig()
@@ -187,7 +189,7 @@ class Config(CoreConfig):
 
     def persisted(self) -> dict[str, Any]:
         """Return the part that is stored with a run: no URLs, which may hold secrets, and no services."""
-        services = {"dashboard", "api", "jobs", "metrics", "mqtt", "workers", "notify"}
+        services = {"dashboard", "api", "jobs", "mcp", "metrics", "mqtt", "workers", "notify"}
         return self.model_dump(mode="json", exclude=services | {"store", "news", "archive", "backup"})
 
     def deterministic_subset(self) -> dict[str, Any]:

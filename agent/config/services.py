@@ -115,6 +115,16 @@ class JobsConfig(Section):
         return self
 
 
+class McpConfig(Section):
+    """The MCP server, by which an assistant reads runs and does research (`tapewire mcp`)."""
+
+    # offer commands to the running agent; over HTTP of tokens with the scope `command`
+    commands: bool = False
+    requests_per_minute: int = Field(600, gt=0)  # of each token, over HTTP; beyond it status 429
+    # host names, beside localhost and the address, by which the server may be requested over HTTP
+    allowed_hosts: tuple[str, ...] = ()
+
+
 class MetricsConfig(ListenerConfig):
     """Prometheus metrics over HTTP: /metrics, /healthz, /readyz.
 

@@ -26,7 +26,7 @@ from agent.core.errors import TapewireError, UsageError
 from agent.jobs.data_folders import DataFolders
 from agent.jobs.job_command import GRACE, JobCommand
 from agent.jobs.job_records import Job, JobRecords, JobState
-from agent.jobs.job_requests import JobRequest, JobSurroundings, kind_of
+from agent.jobs.job_requests import JobSurroundings, RequestedCommand, kind_of
 from agent.jobs.job_summary import runs_of, summarise
 from agent.jobs.known_strategies import KnownStrategies
 from agent.jobs.watched_process import ResultTooLarge, WatchedProcess
@@ -64,7 +64,9 @@ class JobQueue:
         self.data = DataFolders(config.jobs.data)
         self.strategies = KnownStrategies(config.jobs.strategies)
         folder = config.live.folder / FOLDER
-        self._surroundings = JobSurroundings(self.data, self.strategies, folder, config.bybit.endpoint)
+        self._surroundings = JobSurroundings(
+            self.data, self.strategies, folder, config.bybit.endpoint, config.model.path
+        )
         self._clock = clock or WallClock()
         self._records = JobRecords(folder)
         self._jobs = {job.id: job for job in self._records.open()}
@@ -73,7 +75,7 @@ class JobQueue:
         self._threads = LimitedThreads("jobs")
         self._forget_old()
 
-    async def start(self, request: JobRequest, by: str) -> Job:
+    async def start(self, request: RequestedCommand, by: str) -> Job:
         """Start a job, or have it wait for its turn. `by` names the sender.
 
         Raises UsageError for a file or strategy that jobs may not use, ServerBusy if too many jobs wait.

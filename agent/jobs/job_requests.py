@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -62,6 +62,15 @@ class JobSurroundings(NamedTuple):
     strategies: KnownStrategies
     folder: Path
     venue: str
+    model: str = "starter"  # the configured sentiment model
+
+
+class RequestedCommand(Protocol):
+    """A request, which stands for a command."""
+
+    def arguments(self, at: JobSurroundings) -> tuple[str, ...]:
+        """Return the arguments of `tapewire`. Raises UsageError for a file or strategy that isn't listed."""
+        ...
 
 
 class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
