@@ -19,11 +19,11 @@ RunName = Annotated[
 Headline = Annotated[str, Meta(min_length=1, max_length=1_000, pattern=r"^[^\u0000-\u001f]*$")]
 
 
-class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
+class _RunCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
     pass
 
 
-class ExplainRequest(_Request, frozen=True, kw_only=True, tag="explain"):
+class ExplainRequest(_RunCommand, frozen=True, kw_only=True, tag="explain"):
     """Explain an order: event, headlines, votes, features, target, size, risk checks and fills."""
 
     run: RunName = "latest"
@@ -40,7 +40,7 @@ class ExplainRequest(_Request, frozen=True, kw_only=True, tag="explain"):
         return ("explain", "--json", "--", self.run, *order)
 
 
-class TwinRequest(_Request, frozen=True, kw_only=True, tag="twin"):
+class TwinRequest(_RunCommand, frozen=True, kw_only=True, tag="twin"):
     """Explain why a run on a testnet earned more or less than on paper."""
 
     run: RunName = "latest"
@@ -51,7 +51,7 @@ class TwinRequest(_Request, frozen=True, kw_only=True, tag="twin"):
         return ("twin", *own, "--json", "--", self.run)
 
 
-class DiffRequest(_Request, frozen=True, kw_only=True, tag="diff"):
+class DiffRequest(_RunCommand, frozen=True, kw_only=True, tag="diff"):
     """Compare two runs, or two walk-forwards: settings, inputs, decisions, figures, returns."""
 
     a: RunName
@@ -61,7 +61,7 @@ class DiffRequest(_Request, frozen=True, kw_only=True, tag="diff"):
         return ("diff", "--json", "--", self.a, self.b)
 
 
-class ScoreRequest(_Request, frozen=True, kw_only=True, tag="score"):
+class ScoreRequest(_RunCommand, frozen=True, kw_only=True, tag="score"):
     """Score headlines by the configured sentiment model."""
 
     texts: Annotated[tuple[Headline, ...], Meta(min_length=1, max_length=100)]

@@ -35,11 +35,11 @@ from agent.store.queries import find_run
 from agent.system.limited_threads import LimitedThreads
 
 INSTRUCTIONS: Final = (
-    "Tapewire replays strategies on market data and judges them honestly. Every backtest, variant of a sweep, "
-    "trial and walk-forward is recorded in a ledger of tries, and its Sharpe ratio is deflated by all tries on "
-    "the same data: more tries make a good result less credible. Prefer few, reasoned tries; judge by "
-    "walkforward; state the deflated Sharpe ratio and all stamps with every result. Read the documentation "
-    "with search_docs and read_doc."
+    "Tapewire replays strategies on market data and judges them honestly. Every backtest, variant of a "
+    "sweep, trial and walk-forward is recorded in a ledger of tries, and its Sharpe ratio is deflated by all "
+    "tries on the same data: more tries make a good result less credible. Prefer few, reasoned tries; judge "
+    "by walkforward; state the deflated Sharpe ratio and all stamps with every result. Read the "
+    "documentation with search_docs and read_doc."
 )
 
 MAX_ANSWER: Final = 1_000_000

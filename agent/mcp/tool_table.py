@@ -229,7 +229,7 @@ READ_TOOLS: Final = (
     ),
     Tool(
         "run_figures",
-        "Figures, verdict and notes of a recorded run, as `tapewire report --json` and the REST API have them.",
+        "Figures, verdict and notes of a recorded run: those of `tapewire report --json` and the REST API.",
         Scope.READ,
         RunQuery,
         answers.FiguresAnswer,

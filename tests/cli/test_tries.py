@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import tapewire as tw
+from agent.cli.command_options import act_as
 from strategies.sma_cross import SmaCross
 from tests.cli.conftest import Outcome
 from tests.research.market_files import write_klines
@@ -107,6 +108,14 @@ def test_held_out_time_is_judged_once(tapewire: Tapewire, tmp_path: Path) -> Non
     assert refused.code == 3
     assert "is spent" in refused.err
     assert "--judge-again" in refused.err
+    try:
+        act_as("mcp desk")  # as the process of an assistant's job does
+        refused = tapewire(*map(str, (*args, *two)), "--judge-again")
+    finally:
+        act_as("cli")
+    assert refused.code == 3
+    assert "by cli" in refused.err
+    assert "--judge-again" not in refused.err
     again = answer(tapewire, *args, *two, "--judge-again")
     assert again["held_out"]["stamps"] == ["HELD-OUT TIME SPENT: JUDGED BEFORE"]
     assert again["held_out"]["evidence"]["trials"] == 2
