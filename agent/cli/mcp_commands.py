@@ -40,18 +40,21 @@ def mcp(
         import mcp as _  # noqa: F401 - is it installed?
     except ModuleNotFoundError:
         raise UsageError("tapewire mcp needs the MCP SDK", hint="pip install 'tapewire[mcp]'") from None
-    from agent.config.control import split_address
-
-    settled = load(config)
-    address = None
-    if http:
-        try:
-            address = split_address(http)
-        except ValueError as error:
-            raise UsageError(f"--http: {error}") from None
-    elif allow_plain:
+    if allow_plain and not http:
         raise UsageError("--allow-plain is for --http", hint="give both")
-    asyncio.run(_serve(settled, address, allow_plain=allow_plain))
+    asyncio.run(_serve(load(config), _address(http) if http else None, allow_plain=allow_plain))
+
+
+def _address(text: str) -> tuple[str, int]:
+    """Return host and port of `HOST:PORT`; an IPv6 address is in brackets. Raises UsageError."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    plain = host[1:-1] if bracketed else host
+    if not (colon and plain and port.isascii() and port.isdigit() and int(port) <= 65_535) or (
+        ":" in plain and not bracketed
+    ):
+        raise UsageError(f"--http {text!r} is no address", hint="write HOST:PORT, such as 127.0.0.1:8620")
+    return plain, int(port)
 
 
 async def _serve(config: Config, address: tuple[str, int] | None, *, allow_plain: bool) -> None:
@@ -59,11 +62,13 @@ async def _serve(config: Config, address: tuple[str, int] | None, *, allow_plain
     from agent.api.api_tokens import TokenRegistry
     from agent.cli.project import strategy_text
     from agent.jobs.job_queue import JobQueue
+    from agent.live.log import configure
     from agent.mcp.server import AssistantServer
     from agent.mcp.transports import PATH, listen, sender_of, serve_http, serve_stdio
     from agent.system.clock import WallClock
 
     at = None if address is None else listen(*address, allow_plain=allow_plain)
+    configure(config.log)  # standard error: standard output carries the protocol
     sender = None if at is None else sender_of
     server = AssistantServer(config, JobQueue(config), strategy_text, sender)
     try:

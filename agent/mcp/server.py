@@ -85,7 +85,9 @@ class AssistantServer:
         self._sender = sender
         self._at = Surroundings(config, queue, template)
         self._threads = LimitedThreads("mcp")
-        offered = [*READ_TOOLS, *JOB_TOOLS, *([COMMAND_TOOL] if config.mcp.commands else [])]
+        offered = [*READ_TOOLS]
+        offered += JOB_TOOLS if config.jobs.enabled else ()
+        offered += (COMMAND_TOOL,) if config.mcp.commands else ()
         self._tools = {tool.name: tool for tool in offered}
         self.protocol: Server[Any] = Server(
             "tapewire",
@@ -160,6 +162,8 @@ class AssistantServer:
                 "commands of assistants are refused",
                 hint="a person may allow them: mcp.commands = true in the configuration",
             )
+        if tool is None and any(one.name == name for one in JOB_TOOLS):
+            raise UsageError(f"{name} is a job, and jobs are off", hint="jobs.enabled = true allows them")
         if tool is None:
             raise UsageError(
                 f"there is no tool {name[:_NAME]!r}",
