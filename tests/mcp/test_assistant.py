@@ -220,7 +220,7 @@ async def test_standard_output_has_nothing_but_the_protocol(tmp_path: Path) -> N
             answered[found.get("id")] = found
     assert answered[1]["result"]["serverInfo"]["name"] == "tapewire"
     assert answered[2]["result"]["isError"] is False, answered[2]
-    rest, complaints = await process.communicate()
+    rest, complaints = await process.communicate(b"")  # which closes its input
     assert rest == b""
     assert b"job started" in complaints
     assert process.returncode == 0
