@@ -29,6 +29,7 @@ from agent.dashboard.replay_views import view_of_job
 from agent.dashboard.replay_worker import Work
 from agent.dashboard.run_archive import RunArchive, failure
 from agent.dashboard.websocket import BrowserSession, encode
+from agent.jobs.job_queue import JobQueue
 from agent.replay.what_if_request import WhatIfRequest
 from agent.store.database import Database
 from agent.system.clock import Clock, WallClock
@@ -54,6 +55,8 @@ _ASSETS: Final = {
     "panels.js": "panels.js",
     "replays.js": "replays.js",
     "requests.js": "requests.js",
+    "research.js": "research.js",
+    "research-form.js": "research-form.js",
     "stories.js": "stories.js",
     "twin.js": "twin.js",
     "what-if.js": "what-if.js",
@@ -93,7 +96,8 @@ class Dashboard:
     """A server that runs as an async context: `async with Dashboard(config, database, agent) as page`.
 
     Without an `agent`, only recorded runs are shown. `token_file` is used if `config` contains none, and the
-    tokens of the API are beside it unless `api` names a file. Raises ConfigError if the server can't listen
+    tokens of the API are beside it unless `api` names a file. `jobs` are closed with the server; a text
+    states why it runs none. Raises ConfigError if the server can't listen
     on the address, SafetyError if the token is too short or readable by other users.
     """
 
@@ -107,6 +111,7 @@ class Dashboard:
         live_folder: Path | None = None,
         api: ApiConfig | None = None,
         clock: Clock | None = None,
+        jobs: JobQueue | str = "this server was made without jobs",
     ) -> None:
         self.config = config
         self.port = config.port
@@ -130,9 +135,10 @@ class Dashboard:
             on_limited=self.listener.limit,
             programs=TokenAccess(registry, api.requests_per_minute, clock) if api.enabled else None,
         )
+        self._queue = jobs
         self._api: ApiRoutes | None = None
         if api.enabled:
-            self._api = ApiRoutes(api, database, agent, self.listener, self._access.is_authorized)
+            self._api = ApiRoutes(api, database, agent, self.listener, self._access.is_authorized, jobs)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -191,6 +197,8 @@ class Dashboard:
         if self._api is not None:
             self._api.close()
         await self._jobs.close()
+        if isinstance(self._queue, JobQueue):
+            await self._queue.close()
         await self._archive.close()
 
     def _on_allowed(self, request: web.Request) -> None:
@@ -220,6 +228,7 @@ class Dashboard:
         routes: list[tuple[str, str, Handler]] = [
             ("GET", "/", self._page),
             ("GET", "/runs", self._page),
+            ("GET", "/research", self._page),
             ("GET", "/runs/{id}", self._page),
             ("GET", "/runs/{id}/report", self._report),
             ("GET", "/runs/{id}/compare/{other}", self._compare),

@@ -29,12 +29,12 @@ from agent.jobs.job_records import Job, JobRecords, JobState
 from agent.jobs.job_requests import JobSurroundings, RequestedCommand, kind_of
 from agent.jobs.job_summary import runs_of, summarise
 from agent.jobs.known_strategies import KnownStrategies
+from agent.jobs.short_commands import MODULE, ShortCommands
 from agent.jobs.watched_process import ResultTooLarge, WatchedProcess
 from agent.jobs.worker_side import WorkerMessage
 from agent.system.clock import Clock, WallClock
 from agent.system.limited_threads import LimitedThreads, ServerBusy
 
-MODULE: Final = "agent.cli.job_worker"
 FOLDER: Final = "jobs"
 """Name of the folder with the records, in live.folder."""
 
@@ -67,6 +67,7 @@ class JobQueue:
         self._surroundings = JobSurroundings(
             self.data, self.strategies, folder, config.bybit.endpoint, config.model.path
         )
+        self.short = ShortCommands(config, self.data, self.strategies)
         self._clock = clock or WallClock()
         self._records = JobRecords(folder)
         self._jobs = {job.id: job for job in self._records.open()}
@@ -133,7 +134,7 @@ class JobQueue:
     async def close(self) -> None:
         """End all jobs; a later server lists them as interrupted."""
         ends = (self._end(id, JobState.INTERRUPTED, "the server ended") for id in list(self._running))
-        await asyncio.gather(*ends)
+        await asyncio.gather(self.short.close(), *ends)
         self._threads.close()
         self._records.close()
 

@@ -3,6 +3,7 @@ import { CandleChart, EquityChart, chartHelp } from "./charts.js";
 import { address, arrow, element, number, pathParts, percent, quantity, second, tone } from "./format.js";
 import * as panels from "./panels.js";
 import { decode, errorText } from "./requests.js";
+import { startResearch } from "./research.js";
 import { setUpStories } from "./stories.js";
 import { showLiveTwin, showRecordedTwin } from "./twin.js";
 import { open as openWhatIf, setMoment, setUpWhatIf } from "./what-if.js";
@@ -521,4 +522,5 @@ async function listRuns() {
 const [section, run] = pathParts();
 if (section === "runs" && run) playback.start(decodeURIComponent(run));
 else if (section === "runs") listRuns();
+else if (section === "research") startResearch();
 else live.start();
