@@ -156,7 +156,9 @@ class Backtest:
                 versions=scoring.versions,
                 allow_leakage=self._allow_leakage,
             )
-        return BacktestResult(done.run, done.metrics, notes + done.notes, config.store.url)
+        return BacktestResult(
+            done.run, done.metrics, notes + done.notes, config.store.url, standing=done.standing
+        )
 
     def _name_of(self, strategy: str | Path | type[Strategy]) -> str:
         """Return a name by which `verify` finds the class again, and note it if it won't."""

@@ -24,12 +24,16 @@ from agent.api.api_messages import (
     AgentChange,
     CommandRequest,
     CommandResult,
+    DataFileList,
     EquityPage,
     EquityPoint,
     FillEntry,
     FillPage,
     HeadlineEntry,
     HeadlinePage,
+    JobDetail,
+    JobList,
+    JobRow,
     OrderEntry,
     OrderPage,
     Problem,
@@ -39,16 +43,20 @@ from agent.api.api_messages import (
     RunPage,
     SignalEntry,
     SignalPage,
+    StrategyList,
     StreamReset,
     TradeEntry,
     TradePage,
 )
 from agent.api.route_table import BASE, MAX_LIMIT
 from agent.core.errors import SafetyError, TapewireError, UsageError
+from agent.jobs.job_records import JobState
+from agent.jobs.job_requests import JobRequest
 from agent.live.interfaces.status import Status
 from agent.system.addresses import is_loopback_host
 from agent.system.secret import Secret
 from agent.system.untrusted import JSON_DECODE_ERRORS
+from strategies.description import StrategyDescription
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -186,6 +194,51 @@ class Client:
     def document(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
         return self._get("/openapi.json", dict[str, Any])
+
+    # -- jobs ------------------------------------------------------------------------------------------
+
+    def start_job(self, kind: str, **fields: Any) -> JobRow:
+        """Have the server start a job; kinds and fields are those of `agent.jobs.job_requests`.
+
+        It is sent once. If no response comes, look at `jobs` before sending it again.
+        """
+        body = msgspec.json.encode(msgspec.convert({"kind": kind, **fields}, JobRequest))
+        found: JobRow = self._decode(self._request("POST", "/jobs", body), JobRow)
+        return found
+
+    def jobs(self) -> tuple[JobRow, ...]:
+        """Return the jobs, newest first."""
+        return self._get("/jobs", JobList).items
+
+    def job(self, job: str) -> JobDetail:
+        """Return a job with the end of its log and its result."""
+        return self._get(f"/jobs/{quote(job, safe='')}", JobDetail)
+
+    def cancel_job(self, job: str) -> JobRow:
+        """End a job and its processes."""
+        body = self._request("POST", f"/jobs/{quote(job, safe='')}/cancel", b"")
+        found: JobRow = self._decode(body, JobRow)
+        return found
+
+    def wait_for_job(self, job: str, *, every: float = 1.0) -> JobDetail:
+        """Return a job once it has ended, asked for every so many seconds."""
+        while True:
+            row = next((one for one in self.jobs() if one.id == job), None)
+            if row is None or JobState(row.state).is_end:
+                return self.job(job)
+            time.sleep(every)
+
+    def data(self) -> DataFileList:
+        """Return the files that jobs may read. While it is `reading`, facts are missing: ask again."""
+        return self._get("/data", DataFileList)
+
+    def strategies(self) -> StrategyList:
+        """Return the strategies that jobs may run."""
+        return self._get("/strategies", StrategyList)
+
+    def strategy(self, name: str) -> StrategyDescription:
+        """Return a strategy with the bounds of its parameters."""
+        return self._get(f"/strategy?{urlencode({'name': name})}", StrategyDescription)
 
     # -- the running agent -----------------------------------------------------------------------------
 

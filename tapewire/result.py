@@ -24,6 +24,7 @@ from agent.store.runs import Run
 if TYPE_CHECKING:
     import pandas as pd
 
+    from agent.analysis.deflation import StudyStanding
     from agent.analysis.report.report_data import ReportData
 
 _VARIABLE: Final = re.compile(r"(--[a-z-]+): ([^;]+);")
@@ -51,11 +52,21 @@ class Figures(dict[str, Any]):
 class BacktestResult:
     """A finished run. It is recorded: `tapewire report` and `tapewire verify` know it by `run.id`.
 
-    `notes` state what of the inputs was not used, and what else to know.
+    `notes` state what of the inputs was not used, and what else to know. `standing` has the deflated Sharpe
+    ratio over all tries on the same data.
     """
 
-    def __init__(self, run: Run, metrics: Metrics, notes: list[str], store: str) -> None:
+    def __init__(
+        self,
+        run: Run,
+        metrics: Metrics,
+        notes: list[str],
+        store: str,
+        *,
+        standing: StudyStanding | None = None,
+    ) -> None:
         self.run, self.notes = run, notes
+        self.standing = standing
         self._metrics = metrics
         self._store = store
 

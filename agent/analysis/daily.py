@@ -110,6 +110,39 @@ def daily_returns(ts: ArrayLike, equity: ArrayLike, initial: float) -> tuple[Int
     return np.minimum((days + 1) * DAY_MS, times[-1]), simple_returns(sampled.at(days), initial)
 
 
+class PeriodSampler:
+    """Keeps the last equity of each period, and computes the returns of the periods in sequence.
+
+    A period ends at a multiple of `period` (ms) in UTC. `initial` is the equity before the first sample. With
+    a period of a day the returns are those of `daily_returns`.
+    """
+
+    def __init__(self, initial: float, period: int) -> None:
+        self.period = period
+        self._initial = initial
+        self._ends: list[float] = []  # equity at the end of each period, up to the last one
+        self._number: int | None = None  # of the last period
+        self._last = initial
+
+    def extend(self, ts: Ints, equity: Floats) -> None:
+        """Add samples; `ts` (UTC ms, ascending) and `equity` have shape (n,)."""
+        if not len(ts):
+            return
+        first, last = int((ts[0] - 1) // self.period), int((ts[-1] - 1) // self.period)
+        if self._number is not None:
+            self._ends += [self._last] * (first - self._number)
+        if last > first:
+            ends = (np.arange(first, last) + 1) * self.period
+            self._ends += equity[np.searchsorted(ts, ends, side="right") - 1].tolist()
+        self._number, self._last = last, float(equity[-1])
+
+    def returns(self) -> Floats:
+        """Return the simple return of each period from the first sample to the last, shape (periods,)."""
+        if self._number is None:
+            return np.empty(0)
+        return simple_returns(np.array([*self._ends, self._last]), self._initial)
+
+
 def rolling_sharpe(returns: DailyValues, window: int, per_year: float) -> DailyValues:
     """Return the Sharpe ratio of the last `window` returns: mean over sample deviation × √`per_year`.
 

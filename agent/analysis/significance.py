@@ -256,14 +256,32 @@ def probabilistic_sharpe(returns: ArrayLike, threshold: float = 0.0) -> float | 
     fat-tailed returns give a probability closer to 0.5. Bailey and López de Prado, "The Sharpe ratio
     efficient frontier", Journal of Risk 15 (2012).
     """
+    return moments_of(returns).confidence(threshold)
+
+
+class Moments(msgspec.Struct, frozen=True):
+    """Moments of n returns; None if all returns are equal. A normal distribution has `kurtosis` 3."""
+
+    n: int
+    sharpe: float | None = None  # per period
+    skewness: float | None = None
+    kurtosis: float | None = None
+
+    def confidence(self, threshold: float = 0.0) -> float | None:
+        """Return `probabilistic_sharpe` of the returns with these moments."""
+        if self.n < MIN_PERIODS or self.sharpe is None or self.skewness is None or self.kurtosis is None:
+            return None
+        return sharpe_confidence(self.sharpe, self.n, self.skewness, self.kurtosis, threshold)
+
+
+def moments_of(returns: ArrayLike) -> Moments:
+    """Return the moments that the Sharpe ratio's uncertainty depends on."""
     values = np.asarray(returns, np.float64)
     ratio = sharpe(values)
-    if ratio is None or len(values) < MIN_PERIODS:
-        return None
+    if ratio is None:
+        return Moments(len(values))
     standard = (values - values.mean()) / values.std()
-    return sharpe_confidence(
-        ratio, len(values), float((standard**3).mean()), float((standard**4).mean()), threshold
-    )
+    return Moments(len(values), ratio, float((standard**3).mean()), float((standard**4).mean()))
 
 
 def sharpe_confidence(

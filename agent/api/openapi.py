@@ -103,7 +103,7 @@ def _operation(route: Route, of_type: dict[str, Any], query: dict[str, Any]) -> 
 
 def _statuses(route: Route) -> list[HTTPStatus]:
     statuses = [HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN]
-    if "{run}" in route.path or route.stream or route.body or route.name == "getState":
+    if "{" in route.path or route.stream or route.body or route.name == "getState":
         statuses.append(HTTPStatus.NOT_FOUND)
     if route.body:
         statuses += [HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.UNPROCESSABLE_ENTITY]
@@ -115,6 +115,9 @@ def _parameters(route: Route, query: dict[str, Any]) -> list[dict[str, Any]]:
     if "{run}" in route.path:
         run = {"name": "run", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         parameters.append(run | {"description": "Id of a run, its first characters, or latest."})
+    if "{job}" in route.path:
+        job = {"name": "job", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        parameters.append(job | {"description": "Id of a job."})
     for name, schema in query.items():
         parameter, shape = {"name": name, "in": "query", "required": False}, _without_null(schema)
         if "description" in shape:

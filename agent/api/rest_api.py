@@ -16,9 +16,11 @@ from agent.api.api_access import SENDER
 from agent.api.api_messages import AccessInfo, CommandRequest, CommandResult, RunMetrics, Scope
 from agent.api.change_feed import ChangeFeed, ChangeStream
 from agent.api.command_arguments import arguments, check_fields, timeout_of
+from agent.api.job_routes import JobRoutes
 from agent.api.openapi import document
 from agent.api.problems import RequestProblem, problem_of, problem_response
 from agent.api.query_parameters import parse_query
+from agent.api.request_body import read_body
 from agent.api.route_table import BASE, ROUTES, Route
 from agent.api.run_reader import (
     read_equity,
@@ -33,13 +35,13 @@ from agent.api.run_reader import (
 )
 from agent.config.services import ApiConfig
 from agent.core.errors import TapewireError
+from agent.jobs.job_queue import JobQueue
 from agent.live.interfaces.status import Status
 from agent.store.database import Database
 from agent.store.queries import find_run
 from agent.store.runs import Run, RunStatus
 from agent.system.limited_threads import LimitedThreads, ServerBusy
 from agent.system.listening_sockets import Listener
-from agent.system.untrusted import JSON_DECODE_ERRORS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -66,6 +68,7 @@ class ApiRoutes:
     """The handlers; `agent` is None if only recorded runs are served.
 
     `still_authorized` returns whether the sender of a request that is being answered is still authorized.
+    `jobs` is a text that states why there are none if this server runs none.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class ApiRoutes:
         agent: ApiAgent | None,
         listener: Listener,
         still_authorized: Callable[[web.Request], bool],
+        jobs: JobQueue | str,
     ) -> None:
         self._config = config
         self._database = database
@@ -98,6 +102,7 @@ class ApiRoutes:
             "listRuns": self._list_runs,
             "sendCommand": self._command,
             "getDocument": self._document,
+            **JobRoutes(jobs).handlers,
         }
         self._of_a_run: dict[str, Callable[[Run], Any]] = {
             "getRun": lambda run: read_run(self._database, run),
@@ -218,7 +223,7 @@ class ApiRoutes:
             raise RequestProblem(
                 "commands-disabled", "this agent takes no commands from the API", hint="api.commands = true"
             )
-        command = await _body(request, CommandRequest)
+        command = await read_body(request, CommandRequest)
         agent, status = self._running()
         check_fields(command)
         if command.run not in ("", status.run):
@@ -251,20 +256,6 @@ class ApiRoutes:
 
     async def _document(self, _: web.Request, __: Any) -> Any:
         return document()
-
-
-async def _body(request: web.Request, kind: type[CommandRequest]) -> CommandRequest:
-    if request.content_type != "application/json":
-        raise RequestProblem(
-            "unsupported-media-type",
-            "the body is not declared as JSON",
-            hint="Content-Type: application/json",
-        )
-    try:
-        return msgspec.json.decode(await request.read(), type=kind)
-    except JSON_DECODE_ERRORS as error:
-        what, _, where = str(error).partition(" - at `$")
-        raise RequestProblem("invalid-body", what, where=where.strip("`.")) from None
 
 
 def _record_of(run: Run) -> str:

@@ -1,7 +1,7 @@
 """The routes of the API in one table: path, scope, query parameters, body and response of each.
 
 The server, the OpenAPI document and the tests read it. A new route is a row here and a handler in
-`agent.api.rest_api`; one that starts a job would be a POST with the scope `research`.
+`agent.api.rest_api`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,25 @@ from agent.api.api_messages import (
     AgentChange,
     CommandRequest,
     CommandResult,
+    DataFileList,
     EquityPage,
     FillPage,
     HeadlinePage,
+    JobDetail,
+    JobList,
+    JobRow,
     OrderPage,
     RunDetail,
     RunMetrics,
     RunPage,
     Scope,
     SignalPage,
+    StrategyList,
     TradePage,
 )
+from agent.jobs.job_requests import JobRequest
 from agent.live.interfaces.status import Status
+from strategies.description import StrategyDescription
 
 BASE: Final = "/api/v1"
 MAX_LIMIT: Final = 1_000
@@ -80,6 +87,12 @@ class RowsQuery(WindowQuery, frozen=True, forbid_unknown_fields=True):
     symbol: Symbol | None = None
 
 
+class StrategyQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which strategy to describe."""
+
+    name: Annotated[Text, Meta(description="As GET /strategies lists it.")]
+
+
 class Route(NamedTuple):
     """A route below `BASE`. `stream` routes send server-sent events, each a message of the response's type.
 
@@ -93,7 +106,7 @@ class Route(NamedTuple):
     response: Any  # a type
     summary: str
     query: type[msgspec.Struct] = NoQuery
-    body: type[msgspec.Struct] | None = None
+    body: Any = None  # a type
     etag: bool = False
     stream: bool = False
 
@@ -131,6 +144,27 @@ ROUTES: Final = (
         "Samples of the account.",
         WindowQuery,
         etag=True,
+    ),
+    Route("listJobs", "GET", "/jobs", _READ, JobList, "Jobs, newest first."),
+    Route(
+        *("getJob", "GET", "/jobs/{job}", _READ, JobDetail),
+        "A job with the end of its log and its result.",
+    ),
+    Route(
+        *("startJob", "POST", "/jobs", Scope.RESEARCH, JobRow),
+        "Start a backtest, a study, a check, a download or an import; needs jobs.enabled.",
+        body=JobRequest,
+    ),
+    Route(
+        *("cancelJob", "POST", "/jobs/{job}/cancel", Scope.RESEARCH, JobRow),
+        "End a job and its processes; one that has ended stays as it is.",
+    ),
+    Route("listData", "GET", "/data", _READ, DataFileList, "Files that jobs may read."),
+    Route("listStrategies", "GET", "/strategies", _READ, StrategyList, "Strategies that jobs may run."),
+    Route(
+        *("getStrategy", "GET", "/strategy", Scope.RESEARCH, StrategyDescription),
+        "A strategy with the bounds of its parameters; its file is imported in a process.",
+        StrategyQuery,
     ),
     Route(
         *("sendCommand", "POST", "/commands", Scope.COMMAND, CommandResult),

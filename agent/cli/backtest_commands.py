@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from agent.cli.command_options import ConfigFile, Json, ReplayOptions
+from agent.cli.command_options import ConfigFile, Json, ReplayOptions, acting_as
 from agent.cli.console import err, out, print_json, print_text, progress_bar
-from agent.cli.research_output import number, percent, show_stamps
+from agent.cli.research_output import number, percent, show_stamps, standing_in_words
 from agent.cli.sleeve_output import print_sleeves, sleeves_json
 from agent.cli.typer_setup import option
 from agent.config import Config, load
@@ -68,6 +68,7 @@ def backtest(
                 versions=versions,
                 allow_leakage=leaks,
                 progress=progress,
+                by=acting_as(),
             )
         if report is not None:
             _write_report(database, result.run.id, report)
@@ -81,6 +82,7 @@ def backtest(
                 **({"sleeves": sleeves_json(result.sleeves)} if result.sleeves is not None else {}),
                 "costs": costs_in_words(history.config.paper, history.config.costs),
                 "stamps": result.run.stamps,
+                "study": result.standing,
                 "notes": result.notes,
                 "seconds": round(result.seconds, 3),
             }
@@ -221,6 +223,8 @@ def _print_result(result: CompletedBacktest, history: History) -> None:
     print_text(f"costs: {costs_in_words(history.config.paper, history.config.costs)}", wrap=True)
     for note in result.notes:
         print_text(f"note: {note}", wrap=True)
+    if result.standing is not None:
+        print_text(standing_in_words(result.standing), wrap=True)
     if _has_own_parameters(history.config):
         out.print(
             "note: parameters chosen on this window prove nothing about it; tapewire walkforward judges them"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, get_args
 
 import typer
 
@@ -225,8 +225,24 @@ class ReplayOptions:
             )
         _, history = self.open_history()
         return ReplayInputs(
-            history.plan._replace(start=history.start, end=history.end), history.config, self.allow_leakage
+            history.plan._replace(start=history.start, end=history.end),
+            history.config,
+            self.allow_leakage,
+            acting_as(),
         )
+
+
+_asking: Final = ["cli"]
+
+
+def act_as(by: str) -> None:
+    """Count the evaluations of this process as tries of `by` (`Try.by`), for which it works."""
+    _asking[:] = [by]
+
+
+def acting_as() -> str:
+    """Return who asked for the command of this process: cli, unless a server started it for another."""
+    return _asking[0]
 
 
 def window(material: ReplayInputs) -> tuple[int, int]:

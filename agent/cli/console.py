@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Final, Protocol
 
 import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -22,19 +22,48 @@ from rich.progress import (
     BarColumn,
     Progress,
     ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+from rich.status import Status
 
 from agent.core.errors import TapewireError
 from agent.core.masking import mask
 from agent.data.text import escape_unprintable, printable
 
+_COUNTED: Final = 10_000_000  # a total beyond it is a time, and not shown as a count
+
+
+class CommandListener(Protocol):
+    """Whoever runs a command in this process and reads its progress: the worker of a job."""
+
+    def progressed(self, line: str, share: float | None) -> None:
+        """Take note of what is being done, and of the share of it that is done; None: unknown."""
+        ...
+
+    def failed(self, error: TapewireError) -> None:
+        """Take note of the error that ends the command."""
+        ...
+
+
+_listeners: list[CommandListener] = []
+
+
+def listen(listener: CommandListener) -> None:
+    """Tell `listener` of progress and of the error of the command that runs in this process."""
+    _listeners.append(listener)
+
 
 class SafeConsole(Console):
     """A console that removes control characters, so that no text can move the cursor or hide a line."""
+
+    def status(self, status: RenderableType, **options: Any) -> Status:
+        for listener in _listeners:
+            listener.progressed(str(status), None)
+        return super().status(status, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -88,7 +117,25 @@ def progress_bar(
         TimeRemainingColumn(),
     )
     with Progress(*shown, console=err, transient=True) as bar:
-        yield partial(bar.update, bar.add_task(title, total=total, **fields))
+        task = bar.add_task(title, total=total, **fields)
+        for listener in _listeners:
+            listener.progressed(title, 0.0 if total else None)
+
+        def update(**changes: Any) -> None:
+            bar.update(task, **changes)
+            for listener in _listeners:
+                listener.progressed(*_progress_of(bar.tasks[0]))
+
+        yield update if _listeners else partial(bar.update, task)
+
+
+def _progress_of(task: Task) -> tuple[str, float | None]:
+    """Return in words what is being done, and the share that is done."""
+    counted = task.total is not None and 1 < task.total < _COUNTED
+    counts = f" {task.completed:,.0f} of {task.total:,.0f}" if counted else ""
+    detail = "".join(f" {value}" for value in task.fields.values() if value)
+    share = min(task.completed / task.total, 1.0) if task.total else None
+    return f"{task.description}{counts}{detail}", share
 
 
 def report_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -101,6 +148,8 @@ def run_guarded(work: Callable[[], None]) -> int:
     try:
         work()
     except TapewireError as error:
+        for listener in _listeners:
+            listener.failed(error)
         err.print(f"[bold red]error[/]: {_escape(str(error))}", soft_wrap=True)
         return error.exit_code
     except BrokenPipeError:  # the reader of standard output has closed it

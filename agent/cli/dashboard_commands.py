@@ -17,6 +17,7 @@ from agent.cli.typer_setup import option
 if TYPE_CHECKING:
     from agent.config import Config
     from agent.dashboard.server import Dashboard
+    from agent.jobs.job_queue import JobQueue
     from agent.live.daemon import Daemon
     from agent.store.database import Database
 
@@ -97,11 +98,13 @@ async def _serve(config: Config, database: Database, *, open_page: bool, json: b
     stop = stop_on_signals()
     token, folder = config.dashboard_token_file(), config.live.folder
     async with Dashboard(
-        *(config.dashboard, database),
+        config.dashboard,
+        database,
         token_file=token,
         live_folder=folder,
         api=config.api,
         agents=config.agents,
+        jobs=open_jobs(config, database),
     ) as page:
         if json:
             print_json({"url": page.url, "login": page.login_url(), "store": database.name})
@@ -110,6 +113,23 @@ async def _serve(config: Config, database: Database, *, open_page: bool, json: b
         if open_page:
             _launch(page.login_url(), config.live.folder)
         await stop.wait()
+
+
+def open_jobs(config: Config, database: Database) -> JobQueue | str:
+    """Return the jobs of a server whose runs are in `database`, or why it runs none."""
+    from agent.core.errors import TapewireError
+    from agent.jobs.job_queue import JobQueue
+
+    if not config.jobs.enabled:
+        return "jobs are switched off at this server"
+    if database.is_sqlite and database.file is None:
+        return "the store is in memory, where another process can't record a run"
+    url = database.engine.url.render_as_string(hide_password=False)
+    store = config.store.model_copy(update={"url": url})
+    try:
+        return JobQueue(config.model_copy(update={"store": store}))
+    except TapewireError as error:
+        return str(error)
 
 
 @asynccontextmanager
@@ -126,11 +146,14 @@ async def serve_dashboard(
     agent = DaemonAdapter(daemon, config)
     token, folder = config.dashboard_token_file(), config.live.folder
     async with Dashboard(
-        *(config.dashboard, database, agent),
+        config.dashboard,
+        database,
+        agent,
         token_file=token,
         live_folder=folder,
         api=config.api,
         agents=config.agents,
+        jobs=open_jobs(config, database),
     ) as page:
         daemon.listeners.append(page.listener)
         daemon.login_link = page.login_url

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import to_builtins
 from rich.progress import TaskProgressColumn
 
 from agent.cli.command_options import Json, parse_span, parse_time
-from agent.cli.console import out, print_json, progress_bar
+from agent.cli.console import out, print_json, print_text, progress_bar
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
 
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
     importer = typer.Typer(help="Convert files from other sources.", no_args_is_help=True)
     importer.command("news")(news)
     app.add_typer(importer, name="import")
+    app.command("data")(data)
 
 
 def klines(
@@ -147,6 +149,43 @@ def news(
     out.print(f"  from {found['rows']:,} rows")
     for note in found["notes"]:
         out.print(f"  {note}", soft_wrap=True)
+
+
+def data(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Klines, headlines or funding rates.")],
+    timezone: Annotated[
+        str | None, option("--timezone", "Zone of times in the files that state none, such as UTC.", "ZONE")
+    ] = None,
+    json: Annotated[
+        bool, option("--json", "Print a JSON list on standard output: one object a file.")
+    ] = False,
+) -> None:
+    """Describe data files: kind, symbol, interval, range, gaps. Exit code 1 if one can't be used."""
+    from agent.core.durations import format_bar_length
+    from agent.data.file_facts import read_facts
+    from agent.system.clock import iso
+
+    found = []
+    with progress_bar("reading files", len(files)) as update:
+        for file in files:
+            found.append(read_facts(file, timezone))
+            update(advance=1)
+    if json:
+        print_json([{"path": str(file)} | to_builtins(one) for file, one in zip(files, found, strict=True)])
+    else:
+        for file, one in zip(files, found, strict=True):
+            print_text(str(file), style="bold")
+            if one.rows:
+                what = (
+                    f"bars of {format_bar_length(one.interval)}, {one.symbol}" if one.interval else one.kind
+                )
+                print_text(f"  {one.rows:,} {what}: {iso(one.first)} to {iso(one.end)}", wrap=True)
+            if one.interval:
+                print_text(f"  {one.gaps:,} gaps ({one.missing:,} bars)")
+            if one.note:
+                print_text(f"  {one.note}", wrap=True)
+    if any(one.kind == "unknown" for one in found):
+        raise typer.Exit(1)
 
 
 def _wanted(

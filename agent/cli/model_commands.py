@@ -267,6 +267,7 @@ def score(
     device: Annotated[str, option("--device", "cpu or cuda, for an exported model.", "NAME")] = "cpu",
     config: ConfigFile = None,
     json: Annotated[bool, option("--json", "Print one JSON object per text.")] = False,
+    together: Annotated[bool, option("--together", "With --json, print one object with all texts.")] = False,
 ) -> None:
     """Score headlines: calibrated probabilities of bearish, neutral and bullish.
 
@@ -278,14 +279,21 @@ def score(
     generator = _generator(model, threshold, threads, device, config)
     if not texts and sys.stdin.isatty():
         err.print("one text per line; Ctrl-D ends")
+    rows: list[dict[str, Any]] = []
     try:
         for chunk in _chunks(texts or _lines()):
             signals = generator.batch_signals(chunk)
-            if json:
-                for text, signal in zip(chunk, signals, strict=True):
-                    print_json({"text": text, **_fields(signal)})
-            else:
+            if not json:
                 _print_scores(chunk, signals)
+                continue
+            for text, signal in zip(chunk, signals, strict=True):
+                row = {"text": text, **_fields(signal)}
+                if together:
+                    rows.append(row)
+                else:
+                    print_json(row)
+        if json and together:
+            print_json({"scores": rows})
         for note in notes_on_answers(generator.scorer):
             err.print(f"note: {note}", markup=False, soft_wrap=True)
     finally:

@@ -33,6 +33,11 @@ def write_strategy(path: Path, template: str) -> tuple[Path, str]:
     return file, name
 
 
+def strategy_text(name: str, template: str) -> str:
+    """Return the source of a new strategy file, `name`.py. Raises as `write_strategy`."""
+    return _strategy(Path(f"{name}.py"), template, shown=f"{name}.py")[0]
+
+
 def write_project(folder: Path, template: str) -> list[Path]:
     """Write the files of a project and return their paths. Raises UsageError if one of them exists."""
     if folder.exists() and not folder.is_dir():

@@ -14,6 +14,7 @@ from agent.cli.console import out, print_text, progress_bar
 
 if TYPE_CHECKING:
     from agent.analysis.chance import ChanceTest
+    from agent.analysis.deflation import StudyStanding
     from agent.analysis.report.verdict import Verdict
     from agent.analysis.significance import Interval
     from agent.core.events import News
@@ -78,6 +79,19 @@ def show_stamps(stamps: tuple[str, ...]) -> None:
     """Print the warnings that a result carries, such as that of a leak."""
     for stamp in stamps:
         out.print(f"[bold white on red] {stamp} [/]")
+
+
+def standing_in_words(found: StudyStanding) -> str:
+    """Return a sentence on an evaluation after all tries on the same data."""
+    tries = f"{found.tries:,} tries" if found.tries > 1 else "one try"
+    where = f"{tries} on these data (tapewire tries --study {found.study})"
+    if found.deflated_sharpe is None:
+        return f"deflated Sharpe ratio: undefined, {found.undefined}; {where}"
+    above = "what luck gives the best of" if found.tries > 1 else "0, after"
+    return (
+        f"deflated Sharpe ratio: {found.deflated_sharpe:.1%} probability that the true ratio is above "
+        f"{above} {where}"
+    )
 
 
 def show_verdict(verdict: Verdict) -> None:

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from agent.cli.command_options import Jobs, Ranges, ReplayOptions, worker_count
-from agent.cli.console import err, out, print_json, print_text
-from agent.cli.research_output import counting, number, percent, score_all, show_stamps
+from agent.cli.console import err, out, print_json, print_text, progress_bar
+from agent.cli.research_output import (
+    counting,
+    number,
+    percent,
+    score_all,
+    show_stamps,
+    standing_in_words,
+)
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
 
@@ -69,20 +76,32 @@ def sweep(
     score_all(material)
     leaks = material.leakage(material.whole_window.start)
     workers = min(worker_count(jobs), len(variants))
-    with err.status(f"replaying {len(variants):,} variants"):
-        results = sweeping.sweep(material, variants, jobs=workers, digests=digests)
+    title = f"replaying {len(variants):,} variants"
+    with progress_bar(title, 1.0 if workers == 1 else None) as update:
+        results = sweeping.sweep(
+            material,
+            variants,
+            jobs=workers,
+            digests=digests,
+            progress=lambda share: update(completed=share),
+        )
+    counted = sweeping.count_sweep(material, results)
     runs: list[str] = []
     if store:
         with counting("recording runs", len(variants)) as advance:
             for params in variants:
                 runs.append(sweeping.record_variant(material, params))
                 advance()
-    rows = [_row(result, runs[at] if runs else None) for at, result in enumerate(results)]
+    rows = [
+        _row(result, runs[at] if runs else None) | {"study": counted.standings[at]}
+        for at, result in enumerate(results)
+    ]
     if json:
         print_json(rows)
     else:
         show_stamps(leaks)
         _print_table(results)
+        print_text(f"the best of them, {standing_in_words(counted.standings[counted.best])}", wrap=True)
     failed = [result for result in results if result.error]
     if failed:
         err.print(

@@ -22,7 +22,14 @@ from agent.cli.command_options import (
     window,
 )
 from agent.cli.console import err, out, print_json, print_text
-from agent.cli.research_output import counting, describe_overrides, evidence_table, score_all, show_verdict
+from agent.cli.research_output import (
+    counting,
+    describe_overrides,
+    evidence_table,
+    score_all,
+    show_stamps,
+    show_verdict,
+)
 from agent.cli.typer_setup import option
 from agent.system.atomic import write_bytes
 from agent.system.clock import iso
@@ -97,6 +104,10 @@ def tune(
     ] = None,
     placebo: Placebo = 20,
     seed: Seed = 0,
+    judge_again: Annotated[
+        bool,
+        option("--judge-again", "Judge held-out time again that another variant was judged on; marked."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Search a strategy's parameters, and judge the best on time that the search has not seen.
@@ -126,7 +137,7 @@ def tune(
         err.print(note)
     with counting("trials", max(0, trials - done)) as advance:
         tuning.tune(search, workers=workers, advance=advance)
-    judging = Settings("none", warm, placebo_replays(material, placebo), seed=seed)
+    judging = Settings("none", warm, placebo_replays(material, placebo), seed=seed, judge_again=judge_again)
     with err.status("judging the best on held-out time"):
         tuned = tuning.evaluate_best(search, held_out, judging, reused=done)
     path = output or Path("var/tune") / f"{search.study}.toml"
@@ -150,7 +161,7 @@ def _print_result(tuned: TuningResult, path: Path) -> None:
     if tuned.deflated_sharpe is not None:
         print_text(
             f"  deflated       {tuned.deflated_sharpe:.1%} probability that it exceeds "
-            "what luck gives the best of so many"
+            f"what luck gives the best of {tuned.tries:,} tries on these data"
         )
     if tuned.overfitting is not None:
         print_text(
@@ -158,6 +169,7 @@ def _print_result(tuned: TuningResult, path: Path) -> None:
             f"part are below the median on another ({tuned.overfitting.trials} trials)",
         )
     out.print()
+    show_stamps(tuned.held_out.stamps)
     start, end = tuned.held_out.folds[0].test
     out.print(evidence_table(tuned.held_out.evidence, f"Held out: {iso(start)[:10]} to {iso(end)[:10]}"))
     show_verdict(tuned.held_out.verdict)

@@ -28,6 +28,8 @@ from agent.config.llm import LlmConfig
 from agent.config.services import (
     ApiConfig,
     DashboardConfig,
+    JobsConfig,
+    McpConfig,
     MetricsConfig,
     MonitoringConfig,
     MqttConfig,
@@ -136,6 +138,8 @@ class Config(CoreConfig):
     log: LogConfig = LogConfig()
     dashboard: DashboardConfig = DashboardConfig()
     api: ApiConfig = ApiConfig()
+    jobs: JobsConfig = JobsConfig()
+    mcp: McpConfig = McpConfig()
     metrics: MetricsConfig = MetricsConfig()
     monitoring: MonitoringConfig = MonitoringConfig()
     mqtt: MqttConfig = MqttConfig()
@@ -189,7 +193,8 @@ class Config(CoreConfig):
 
     def persisted(self) -> dict[str, Any]:
         """Return the part that is stored with a run: no URLs, which may hold secrets, and no services."""
-        services = {"dashboard", "api", "metrics", "mqtt", "workers", "notify", "telegram", "agents"}
+        services = {"dashboard", "api", "jobs", "mcp", "metrics", "mqtt", "workers", "notify"}
+        services |= {"telegram", "agents"}
         return self.model_dump(mode="json", exclude=services | {"store", "news", "archive", "backup"})
 
     def deterministic_subset(self) -> dict[str, Any]:
@@ -201,12 +206,22 @@ class Config(CoreConfig):
         return self.model_dump(mode="json", include=core | sleeves) | {"execution": execution}
 
 
+_given: list[Config] = []
+
+
+def give(config: Config) -> None:
+    """Have `load` without a path return `config` in this process, a job of a server with it."""
+    _given[:] = [config]
+
+
 def load(path: Path | None = None) -> Config:
     """Load the configuration of `path`, else of ./config.toml, else the defaults that ship with the program.
 
     Relative paths start from the file's folder; in the shipped defaults, from the working folder. Raises
     ConfigError that names the file, the key and the remedy.
     """
+    if path is None and _given:
+        return _given[0]
     folder = Path() if path is None else path.parent
     if path is None:
         path = Path("config.toml")
@@ -297,6 +312,7 @@ _TEXT_PATHS: Final[dict[type, tuple[str, ...]]] = {
     FusionConfig: ("path",),
     ControlConfig: ("token_file",),
     HistoryConfig: ("klines", "news", "sentiment", "funding"),
+    JobsConfig: ("data",),
 }
 """Settings of type str that hold paths."""
 

@@ -15,6 +15,9 @@ from agent.system.addresses import is_loopback
 from agent.system.backoff import BackoffConfig
 from agent.system.listener_config import ListenerConfig, Networks
 
+SAMPLE_FOLDER: Final = "sample"
+"""Name of the folder of the sample data among those of `jobs.data`."""
+
 MQTT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 """Scheme of a broker's URL -> default port."""
 
@@ -109,6 +112,45 @@ class ApiConfig(Section):
     streams: int = Field(20, gt=0)  # connections to /api/v1/events at once
     # latest changes in memory: a client that is further behind is disconnected, or has to start anew
     stream_backlog: int = Field(1_000, ge=10, le=100_000)
+
+
+class JobsConfig(Section):
+    """Jobs that the page, the API and assistants start: backtests, studies, checks, downloads, imports.
+
+    Each is a command of the command line in a process of its own.
+    """
+
+    enabled: bool = True
+    parallel: int = Field(1, gt=0, le=64)  # jobs that run at once
+    waiting: int = Field(20, ge=0, le=1_000)  # jobs that wait for these; further ones are refused
+    kept: int = Field(100, ge=1, le=10_000)  # ended jobs in the list; older ones are forgotten
+    timeout: Duration = Field(3_600_000, ge=1_000)  # of one job
+    cpu: Duration = Field(7_200_000, ge=1_000)  # CPU time of one job, all its threads together
+    memory: int = Field(4_096, ge=256)  # MiB of one job
+    # folders whose files jobs may read; downloads and imports are written to the first one
+    data: tuple[str, ...] = ("var/klines", "data")
+    # folder whose strategies jobs may run, and those of the folders directly inside it
+    strategies: Path = Path()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> JobsConfig:
+        names = [Path(folder).name for folder in self.data]
+        if not names or not all(names):
+            raise ValueError("data has at least one folder, each with a name of its own")
+        twice = next((name for name in names if names.count(name) > 1 or name == SAMPLE_FOLDER), None)
+        if twice is not None:
+            raise ValueError(f"data: two folders are called {twice!r}, and jobs name files FOLDER/FILE")
+        return self
+
+
+class McpConfig(Section):
+    """The MCP server, by which an assistant reads runs and does research (`tapewire mcp`)."""
+
+    # offer commands to the running agent; over HTTP of tokens with the scope `command`
+    commands: bool = False
+    requests_per_minute: int = Field(600, gt=0)  # of each token, over HTTP; beyond it status 429
+    # host names, beside localhost and the address, by which the server may be requested over HTTP
+    allowed_hosts: tuple[str, ...] = ()
 
 
 class MetricsConfig(ListenerConfig):

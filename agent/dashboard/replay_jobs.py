@@ -7,10 +7,7 @@ of a run is changed.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import sys
-from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +18,9 @@ from agent.analysis.report.twin_view import TwinView
 from agent.analysis.story_table import StoryTable
 from agent.core.durations import format_duration
 from agent.core.errors import TapewireError, UsageError
-from agent.core.masking import mask
-from agent.dashboard.replay_worker import ReplayMessage, ReplayRequest, Work
-from agent.data.text import one_line
+from agent.dashboard.replay_worker import ReplayRequest, Work
+from agent.jobs.watched_process import ResultTooLarge, WatchedProcess
+from agent.jobs.worker_side import WorkerMessage
 from agent.replay.what_if_request import WhatIfRequest
 from agent.store.database import Database
 from agent.store.runs import Run, RunStatus
@@ -35,9 +32,7 @@ ABANDONED: Final = 150.0
 _MAX_UNFINISHED: Final = 4  # jobs that run or wait
 _MAX_KEPT: Final = 12  # finished jobs
 _MAX_RESULT: Final = 8 * 1024 * 1024  # bytes; it is decoded in the agent's event loop
-_CHECK: Final = 0.5  # seconds between two looks at the limits
 _TAIL: Final = 4_000  # bytes of standard error that are kept
-_SECRETS: Final = "TAPEWIRE_"  # begin of the names of variables that a worker doesn't get
 _RESULTS: Final[dict[Work, Any]] = {
     "twin": TwinView,
     "stories": StoryTable,
@@ -159,88 +154,51 @@ class ReplayJobs:
             memory=self._memory,
             what_if=job.what_if,
         )
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
+
+        def note(message: WorkerMessage) -> None:
+            job.share = message.share
+
+        process = WatchedProcess(
             "agent.dashboard.replay_worker",
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            limit=_MAX_RESULT,
-            env=_environment(),
-            start_new_session=True,
+            msgspec.json.encode(request),
+            on_message=note,
+            check=lambda elapsed: self._check(job, elapsed),
+            max_message=_MAX_RESULT,
+            tail=_TAIL,
         )
-        reading = asyncio.create_task(_read(process, msgspec.json.encode(request), job))
         try:
-            await self._watch(job, reading)
-            reading.result()
-        finally:
-            reading.cancel()
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-
-    async def _watch(self, job: ReplayJob, reading: asyncio.Task[None]) -> None:
-        """Wait for the end of the job; raise TapewireError at a limit."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        while not reading.done():
-            await asyncio.wait({reading}, timeout=_CHECK)
-            if loop.time() - began > self._timeout and not reading.done():
-                raise TapewireError(
-                    f"the run could not be folded in {format_duration(round(self._timeout * 1000))}",
-                    hint="raise dashboard.replay_timeout, or use the command line, which has no limit",
-                )
-            if not job.is_kept and loop.time() - job.asked_at > ABANDONED and not reading.done():
-                raise TapewireError("cancelled, because no page asked for the result")
-
-
-def _environment() -> dict[str, str]:
-    """Return the worker's environment: without this program's secrets, with one thread for each library."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
-    return {"OMP_NUM_THREADS": "1"} | kept
-
-
-async def _read(process: Process, request: bytes, job: ReplayJob) -> None:
-    """Send the request, and note progress and result in `job`."""
-    if process.stdin is None or process.stdout is None or process.stderr is None:
-        raise ValueError("a worker needs pipes")
-    complaints = asyncio.create_task(_tail(process.stderr))
-    try:
-        process.stdin.write(request + b"\n")  # it stays open: the worker ends with it
-        try:
-            while line := await process.stdout.readline():
-                message = msgspec.json.decode(line, type=ReplayMessage)
-                job.share = message.share
-                if message.error:
-                    raise TapewireError(message.error, hint=message.hint)
-                if bytes(message.result):
-                    job.result = msgspec.json.decode(message.result, type=_RESULTS[job.work])
-                    return
+            last = await process.run()
+            if last is None:
+                raise self._crash(job, process)
+            if last.error:
+                raise TapewireError(last.error, hint=last.hint)
+            job.result = msgspec.json.decode(last.result, type=_RESULTS[job.work])
         except msgspec.MsgspecError as error:
             raise TapewireError(f"the run could not be folded: {error}", hint="please report it") from None
-        except ValueError:  # a line beyond the limit
+        except ResultTooLarge:
             raise TapewireError("the result is too large for the page", hint="use the command line") from None
-        raise _crash(job, await process.wait(), await complaints)
-    finally:
-        complaints.cancel()
 
+    def _check(self, job: ReplayJob, elapsed: float) -> None:
+        """Raise TapewireError at a limit."""
+        if elapsed > self._timeout:
+            raise TapewireError(
+                f"the run could not be folded in {format_duration(round(self._timeout * 1000))}",
+                hint="raise dashboard.replay_timeout, or use the command line, which has no limit",
+            )
+        if not job.is_kept and asyncio.get_running_loop().time() - job.asked_at > ABANDONED:
+            raise TapewireError("cancelled, because no page asked for the result")
 
-def _crash(job: ReplayJob, code: int, complaints: bytes) -> TapewireError:
-    text = mask(complaints.decode(errors="replace").rstrip())
-    _log.error("a run could not be folded", run=job.run.id, work=job.work, exit_code=code, stderr=text)
-    last = one_line(text.rpartition("\n")[2], 200)
-    if "MemoryError" in last or "allocate" in last:
-        return TapewireError(
-            "the run needs more memory than dashboard.replay_memory",
-            hint="raise it, or use the command line, which has no limit",
+    def _crash(self, job: ReplayJob, process: WatchedProcess) -> TapewireError:
+        _log.error(
+            "a run could not be folded",
+            run=job.run.id,
+            work=job.work,
+            exit_code=process.exit_code,
+            stderr=process.tail,
         )
-    return TapewireError(f"the run could not be folded: {last or f'exit code {code}'}", hint="see the log")
-
-
-async def _tail(stream: asyncio.StreamReader) -> bytes:
-    """Read to the end and return the last bytes."""
-    tail = b""
-    while chunk := await stream.read(65_536):
-        tail = (tail + chunk)[-_TAIL:]
-    return tail
+        if process.lacked_memory():
+            return TapewireError(
+                "the run needs more memory than dashboard.replay_memory",
+                hint="raise it, or use the command line, which has no limit",
+            )
+        return TapewireError(f"the run could not be folded: {process.failure()}", hint="see the log")

@@ -1,19 +1,15 @@
 """Folds a recorded run again in a process of its own, for the dashboard: twin, what-if, stories.
 
-The request is the first line of standard input; the process ends when its parent closes that. Progress and
-the result are lines of JSON on standard output. Nothing is written to the store.
+Request, messages, limits and end are those of `agent.jobs.worker_side`. Nothing is written to the store.
 """
 
 from __future__ import annotations
 
-import os
-import resource
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -25,6 +21,13 @@ from agent.analysis.twin_report import attribute_run
 from agent.core.errors import TapewireError
 from agent.core.events import Event, News, Sentiment
 from agent.data.text import one_line
+from agent.jobs.worker_side import (
+    MessageWriter,
+    WorkerMessage,
+    end_with_parent,
+    limit_process,
+    read_request,
+)
 from agent.live.formatting import one_line_summary
 from agent.replay.recorded_inputs import load_inputs
 from agent.replay.twin import fold_twin
@@ -46,7 +49,6 @@ SHOWN_STORIES: Final = 25
 MAX_POINTS: Final = 2_000
 """Points of a curve in the result of a what-if."""
 
-_MIB: Final = 1 << 20
 _TITLE: Final = 200  # characters
 
 
@@ -61,59 +63,28 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True):
     what_if: WhatIfRequest = WhatIfRequest()
 
 
-class ReplayMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line of the output: the share that is done, or the result, or an error."""
-
-    share: float = 0.0
-    result: msgspec.Raw = msgspec.Raw()
-    error: str = ""
-    hint: str = ""
-
-
 def main() -> int:
     """Work at low priority; return the exit code."""
-    lines = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a strategy prints is no result
-    os.nice(10)
-    request = msgspec.json.decode(_first_line(), type=ReplayRequest)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (request.memory * _MIB, hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    messages = MessageWriter()
+    request = msgspec.json.decode(read_request(), type=ReplayRequest)
+    end_with_parent()
+    limit_process(memory=request.memory)
     try:
         with closing(open_database(request.url, create=False)) as database:
             run = find_run(database, request.run)
-            result = _WORK[request.work](database, run, request, _Reporter(lines, run))
+            result = _WORK[request.work](database, run, request, _Reporter(messages, run))
     except TapewireError as error:
-        _send(lines, ReplayMessage(error=error.message, hint=error.hint))
+        messages.send(WorkerMessage(error=error.message, hint=error.hint))
         return 1
-    _send(lines, ReplayMessage(1.0, msgspec.Raw(msgspec.json.encode(result))))
+    messages.send_result(result)
     return 0
-
-
-def _first_line() -> bytes:
-    line = b""
-    while not line.endswith(b"\n") and (read := os.read(0, 1)):
-        line += read
-    return line
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 4_096):
-        pass
-    os._exit(1)
-
-
-def _send(lines: BinaryIO, message: ReplayMessage) -> None:
-    lines.write(msgspec.json.encode(message) + b"\n")
-    lines.flush()
 
 
 class _Reporter:
     """Sends the share of a run that is done, at most once for each per cent."""
 
-    def __init__(self, lines: BinaryIO, run: Run) -> None:
-        self._lines = lines
+    def __init__(self, messages: MessageWriter, run: Run) -> None:
+        self._messages = messages
         self._first = run.first_event_at or 0
         self._length = max((run.last_event_at or 0) - self._first, 1)
         self._sent = 0.0
@@ -127,7 +98,7 @@ class _Reporter:
         share = min(max(done / total, 0.0), 1.0)
         if share >= self._sent + 0.01:
             self._sent = share
-            _send(self._lines, ReplayMessage(round(share, 3)))
+            self._messages.send(WorkerMessage(round(share, 3)))
 
 
 def _twin(database: Database, run: Run, _: ReplayRequest, reporter: _Reporter) -> Any:

@@ -38,6 +38,7 @@ from agent.dashboard.replay_views import view_of_job
 from agent.dashboard.replay_worker import Work
 from agent.dashboard.run_archive import RunArchive, failure
 from agent.dashboard.websocket import BrowserSession, encode
+from agent.jobs.job_queue import JobQueue
 from agent.replay.what_if_request import WhatIfRequest
 from agent.store.database import Database
 from agent.system.clock import Clock, WallClock
@@ -64,6 +65,8 @@ _ASSETS: Final = {
     "panels.js": "panels.js",
     "replays.js": "replays.js",
     "requests.js": "requests.js",
+    "research.js": "research.js",
+    "research-form.js": "research-form.js",
     "stories.js": "stories.js",
     "twin.js": "twin.js",
     "what-if.js": "what-if.js",
@@ -111,8 +114,8 @@ class Dashboard:
 
     Without an `agent`, only recorded runs are shown. `agents` are others, shown on a page of their own.
     `token_file` is used if `config` contains none, and the tokens of the API are beside it unless `api` names
-    a file. Raises ConfigError if the server can't listen on the address, SafetyError if the token is too
-    short or readable by other users.
+    a file. `jobs` are closed with the server; a text states why it runs none. Raises ConfigError if the
+    server can't listen on the address, SafetyError if the token is too short or readable by other users.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Dashboard:
         api: ApiConfig | None = None,
         agents: Sequence[RemoteAgentConfig] = (),
         clock: Clock | None = None,
+        jobs: JobQueue | str = "this server was made without jobs",
     ) -> None:
         self.config = config
         self.port = config.port
@@ -150,9 +154,10 @@ class Dashboard:
             on_limited=self.listener.limit,
             programs=TokenAccess(registry, api.requests_per_minute, clock) if api.enabled else None,
         )
+        self._queue = jobs
         self._api: ApiRoutes | None = None
         if api.enabled:
-            self._api = ApiRoutes(api, database, agent, self.listener, self._access.is_authorized)
+            self._api = ApiRoutes(api, database, agent, self.listener, self._access.is_authorized, jobs)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -213,6 +218,8 @@ class Dashboard:
         if self._api is not None:
             self._api.close()
         await self._jobs.close()
+        if isinstance(self._queue, JobQueue):
+            await self._queue.close()
         await self._archive.close()
 
     def _on_allowed(self, request: web.Request) -> None:
@@ -243,6 +250,7 @@ class Dashboard:
             ("GET", "/", self._page),
             ("GET", "/agents", self._page),
             ("GET", "/runs", self._page),
+            ("GET", "/research", self._page),
             ("GET", "/runs/{id}", self._page),
             ("GET", "/runs/{id}/report", self._report),
             ("GET", "/runs/{id}/compare/{other}", self._compare),

@@ -28,6 +28,7 @@ from agent.core.errors import (
     UsageError,
     error_from_exit_code,
 )
+from agent.data.text import one_line
 from agent.live.access_token import same_token
 from agent.system.listening_sockets import Connection, Listener
 from agent.system.untrusted import JSON_DECODE_ERRORS
@@ -43,16 +44,21 @@ COMMANDS: Final = (
 
 _LONGEST_PATH: Final = 107  # of a Unix socket, in bytes
 _LINE: Final = 1 << 16
+_SENDER: Final = 120  # characters
 _DEFAULTS: Final = ControlConfig()
 _log: Final = structlog.get_logger(__name__)
 
 
 class ControlRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A request line. `token` is required by the control port, not by the Unix socket."""
+    """A request line. `token` is required by the control port, not by the Unix socket.
+
+    `sender` names whom the peer sends the request for; the journal has it before the peer.
+    """
 
     do: str
     args: dict[str, str] = {}
     token: str = ""
+    sender: str = ""
 
     def __repr__(self) -> str:
         return f"ControlRequest({self.do!r}, {self.args!r})"  # hides the token
@@ -192,6 +198,8 @@ async def _handle_line(
         except SafetyError as error:
             listener.deny(error.message)
             return ControlReply(False, None, error.message, error.hint, error.exit_code)
+        if request.sender:
+            by = f"{one_line(request.sender, _SENDER)}, {by}"
         return ControlReply(True, await handler(request, by))
     except TapewireError as error:
         _log.warning("request refused", reason=error.message)

@@ -19,8 +19,11 @@ import numpy as np
 
 from agent import __version__
 from agent.analysis.benchmark import BuyAndHoldBenchmark
+from agent.analysis.daily import PeriodSampler
+from agent.analysis.deflation import StudyStanding, judged_period
 from agent.analysis.equity import EquityCurve
 from agent.analysis.run_metrics import Metrics, compute
+from agent.analysis.significance import Moments, moments_of
 from agent.analysis.sleeve_study import (
     SleeveStudy,
     study_sleeves,
@@ -30,6 +33,7 @@ from agent.config import Config
 from agent.core.engine import CORE, CORE_REVISION, Engine
 from agent.core.errors import LeakageError
 from agent.core.events import (
+    DAY_MS,
     HOUR_MS,
     Decision,
     Event,
@@ -48,12 +52,14 @@ from agent.core.trading_engine import TradingEngine
 from agent.data.cascade import models_of
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
+from agent.replay.evaluations import Evaluated, Result, count_try
 from agent.replay.history import History
 from agent.replay.open_engine import blaming_any, name_of, open_engine, params_of, sources_of
 from agent.replay.sleeve_sampler import SleeveSampler
 from agent.store.database import Database
 from agent.store.recorder import Recorder
 from agent.store.runs import FUSION_VERSION, UNKNOWN_CUTOFF, Run, RunKind
+from agent.store.tries import PYTHON, study_of
 from agent.system.clock import iso
 from models.sentiment.scorer_facts import notes_on_answers
 from strategies import load_strategy
@@ -72,6 +78,7 @@ class CompletedBacktest(NamedTuple):
     seconds: float
     notes: list[str]
     sleeves: SleeveStudy | None = None  # results by sleeve; None without sleeves
+    standing: StudyStanding | None = None  # after all tries on the data; None for a part of an evaluation
 
 
 def backtest(
@@ -83,8 +90,12 @@ def backtest(
     versions: dict[str, str] | None = None,
     allow_leakage: bool = False,
     progress: Progress | None = None,
+    by: str = PYTHON,
 ) -> CompletedBacktest:
     """Replay `history` through the engine, record everything, and compute the metrics.
+
+    It is counted in the ledger of tries as one of `by` (see `Try.by`), unless it is a part of an evaluation,
+    which is counted as a whole.
 
     Raises LeakageError if the fusion model saw this window (see `refuse_leakage`), DataError, StoreError,
     ReconciliationError. After an error the run is marked as failed.
@@ -121,6 +132,12 @@ def backtest(
             final_equity=engine.portfolio.exact_equity(),
             metrics=msgspec.to_builtins(metrics),
         )
+    stands = None
+    if not history.plan.part_of:
+        evaluated = Evaluated(config, run.inputs, run.versions, history.plan.timezone)
+        result = Result(evaluated, done.period, done.moments, metrics.performance.total_return, run.id)
+        study = study_of(run.inputs, history.start, history.end)
+        stands = count_try(database, study, result, by=by, kind="backtest")
     counts = {**engine.counts, **engine.signals.counts}
     sleeves = None
     if config.sleeves and done.sleeves is not None:
@@ -136,7 +153,7 @@ def backtest(
     if risk.state is not RiskState.ACTIVE and not history.closes_out:
         ended = f"the run ended {risk.state.value} by {risk.rule}"
         notes.append(f"{ended}: no new positions since {iso(risk.since)}")
-    return CompletedBacktest(run, metrics, time.monotonic() - began, notes, sleeves)
+    return CompletedBacktest(run, metrics, time.monotonic() - began, notes, sleeves, stands)
 
 
 _HEADLINES: Final = {
@@ -229,12 +246,17 @@ class ReplaySink(SleevedSink, Protocol):
 
 
 class ReplayResult(NamedTuple):
-    """Engine after its last event; `first` and `last` are `available_at` of the events that it handled."""
+    """Engine after its last event; `first` and `last` are `available_at` of the events that it handled.
+
+    `moments` are of the returns per `period` (ms).
+    """
 
     engine: TradingEngine
     metrics: Metrics
     first: int | None
     last: int | None
+    period: int
+    moments: Moments
     short_histories: list[str] = []  # which symbols had less history than the strategy needs
     sleeves: SleeveSampler | None = None
 
@@ -255,7 +277,8 @@ def replay(
     Raises DataError, StrategyError, ReconciliationError, and whatever `recorder` raises.
     """
     config = history.config
-    sink = BacktestSink(recorder, config, after=history.start if history.warms_up else 0)
+    period = judged_period(history.start, history.end, config.market.interval)
+    sink = BacktestSink(recorder, config, after=history.start if history.warms_up else 0, period=period)
     engine = open_engine(config, sink, run_id=run_id, strategy=strategy, predictor=history.predictor)
     with blaming_any(engine), rare_collection():
         first = last = None
@@ -281,7 +304,8 @@ def replay(
             benchmark=sink.benchmark,
         )
     short = [f"{', '.join(symbols)}: {detail}" for detail, symbols in sink.short_histories.items()]
-    return ReplayResult(engine, metrics, first, last, short, sink.sleeves)
+    moments = moments_of(sink.by_period.returns())
+    return ReplayResult(engine, metrics, first, last, period, moments, short, sink.sleeves)
 
 
 class BacktestSink:
@@ -290,10 +314,11 @@ class BacktestSink:
     Of equity, the first sample of each hour is forwarded; samples up to `after` (UTC ms) are dropped.
     """
 
-    def __init__(self, inner: SleevedSink, config: Config, *, after: int = 0) -> None:
+    def __init__(self, inner: SleevedSink, config: Config, *, after: int = 0, period: int = DAY_MS) -> None:
         capital = float(config.account.initial_capital)
         interval = config.market.interval
         self.curve = EquityCurve(capital, interval)
+        self.by_period = PeriodSampler(capital, period)
         self.trades = TradeBook()
         self.benchmark = BuyAndHoldBenchmark(config.market.symbols, capital, interval)
         self.news = inner.news
@@ -330,6 +355,7 @@ class BacktestSink:
         n = len(ts)
         times, values = np.fromiter(ts, np.int64, n), np.fromiter(equity, np.float64, n)
         self.curve.extend(times, values, np.fromiter(exposure, np.float64, n) > 0.0)
+        self.by_period.extend(times, values)
         hours = times // self._every
         rows = np.flatnonzero(np.diff(hours, prepend=self._hour)).tolist()
         self._hour = int(hours[-1])

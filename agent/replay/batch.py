@@ -15,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.analysis.benchmark import BuyAndHoldBenchmark
+from agent.analysis.daily import PeriodSampler
+from agent.analysis.deflation import judged_period
 from agent.analysis.equity import EquityCurve
 from agent.analysis.run_metrics import Metrics, compute
+from agent.analysis.significance import Moments, moments_of
 from agent.analysis.trades import TradeBook
 from agent.config import Config
 from agent.core.engine import Engine
-from agent.core.events import HOUR_MS, Decision, Event, Fill, FundingPayment, Kline
+from agent.core.events import DAY_MS, HOUR_MS, Decision, Event, Fill, FundingPayment, Kline
 from agent.core.lockstep import Lockstep
 from agent.core.lockstep_variant import LockstepVariant, front_engine
 from agent.core.sinks import NullSink
@@ -58,6 +61,8 @@ class SweepResult(NamedTuple):
     decisions: int
     digest: str
     error: str = ""
+    moments: Moments = Moments(0)  # of the returns per `period` (ms)
+    period: int = DAY_MS
 
 
 class EventNumber:
@@ -77,9 +82,16 @@ class VariantSink(NullSink):
     """
 
     def __init__(
-        self, config: Config, *, after: int, event: EventNumber | None = None, keeps: bool = False
+        self,
+        config: Config,
+        *,
+        after: int,
+        period: int,
+        event: EventNumber | None = None,
+        keeps: bool = False,
     ) -> None:
         self.curve = EquityCurve(float(config.account.initial_capital), config.market.interval)
+        self.by_period = PeriodSampler(float(config.account.initial_capital), period)
         self.trades = TradeBook()
         self.chain = DecisionChain() if event is not None else None
         self.decisions = 0
@@ -107,6 +119,7 @@ class VariantSink(NullSink):
         if not len(ts):
             return
         self.curve.extend(ts, equity, exposure > 0.0)
+        self.by_period.extend(ts, equity)
         if self._keeps:
             hours = ts // HOUR_MS
             rows = np.flatnonzero(np.diff(hours, prepend=self._hour))
@@ -135,7 +148,8 @@ class BatchVariant:
         market = base.market
         self.intervals = declared_intervals(self.strategy, market.interval, calendar=market.calendar_bars)
         after = history.start if history.warms_up else 0
-        self.sink = VariantSink(base, after=after, event=event, keeps=keeps)
+        period = judged_period(history.start, history.end, market.interval)
+        self.sink = VariantSink(base, after=after, period=period, event=event, keeps=keeps)
         self.variant: LockstepVariant | None = None
 
     def start(self, front: Engine, values: dict[tuple[Any, ...], tuple[int, Any]]) -> LockstepVariant:
@@ -173,6 +187,8 @@ class BatchVariant:
             self.sink.decisions + (0 if chain is not None else variant.shared_decisions),
             "" if chain is None else chain.head,
             self.error,
+            moments_of(self.sink.by_period.returns()),
+            self.sink.by_period.period,
         )
 
 

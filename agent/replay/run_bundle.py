@@ -54,6 +54,8 @@ LEFT_OUT: Final[tuple[Table, ...]] = (
     tables.feed_health,  # of this machine's connections
     tables.run_tags,  # the user's own
     tables.run_notes,
+    tables.studies,  # what was tried with this store; a bundle is one run
+    tables.tries,
 )
 
 _ROWS: Final = 5_000

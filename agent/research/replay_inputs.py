@@ -21,6 +21,7 @@ from agent.research.replay_window import LoadedWindow, with_params
 from agent.store.database import Database, open_database
 from agent.store.prompts import save_prompts
 from agent.store.runs import LANGUAGE_MODEL, REVISING_MODEL
+from agent.store.tries import PYTHON
 from models.sentiment.scorer_facts import describe_language_models, prompts_of, trained_until
 
 if TYPE_CHECKING:
@@ -38,11 +39,15 @@ class Scoring(NamedTuple):
 
 
 class ReplayInputs(NamedTuple):
-    """What to replay. `plan` names files and window; it is *settled* once start and end are known."""
+    """What to replay. `plan` names files and window; it is *settled* once start and end are known.
+
+    `by` is who evaluates (`Try.by`).
+    """
 
     plan: Plan
     config: Config
     allow_leakage: bool = False
+    by: str = PYTHON
 
     @property
     def whole_window(self) -> Window:
@@ -85,8 +90,9 @@ class ReplayInputs(NamedTuple):
         Models must not have seen data after `judged_from` (default: its start).
         """
         with self.database() as database:
-            scorer = self.scoring(database, window.start if judged_from is None else judged_from).scorer
-            return LoadedWindow(self.part(window, warmup=warmup, close_out=close_out), self.config, scorer)
+            scoring = self.scoring(database, window.start if judged_from is None else judged_from)
+            plan = self.part(window, warmup=warmup, close_out=close_out)
+            return LoadedWindow(plan, self.config, scoring.scorer, scoring.versions)
 
     def leakage(self, start: int) -> tuple[str, ...]:
         """Return the leakage stamps of results from `start` (UTC ms) on.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
 from agent.replay.backtest import Progress, rare_collection, replay
 from agent.replay.batch import BatchVariant, run_variants
+from agent.replay.evaluations import versions_of
 from agent.replay.history import History, Plan
 from strategies import blaming, load_strategy
 
@@ -72,8 +73,16 @@ class WindowResult(NamedTuple):
 class LoadedWindow:
     """A window's events, read once. `news_events` are headlines and their scores."""
 
-    def __init__(self, plan: Plan, config: Config, scorer: NamedScorer | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        config: Config,
+        scorer: NamedScorer | None = None,
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
         self.history = History(plan, config)
+        self.versions = {**(versions or {}), **versions_of(config)}
+        """Fingerprints of the models, as in `Run.versions`."""
         self.market_events: list[Event] = list(merge(self.history.market_sources()))
         self.news_events: list[Event] = list(merge(self.history.news_sources(scorer=scorer)))
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -25,10 +26,12 @@ from numpy.typing import NDArray
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from agent.analysis.deflation import sharpes
 from agent.analysis.overfitting import Overfitting, overfitting
-from agent.analysis.significance import deflated_sharpe, sharpe
+from agent.analysis.significance import deflated_sharpe, moments_of, sharpe
 from agent.core.errors import ConfigError, UsageError
 from agent.core.events import DAY_MS
+from agent.replay.evaluations import Evaluated, Result, count_tries, input_files, versions_of
 from agent.research.assessment import PERIODS_PER_YEAR
 from agent.research.fitters import NoFitter
 from agent.research.folds import Fold, Window, make_folds
@@ -44,6 +47,8 @@ from agent.research.study import (
     study_name,
 )
 from agent.research.walk_forward import FOLDER, Settings, WalkForward, walk_forward
+from agent.store.runs import InputFile
+from agent.store.tries import Study, study_of, tries_on
 from strategies import load_strategy
 from strategies.description import Value
 
@@ -61,8 +66,9 @@ class TuningResult(msgspec.Struct, frozen=True):
 
     - `value`: the best annual in-sample Sharpe ratio of all `trials`; `pruned` of these ended early.
     - `reused`: trials of an earlier search.
+    - `tries`: the trials, and all other tries on the in-sample data in the ledger.
     - `deflated_sharpe`: probability that the best's true ratio is above what luck gives the best of so many
-      trials.
+      tries.
     - `overfitting`: how the complete trials rank on the time by which they were not chosen; None for fewer
       than two.
     - `held_out`: walk-forward with the best parameters over the time that no trial has seen.
@@ -80,6 +86,7 @@ class TuningResult(msgspec.Struct, frozen=True):
     overfitting: Overfitting | None
     held_out: WalkForward
     reused: int = 0
+    tries: int = 0
 
 
 def split(start: int, end: int, *, holdout: int, embargo: int, folds: int) -> tuple[list[Fold], Fold]:
@@ -130,7 +137,10 @@ def tune(search: Search, *, workers: int = 1, advance: Advance | None = None) ->
 def evaluate_best(
     search: Search, held_out: Fold, settings: Settings, *, folder: Path = FOLDER, reused: int = 0
 ) -> TuningResult:
-    """Test the study's best parameters on the held-out time. Raises UsageError if no trial is complete."""
+    """Test the study's best parameters on the held-out time.
+
+    Raises UsageError if no trial is complete, SafetyError if the held-out time is spent.
+    """
     import optuna
 
     study = open_study(search, create=False).study
@@ -148,6 +158,7 @@ def evaluate_best(
     params: dict[str, Value] = best.user_attrs["params"]
     returns = [np.array(trial.user_attrs["returns"]) for trial in complete]
     ratios = [float(trial.user_attrs["sharpe"]) for trial in valued]
+    ratios += _other_tries(search, [trial.user_attrs["params"] for trial in valued])
     pruned = [trial for trial in trials if trial.state == optuna.trial.TrialState.PRUNED]
     plan = search.inputs.plan._replace(warm_up=None)  # what these parameters need
     inputs = search.inputs._replace(plan=plan, config=with_params(search.inputs.config, params))
@@ -155,7 +166,7 @@ def evaluate_best(
         inputs,
         [held_out],
         NoFitter(),
-        settings,
+        settings._replace(held_out=True),
         folder=folder,
         described={"study": search.study, "params": params, "config": inputs.config.persisted()},
     )
@@ -168,11 +179,24 @@ def evaluate_best(
         params=params,
         value=float(best.value or 0.0),
         in_sample=(search.folds[0].test.start, search.folds[-1].test.end),
-        deflated_sharpe=deflated_sharpe(best.user_attrs["returns"], len(valued), trial_sharpes=ratios),
+        deflated_sharpe=deflated_sharpe(best.user_attrs["returns"], len(ratios), trial_sharpes=ratios),
+        tries=len(ratios),
         overfitting=overfitting(np.column_stack(returns)),
         held_out=tested,
         reused=min(reused, search.trials),
     )
+
+
+def _other_tries(search: Search, params: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the daily Sharpe ratios of the tries on the in-sample data that are no trials with `params`."""
+    inputs = search.inputs
+    files = input_files(inputs.plan)
+    with inputs.database() as database:
+        versions = inputs.scoring(database, search.folds[-1].test.end).versions
+        known = tries_on(database, _in_sample(files, search))
+    versions |= versions_of(inputs.config)
+    own = {_evaluated(files, versions, search, one).variant for one in params}
+    return sharpes((one for one in known if one.variant not in own), DAY_MS)
 
 
 def toml_snippet(result: TuningResult, strategy: str) -> str:
@@ -258,6 +282,7 @@ def _evaluate(loaded: _LoadedSearch, search: Search, count: int) -> None:
     unfinished = {trial.number: trial for trial in trials}
     try:
         running = [one for trial in trials if (one := _begin(study, search, trial)) is not None]
+        evaluated = list(running)
         alive = {one.trial.number for one in running}
         for number in unfinished.keys() - alive:
             del unfinished[number]
@@ -279,9 +304,38 @@ def _evaluate(loaded: _LoadedSearch, search: Search, count: int) -> None:
             one.trial.set_user_attr("returns", one.returns.tolist())
             study.tell(one.trial, one.value)
             del unfinished[one.trial.number]
+        _count(loaded, search, evaluated)
     finally:
         for trial in unfinished.values():
             study.tell(trial, state=_states().FAIL)
+
+
+def _count(loaded: _LoadedSearch, search: Search, evaluated: Sequence[_RunningTrial]) -> None:
+    """Record the trials of a batch in the ledger of tries, pruned ones with the folds until then."""
+    files, versions = input_files(search.inputs.plan), loaded.windows[0].versions
+    results = [
+        Result(
+            _evaluated(files, versions, search, one.params),
+            DAY_MS,
+            moments_of(one.returns),
+            float(np.prod(1 + one.returns) - 1),
+        )
+        for one in evaluated
+    ]
+    with search.inputs.database() as database:
+        count_tries(database, _in_sample(files, search), results, by=search.inputs.by, kind="tune")
+
+
+def _in_sample(files: Sequence[InputFile], search: Search) -> Study:
+    return study_of(files, search.folds[0].test.start, search.folds[-1].test.end)
+
+
+def _evaluated(
+    files: Sequence[InputFile], versions: Mapping[str, str], search: Search, params: dict[str, Any]
+) -> Evaluated:
+    way = {"folds": [list(fold.test) for fold in search.folds], "warmup": search.warmup}
+    config = with_params(search.inputs.config, params)
+    return Evaluated(config, files, versions, search.inputs.plan.timezone, way)
 
 
 def _ask(study: optuna.Study, count: int) -> list[optuna.Trial]:

@@ -19,13 +19,16 @@ import numpy as np
 from sqlalchemy import select
 
 from agent import __version__
+from agent.analysis.deflation import sharpes
 from agent.analysis.report.verdict import Verdict
 from agent.analysis.run_metrics import Metrics
+from agent.analysis.significance import moments_of, sharpe
 from agent.analysis.trades import RoundTrip, round_trips
-from agent.core.errors import UsageError
+from agent.core.errors import SafetyError, UsageError
 from agent.core.events import DAY_MS, Fill, FundingPayment
 from agent.data.klines import KlineFile
 from agent.replay.backtest import backtest, new_run_id
+from agent.replay.evaluations import Evaluated, Result, count_tries, input_files, versions_of
 from agent.replay.history import History
 from agent.research.assessment import (
     ClosePrices,
@@ -45,10 +48,17 @@ from agent.research.surrogate_market import shuffle_headlines
 from agent.store import tables
 from agent.store.database import Database
 from agent.store.queries import read_decisions
+from agent.store.runs import Run
+from agent.store.tries import Study, Try, is_assistant, study_of, tries_on
 from agent.system.atomic import write_bytes
+from agent.system.clock import iso
 
 FOLDER: Final = Path("var/walkforward")
 WARMUP_BARS: Final = 1_000
+SPENT: Final = "HELD-OUT TIME SPENT"
+"""Stamp of a result on held-out time on which another variant was judged before."""
+
+_WAY: Final = ("ranges", "points", "recipe")  # of the recorded settings: what the fitter depends on
 
 
 class Settings(NamedTuple):
@@ -62,6 +72,8 @@ class Settings(NamedTuple):
     placebo: int = 0  # replays of each test window with shuffled headlines
     jobs: int = 1
     seed: int = 0
+    held_out: bool = False  # the folds are held-out time, which is judged once
+    judge_again: bool = False  # judge it even if another variant was judged on it
 
 
 class FoldRecord(msgspec.Struct, frozen=True):
@@ -121,7 +133,7 @@ class _FoldResult(NamedTuple):
     trades: list[RoundTrip]
     equity_at: dict[int, float]
     placebo: list[float]
-    file_hashes: dict[str, str]
+    run: Run
 
 
 def walk_forward(
@@ -137,26 +149,49 @@ def walk_forward(
     """Fit and test each fold, assess the returns, and write `folder`/ID/result.json.
 
     `settings.jobs` folds run at a time. `described` adds to the recorded settings. All headlines should have
-    cached scores. Raises what fitters and backtests raise.
+    cached scores. It is counted in the ledger of tries. Raises what fitters and backtests raise, and
+    SafetyError if the held-out time is spent (see `check_unspent`).
     """
     began = time.monotonic()
     name = f"wf-{new_run_id()}"
+    judged = Window(folds[0].test.start, folds[-1].test.end)
+    stamps: tuple[str, ...] = ()
+    with inputs.database() as database:  # create it before several processes try to, and refuse leakage early
+        versions = inputs.scoring(database, folds[0].test.start).versions
+        files = input_files(inputs.plan)
+        way = {
+            "fit": settings.fit,
+            "warmup": settings.warmup,
+            "folds": [[*fold.train, *fold.test] for fold in folds],
+            **{key: value for key, value in (described or {}).items() if key in _WAY},
+        }
+        versions |= versions_of(inputs.config)
+        evaluated = Evaluated(inputs.config, files, versions, inputs.plan.timezone, way)
+        study = study_of(files, judged.start, judged.end)
+        if settings.held_out:
+            earlier = judged_before(database, study, evaluated.variant)
+            check_unspent(earlier, judged, by=inputs.by, judge_again=settings.judge_again)
+            stamps = (f"{SPENT}: JUDGED BEFORE",) if earlier else ()
     own_folder = folder / name
     own_folder.mkdir(parents=True)
-    with inputs.database() as database:  # create it before several processes try to, and refuse leakage early
-        inputs.scoring(database, folds[0].test.start)
     tasks = [
         _FoldTask(inputs, fold, fitter, own_folder / f"fold-{fold.number:02}", settings, name)
         for fold in folds
     ]
     results = run_parallel(_run_fold, tasks, jobs=settings.jobs, advance=advance)
-    judged = Window(folds[0].test.start, folds[-1].test.end)
     days = np.concatenate([result.days for result in results])
     returns = np.concatenate([result.returns for result in results])
     prices = read_prices(inputs, judged)
-    file_hashes = results[0].file_hashes
-    others = earlier_tries(folder, file_hashes, judged)
+    file_hashes = {item.path: item.sha256 for item in results[0].run.inputs if item.role == "klines"}
+    total_return = float(np.prod(1 + returns) - 1)
+    with inputs.database() as database:
+        result = Result(evaluated, DAY_MS, moments_of(returns), total_return, name)
+        known = count_tries(
+            database, study, [result], by=inputs.by, kind="walkforward", held_out=settings.held_out
+        )
+    others = earlier_tries(folder, file_hashes, judged, counted={one.run for one in known})
     others.discard(tuple(returns.tolist()))
+    ratios = [*sharpes(known, DAY_MS), *(sharpe(other) or 0.0 for other in others)]
     placebos = [
         float(np.prod([1 + result.placebo[i] for result in results]) - 1)
         for i in range(len(results[0].placebo))
@@ -167,10 +202,12 @@ def walk_forward(
         [trade for result in results for trade in result.trades],
         {ts: equity for result in results for ts, equity in result.equity_at.items()},
         prices,
-        trials=1 + len(others),
-        placebo=placebo_test(float(np.prod(1 + returns) - 1), placebos),
+        trials=len(ratios),
+        trial_sharpes=ratios,
+        placebo=placebo_test(total_return, placebos),
         seed=settings.seed,
     )
+    stamps += tuple(stamp for fold in results for stamp in fold.record.stamps)
     record = WalkForward(
         id=name,
         version=__version__,
@@ -179,7 +216,7 @@ def walk_forward(
         fit=settings.fit,
         settings={**settings._asdict(), **(described or {})},
         inputs=file_hashes,
-        stamps=tuple(dict.fromkeys(stamp for result in results for stamp in result.record.stamps)),
+        stamps=tuple(dict.fromkeys(stamps)),
         folds=[result.record for result in results],
         days=days.tolist(),
         returns=returns.tolist(),
@@ -193,13 +230,40 @@ def walk_forward(
     return record
 
 
-def earlier_tries(folder: Path, file_hashes: dict[str, str], judged: Window) -> set[tuple[float, ...]]:
+def judged_before(database: Database, study: Study, variant: str) -> list[Try]:
+    """Return the tries that judged held-out time of the same data with another variant."""
+    return [one for one in tries_on(database, study) if one.held_out and one.variant != variant]
+
+
+def check_unspent(earlier: Sequence[Try], window: Window, *, by: str, judge_again: bool) -> None:
+    """Raise SafetyError if held-out time was judged before: it can tell nothing new about another variant.
+
+    A person may judge it again, and the result is marked; an assistant may not.
+    """
+    if not earlier or (judge_again and not is_assistant(by)):
+        return
+    first = earlier[0]
+    raise SafetyError(
+        f"the held-out time from {iso(window.start)[:10]} to {iso(window.end)[:10]} is spent: "
+        f"another variant ({first.strategy} {first.variant[:8]}) was judged on it at "
+        f"{iso(first.recorded_at)} by {first.by}",
+        hint="hold out time that is not judged yet, such as bars that come later"
+        + ("" if is_assistant(by) else "; --judge-again judges it nevertheless, and marks the result"),
+    )
+
+
+def earlier_tries(
+    folder: Path, file_hashes: dict[str, str], judged: Window, *, counted: set[str]
+) -> set[tuple[float, ...]]:
     """Return the daily returns of walk-forwards in `folder` on an overlapping time of the same klines.
 
-    Each counts as a try, because tries add up. A repetition has the same returns and doesn't count.
+    They count as tries. Those whose ids are `counted` are left out, because the ledger has them; others were
+    made by an earlier version, or with another store. A repetition has the same returns and doesn't count.
     """
     found = set()
     for path in folder.glob("*/result.json"):
+        if path.parent.name in counted:
+            continue
         try:
             other = msgspec.json.decode(path.read_bytes(), type=WalkForward)
         except (msgspec.MsgspecError, OSError):
@@ -271,7 +335,7 @@ def _run_fold(task: _FoldTask) -> _FoldResult:
         ]
         placebo: list[float] = []
         if settings.placebo:
-            window = LoadedWindow(plan, config, scoring.scorer)
+            window = LoadedWindow(plan, config, scoring.scorer, scoring.versions)
             for number in range(settings.placebo):
                 shuffled = shuffle_headlines(window.news_events, settings.seed + number)
                 placebo.append(window.replay(news_events=shuffled).total_return)
@@ -292,8 +356,7 @@ def _run_fold(task: _FoldTask) -> _FoldResult:
         fit_seconds=fitted - began,
         test_seconds=tested - fitted,
     )
-    file_hashes = {item.path: item.sha256 for item in done.run.inputs if item.role == "klines"}
-    return _FoldResult(record, days, returns, trades, equity_at, placebo, file_hashes)
+    return _FoldResult(record, days, returns, trades, equity_at, placebo, done.run)
 
 
 def _read_run(

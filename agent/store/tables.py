@@ -366,6 +366,37 @@ run_notes = Table(
     Column("text", CleanText, nullable=False),
     Column("written_at", BigInteger, nullable=False),
 )
+studies = Table(
+    "studies",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("symbols", TypedJson(tuple[str, ...]), nullable=False),
+    Column("files", TypedJson(tuple[str, ...]), nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("end", BigInteger, nullable=False),
+)
+"""Market data and windows on which strategies were evaluated."""
+tries = Table(
+    "tries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("study", Text, ForeignKey("studies.id"), nullable=False, index=True),
+    Column("variant", Text, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    Column("by", CleanText, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("strategy", CleanText, nullable=False),
+    Column("params", TypedJson(dict[str, Any]), nullable=False),
+    Column("run", Text, nullable=False),  # not run_id: the deletion of a run deletes no try
+    Column("period", BigInteger, nullable=False),
+    Column("periods", BigInteger, nullable=False),
+    Column("sharpe", Double),
+    Column("skewness", Double),
+    Column("kurtosis", Double),
+    Column("total_return", Double),
+    Column("held_out", Boolean, nullable=False),
+)
+"""Evaluations of strategies, one row each; they stay if their run is deleted."""
 feed_health = Table(
     "feed_health",
     metadata,

@@ -10,6 +10,6 @@ _IN_CHECKOUT = {"sample_data": "tests/sample_data"}
 
 
 def resource(name: str) -> Path:
-    """Return the path of `config.toml`, `migrations` or `sample_data`."""
+    """Return the path of `config.toml`, `migrations`, `docs` or `sample_data`."""
     packaged = _PACKAGED / name
     return packaged if packaged.exists() else _CHECKOUT / _IN_CHECKOUT.get(name, name)

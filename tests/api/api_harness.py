@@ -18,6 +18,7 @@ from agent.api.api_tokens import TokenRegistry
 from agent.api.change_feed import ChangeFeed
 from agent.config.services import ApiConfig, DashboardConfig
 from agent.dashboard.server import API_TOKENS, Dashboard
+from agent.jobs.job_queue import JobQueue
 from agent.store.database import Database
 
 T = TypeVar("T")
@@ -76,12 +77,20 @@ class Served(NamedTuple):
 
 @asynccontextmanager
 async def api_served(
-    database: Database, agent: Any = None, *, clock: Any = None, dashboard: Any = None, **options: Any
+    database: Database,
+    agent: Any = None,
+    *,
+    clock: Any = None,
+    dashboard: Any = None,
+    jobs: JobQueue | str = "no jobs",
+    **options: Any,
 ) -> AsyncIterator[Served]:
     """Serve the API on a free port; `options` are those of [api], `dashboard` those of [dashboard]."""
     with TemporaryDirectory() as folder:
         config = DashboardConfig.model_validate({"port": 0} | (dashboard or {}))
         file = Path(folder) / "dashboard.token"
         api = ApiConfig.model_validate(options)
-        async with Dashboard(config, database, agent, token_file=file, api=api, clock=clock) as page:
+        async with Dashboard(
+            config, database, agent, token_file=file, api=api, clock=clock, jobs=jobs
+        ) as page:
             yield Served(page, TokenRegistry(file.with_name(API_TOKENS)))

@@ -15,6 +15,8 @@ from jsonschema import Draft202012Validator
 from yarl import URL
 
 from agent.api import openapi
+from agent.config import parse
+from agent.jobs.job_queue import JobQueue
 from agent.store.database import open_database
 from tests.api.api_harness import StubAgent, api_served
 from tests.cli.conftest import Outcome
@@ -58,12 +60,25 @@ def requests(draw: st.DrawFn) -> tuple[str, str, dict[str, Any], bytes | None]:
         fields = st.fixed_dictionaries(
             {"action": action}, optional={"flatten": JSON, "params": JSON, "run": JSON}
         )
+        kinds = st.sampled_from(["backtest", "sweep", "check-startup", "download", "import", "train"])
+        texts = dict.fromkeys(("strategy", "params", "klines", "news", "symbol", "start", "limit"), JSON)
+        job = st.fixed_dictionaries({"kind": kinds, "file": st.just("data/none.csv")}, optional=texts)
         raw = draw(
-            st.one_of(st.binary(max_size=40), (fields | JSON).map(lambda value: json.dumps(value).encode()))
+            st.one_of(
+                st.binary(max_size=40), (fields | job | JSON).map(lambda value: json.dumps(value).encode())
+            )
         )
         body = raw
     where = path.replace("{run}", quote(run, safe="", errors="replace"))
+    where = where.replace("{job}", quote(run, safe="", errors="replace"))
     return f"{where}?{urlencode(query, errors='replace')}", method, operation, body
+
+
+async def opened_queue() -> JobQueue:
+    """The jobs of a server without a network; those that a request happens to start end with it."""
+    return JobQueue(
+        parse({"jobs": {"waiting": 3}, "bybit": {"endpoint": "http://127.0.0.1:9"}}, where="test")
+    )
 
 
 def test_every_response_is_one_that_the_document_describes(backtested: Callable[..., Outcome]) -> None:
@@ -73,11 +88,17 @@ def test_every_response_is_one_that_the_document_describes(backtested: Callable[
         closing(open_database("sqlite:///var/tapewire.db")) as database,
     ):
         stack = AsyncExitStack()
-        server = api_served(database, StubAgent(), commands=True, requests_per_minute=1_000_000)
+        server = api_served(
+            database,
+            StubAgent(),
+            commands=True,
+            requests_per_minute=1_000_000,
+            jobs=runner.run(opened_queue()),
+        )
         served = runner.run(stack.enter_async_context(server))
 
         async def session() -> Any:
-            return await stack.enter_async_context(served.session("read", "command"))
+            return await stack.enter_async_context(served.session("read", "research", "command"))
 
         http = runner.run(session())
 

@@ -19,6 +19,7 @@ from agent.core.events import AssetSentiment, Kline, News, Provenance, Sentiment
 from agent.dashboard.dashboard_state import DashboardState
 from agent.dashboard.page_rows import run_header
 from agent.dashboard.server import Dashboard
+from agent.jobs.job_queue import JobQueue
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
@@ -99,11 +100,14 @@ def answered(
 
 
 @asynccontextmanager
-async def served(database: Database, agent: Any = None, **options: Any) -> AsyncIterator[Dashboard]:
+async def served(
+    database: Database, agent: Any = None, *, jobs: JobQueue | str = "no jobs", **options: Any
+) -> AsyncIterator[Dashboard]:
     """Serve the page on a free port, without a daemon."""
     with TemporaryDirectory() as folder:
         config = DashboardConfig.model_validate(ANY_PORT | options)
-        async with Dashboard(config, database, agent, token_file=Path(folder) / "dashboard.token") as page:
+        token = Path(folder) / "dashboard.token"
+        async with Dashboard(config, database, agent, token_file=token, jobs=jobs) as page:
             yield page
 
 

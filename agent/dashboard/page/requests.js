@@ -1,7 +1,11 @@
 // Requests to the server, and the texts of their errors.
 import { address } from "./format.js";
 
-export const errorText = ({ error, hint }) => (hint ? `${error} (${hint})` : error);
+/** The text of an error of the page's own routes, or of a problem of the API. */
+export function errorText({ error, detail, hint }) {
+  const text = error ?? detail ?? "the request failed";
+  return hint ? `${text} (${hint})` : text;
+}
 
 export async function decode(response) {
   const isJson = response.headers.get("Content-Type")?.includes("json");

@@ -1,0 +1,137 @@
+"""`tapewire tries`: the ledger of tries, by which results are deflated."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from agent.cli.command_options import ConfigFile, Json
+from agent.cli.console import out, print_json, print_table, print_text
+from agent.cli.research_output import number, percent
+from agent.cli.typer_setup import option
+from agent.config import load
+from agent.core.errors import UsageError
+from agent.system.clock import iso
+
+if TYPE_CHECKING:
+    from agent.analysis.study_list import StudyLine, TryLine
+    from agent.store.database import Database
+    from agent.store.tries import Study
+
+_WIDE = 130  # columns of the tables if standard output isn't a terminal
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("tries")(tries)
+
+
+def tries(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="Run or walk-forward whose study to show; latest: the newest run.",
+            show_default=False,
+        ),
+    ] = None,
+    study: Annotated[str | None, option("--study", "Study to show, or its first characters.", "ID")] = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """List how often strategies were tried on which data; with RUN or --study, the tries on the same data.
+
+    Backtests, variants of sweeps, trials of tune and walk-forwards count, by whomever; the same variant on
+    the same window counts once. The more tries, the better the best of them by luck: results are deflated by
+    their number. A try stays if its run is deleted.
+    """
+    from agent.analysis.study_list import list_studies, list_tries
+    from agent.store.database import open_database
+    from agent.store.tries import find_study
+
+    if run is not None and study is not None:
+        raise UsageError("RUN and --study both name a study", hint="give one of them")
+    with closing(open_database(load(config).store.url, create=False)) as database:
+        if run is None and study is None:
+            lines = list_studies(database)
+            if json:
+                print_json({"studies": lines})
+            else:
+                _print_studies(lines)
+            return
+        found = find_study(database, study) if study is not None else _study_of(database, run or "")
+        known = list_tries(database, found)
+    if json:
+        print_json({"study": found, "count": len(known), "tries": known})
+    else:
+        _print_tries(found, known)
+
+
+def _study_of(database: Database, run: str) -> Study:
+    from agent.store.queries import find_run
+    from agent.store.tries import study_of_run
+
+    found = study_of_run(database, run)
+    if found is None:
+        name = find_run(database, run).id
+        found = study_of_run(database, name)
+        if found is None:
+            raise UsageError(
+                f"run {name} is not among the tries",
+                hint="live runs, folds of walk-forwards and runs of earlier versions are not counted; "
+                "tapewire tries lists the studies",
+            )
+    return found
+
+
+def _print_studies(lines: list[StudyLine]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("study", "symbols", "from", "to", "tries", "on the data", "held out", "last", "by"):
+        table.add_column(title, justify="right" if title in ("tries", "on the data", "held out") else "left")
+    for one in lines:
+        table.add_row(
+            one.study,
+            ", ".join(one.symbols),
+            iso(one.start)[:10],
+            iso(one.end)[:10],
+            f"{one.tries:,}",
+            f"{one.tries_on_data:,}",
+            f"{one.held_out:,}" if one.held_out else "",
+            iso(one.last_at)[:16],
+            one.last_by,
+        )
+    if lines:
+        print_table(table, _WIDE)
+    else:
+        print_text("nothing was tried yet: tapewire backtest makes the first try")
+
+
+def _print_tries(study: Study, lines: list[TryLine]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("at", "by", "kind", "variant", "parameters", "return", "Sharpe", "deflated", "times"):
+        right = title in ("return", "Sharpe", "deflated", "times")
+        table.add_column(title, justify="right" if right else "left", no_wrap=title != "parameters")
+    for one in lines:
+        deflated = "–" if one.deflated_sharpe is None else f"{one.deflated_sharpe:.1%}"
+        kind = one.kind + (" (held out)" if one.held_out else "" if one.study == study.id else " (overlaps)")
+        table.add_row(
+            iso(one.recorded_at)[:16],
+            one.by,
+            kind,
+            one.variant[:8],
+            f"{one.strategy} " + " ".join(f"{name}={value}" for name, value in one.params.items()),
+            percent(one.total_return),
+            number(one.sharpe),
+            deflated,
+            f"{one.evaluations:,}",
+        )
+    window = f"{iso(study.start)[:16]} to {iso(study.end)[:16]}"
+    symbols = ", ".join(study.symbols)
+    print_text(f"study {study.id}: {symbols}, {window}: {len(lines):,} tries on these data")
+    print_table(table, _WIDE)
+    out.print(
+        "Sharpe ratios are per hour or day; deflated: probability that the true one beats luck", style="dim"
+    )

@@ -1,0 +1,203 @@
+"""Jobs in processes: the figures of the command line, cancellation, limits, and the server's end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from agent.config import Config, parse
+from agent.core.errors import UsageError
+from agent.jobs.job_queue import JobQueue
+from agent.jobs.job_records import Job, JobState
+from agent.jobs.job_requests import BacktestRequest, JobRequest
+from agent.store.database import open_database
+from agent.store.queries import find_run
+from agent.store.runs import RunStatus
+from agent.system.limited_threads import ServerBusy
+from tests.cli.conftest import Outcome
+from tests.support.live import SAMPLES, until
+
+KLINES = ("sample/BTCUSDT-1m.csv",)
+SLOW = 900.0
+"""Seconds for a job: its process has the lowest priority, and the machine may be busy."""
+
+HANGING = """
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import tapewire as tw
+
+
+class Hanging(tw.Strategy[tw.StrategyParams]):
+    \"\"\"Starts a process, and never returns from its first bar.\"\"\"
+
+    def on_kline(self, kline: tw.Kline, market: tw.Market) -> None:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+        Path("pids").write_text(f"{child.pid} {__import__('os').getpid()}")
+        print("it hangs", file=sys.stderr, flush=True)
+        while True:
+            WORK
+"""
+
+
+def configured(**jobs: Any) -> Config:
+    """The configuration of a project in the working folder."""
+    return parse({"jobs": jobs, "log": {"level": "error"}}, where="test")
+
+
+@pytest.fixture
+async def queue(tapewire: Callable[..., Outcome]) -> AsyncIterator[JobQueue]:
+    """The queue of a server in an empty folder."""
+    opened = JobQueue(configured())
+    yield opened
+    await opened.close()
+
+
+async def ended(queue: JobQueue, job: Job) -> Job:
+    async with asyncio.timeout(SLOW):
+        return await queue.wait(job.id)
+
+
+async def finished(queue: JobQueue, request: JobRequest) -> tuple[Job, Any]:
+    """Run a job to its end; return it and its result."""
+    job = await ended(queue, await queue.start(request, "test"))
+    assert job.state is JobState.DONE, (job.error, job.tail)
+    result = await queue.result(job.id)
+    assert result is not None
+    return job, msgspec.json.decode(result)
+
+
+def write_hanging(work: str) -> str:
+    Path("hanging.py").write_text(HANGING.replace("WORK", work))
+    return "hanging.py"
+
+
+async def started_processes() -> list[psutil.Process]:
+    """Wait until the hanging strategy runs; return its process and the one that it started."""
+    await until(lambda: Path("pids").is_file() and len(Path("pids").read_text().split()) == 2)
+    return [psutil.Process(int(pid)) for pid in Path("pids").read_text().split()]
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+async def test_a_backtest_is_that_of_the_command_line_and_a_run_like_any_other(
+    queue: JobQueue, tapewire: Callable[..., Outcome]
+) -> None:
+    wanted = BacktestRequest(strategy="sma_cross", klines=KLINES, start="2025-03-03", params={"fast": 10})
+    job = await queue.start(wanted, "api notebook")
+    lines = set()
+    while not job.state.is_end:
+        lines.add(job.line)
+        await asyncio.sleep(0.02)
+    await ended(queue, job)
+    result = msgspec.json.decode(await queue.result(job.id) or b"")
+    path = SAMPLES / "BTCUSDT-1m.csv"
+    options = ("--strategy", "sma_cross", "--klines", path, "--start", "2025-03-03", "--set", "fast=10")
+    direct = json.loads((await asyncio.to_thread(tapewire, "backtest", *options, "--json")).out)
+    for name in ("trades", "final_equity", "metrics", "costs", "notes"):
+        assert result[name] == direct[name], name
+    assert (job.state, job.share, job.by) == (JobState.DONE, 1.0, "api notebook")
+    assert {"starting", "checking the input files", "replaying"} <= lines
+    assert job.runs == (result["run"],)
+    assert job.summary is not None
+    assert job.summary.total_return == direct["metrics"]["performance"]["total_return"]
+    assert job.summary.trades == direct["trades"] > 0
+    with closing(open_database("sqlite:///var/tapewire.db")) as database:
+        run = find_run(database, result["run"])
+        again = find_run(database, direct["run"])
+    assert run.status is RunStatus.COMPLETE
+    assert (run.final_equity, run.decisions, run.params) == (
+        again.final_equity,
+        again.decisions,
+        again.params,
+    )
+    records = list(Path("var/jobs").iterdir())
+    assert {stat.S_IMODE(file.stat().st_mode) for file in records} == {0o600}
+    assert stat.S_IMODE(Path("var/jobs").stat().st_mode) == 0o700
+
+
+@pytest.mark.slow
+async def test_cancelling_ends_the_process_and_those_that_it_started(queue: JobQueue) -> None:
+    job = await queue.start(BacktestRequest(strategy=write_hanging("time.sleep(1)"), klines=KLINES), "test")
+    waiting = await queue.start(BacktestRequest(strategy="sma_cross", klines=KLINES), "test")
+    processes = await started_processes()
+    assert len(alive(processes)) == 2
+    assert processes[1].nice() >= 10
+    await until(lambda: "it hangs" in queue.find(job.id).tail)
+    assert (await queue.cancel(waiting.id)).state is JobState.CANCELLED
+    found = await queue.cancel(job.id)
+    assert (found.state, found.error) == (JobState.CANCELLED, "cancelled")
+    await until(lambda: alive(processes) == [])
+    with closing(open_database("sqlite:///var/tapewire.db")) as database:
+        assert find_run(database, "latest").status is not RunStatus.RUNNING  # it could record its end
+    assert (await queue.cancel(job.id)).state is JobState.CANCELLED  # nothing happens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("work", "limits", "error"),
+    [
+        ("time.sleep(1)", {"timeout": "45s"}, "longer than jobs.timeout, 45s"),
+        ("pass", {"cpu": "20s"}, "more CPU time than jobs.cpu, 20s"),
+        (
+            "self.kept = getattr(self, 'kept', []) + [bytearray(1 << 24)]",
+            {"memory": 1_024},
+            "than jobs.memory",
+        ),
+    ],
+)
+async def test_a_job_beyond_a_limit_fails_and_says_which(
+    tapewire: Callable[..., Outcome], work: str, limits: dict[str, Any], error: str
+) -> None:
+    queue = JobQueue(configured(**limits))
+    try:
+        wanted = BacktestRequest(strategy=write_hanging(work), klines=KLINES)
+        job = await ended(queue, await queue.start(wanted, "test"))
+        assert job.state is JobState.FAILED
+        assert error in job.error
+        assert job.hint
+        left = Path("pids").read_text().split() if Path("pids").is_file() else []
+        processes = [psutil.Process(int(pid)) for pid in left if psutil.pid_exists(int(pid))]
+        await until(lambda: alive(processes) == [])
+    finally:
+        await queue.close()
+
+
+@pytest.mark.slow
+async def test_an_error_of_the_command_is_that_of_the_job(queue: JobQueue) -> None:
+    wanted = BacktestRequest(strategy="sma_cross", klines=KLINES, params={"fast": -1})
+    job = await ended(queue, await queue.start(wanted, "test"))
+    assert job.state is JobState.FAILED
+    assert "strategy 'sma_cross': fast" in job.error
+    assert await queue.result(job.id) is None
+    with pytest.raises(UsageError, match="no such job"):
+        queue.find("0123")
+
+
+async def test_the_waiting_list_is_bounded(tapewire: Callable[..., Outcome]) -> None:
+    queue = JobQueue(configured(waiting=1))
+    try:
+        for _ in range(2):
+            await queue.start(BacktestRequest(strategy="sma_cross"), "test")
+        with pytest.raises(ServerBusy, match="2 jobs run or wait"):
+            await queue.start(BacktestRequest(strategy="sma_cross"), "test")
+    finally:
+        await queue.close()
+    again = JobQueue(configured(kept=1))
+    assert [job.state for job in again.list()] == [JobState.INTERRUPTED]  # of two, the newest
+    assert len(list(Path("var/jobs").glob("*.json"))) == 1
+    await again.close()
