@@ -28,6 +28,7 @@ _HEADLINES: Final = {
 """Name of a headline count in the signal engine -> its description."""
 
 _SINGULAR: Final = (
+    ("were votes", "was a vote"),
     ("were ", "was "),
     ("their vote", "its vote"),
     ("they had", "it had"),

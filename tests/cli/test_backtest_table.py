@@ -1,4 +1,4 @@
-"""The table of `tapewire backtest`: its figures by hand, the same in the report, and why a run didn't trade."""
+"""The table of `tapewire backtest`: figures by hand, the same in the report, and why a run didn't trade."""
 
 from __future__ import annotations
 
@@ -106,15 +106,16 @@ def test_the_report_has_the_same_figures(traded: tuple[dict, str, list[Fill], Pa
 
 
 def test_a_run_without_a_trade_explains_itself(tapewire: Tapewire, tmp_path: Path) -> None:
-    given = ("--klines", f"BTCUSDT={klines(tmp_path / 'bars.csv')}", "--strategy", "greedy.py")
+    bars = ("--klines", f"BTCUSDT={klines(tmp_path / 'bars.csv')}")
+    given = (*bars, "--strategy", "greedy.py")
     code = "from tapewire import Strategy\nclass Greedy(Strategy):\n    def on_kline(self, kline, market):\n"
     (tmp_path / "greedy.py").write_text(code + "        self.target(kline.symbol, weight=50)\n")
     shown = " ".join(tapewire("backtest", *given).out.split())
     assert "round trips 0" in shown
     assert "240 orders refused: max_order (each was worth more than risk.max_order = 1 times" in shown
     assert json.loads(tapewire("backtest", *given, "--json").out)["orders_refused"] == {"max_order": 240}
-    (tmp_path / "greedy.py").write_text(code + "        pass\n")
-    shown = " ".join(tapewire("backtest", *given).out.split())
+    (tmp_path / "idle.py").write_text(code + "        pass\n")
+    shown = " ".join(tapewire("backtest", *bars, "--strategy", "idle.py").out.split())
     assert "no order was sent: the strategy had no target" in shown
 
 
