@@ -31,7 +31,7 @@ def print_comparison(found: RunComparison) -> None:
     """Print the comparison of two runs."""
     show_stamps(tuple(dict.fromkeys((*found.a.stamps, *found.b.stamps))))
     for name, run in (("a", found.a), ("b", found.b)):
-        print_text(f"{name}  {_run_line(run)}")
+        print_text(f"{name}  {_run_line(run)}", wrap=True)
     print_text(words.headline(found), style="bold", wrap=True)
     for note in found.notes:
         print_text(f"! {note}", wrap=True)
