@@ -59,7 +59,7 @@ def test_every_table_fits_80_columns(
     tapewire("token", "add", "desk", "--scope", "read", "--scope", "command")
     run("token", "list")
     run("score", "Bitcoin soars to a record", "Ether crashes after a long exploit of a lender", "x")
-    shown = run("evaluate", "starter", "--data", "texts.csv")
+    shown = run("evaluate", "--adapter", "starter", "--data", "texts.csv", "--format", "csv")
     assert "precision" in shown
     assert "→ bearish" in shown
     shown = run("check", "costs", *SMA, "--start", "2025-03-03T12:00Z", "-j", "1", code=1)
