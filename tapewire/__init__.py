@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from agent import __version__ as __version__
+    from agent.api.api_client import ApiError as ApiError
+    from agent.api.api_client import Client as Client
     from agent.config import Config as Config
     from agent.config import load as load_config  # noqa: F401 - exported
     from agent.core.bar_history import Bar as Bar
@@ -66,8 +68,6 @@ if TYPE_CHECKING:
     from tapewire.backtester import load_news as load_news
     from tapewire.backtester import sample_data as sample_data
     from tapewire.backtester import verify as verify
-    from tapewire.client import ApiError as ApiError
-    from tapewire.client import Client as Client
     from tapewire.result import BacktestResult as BacktestResult
 
 _HOME: Final = {
@@ -115,7 +115,7 @@ _HOME: Final = {
         "sample_data",
         "verify",
     ),
-    "tapewire.client": ("ApiError", "Client"),
+    "agent.api.api_client": ("ApiError", "Client"),
     "tapewire.result": ("BacktestResult",),
 }
 """Where each public name lives; `here=there` if it has another name there."""

@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
+from agent.cli.backtest_output import print_figures, trades_json, unexplained
 from agent.cli.command_options import ConfigFile, Json, ReplayOptions, acting_as
 from agent.cli.console import err, out, print_json, print_text, progress_bar
-from agent.cli.research_output import number, percent, show_stamps, standing_in_words
+from agent.cli.research_output import show_stamps, standing_in_words
 from agent.cli.sleeve_output import print_sleeves, sleeves_json
 from agent.cli.typer_setup import option
 from agent.config import Config, load
@@ -84,6 +84,7 @@ def backtest(
                 "stamps": result.run.stamps,
                 "study": result.standing,
                 "notes": result.notes,
+                **trades_json(result),
                 "seconds": round(result.seconds, 3),
             }
         )
@@ -195,33 +196,14 @@ def _write_report(database: Database, run_id: str, path: Path) -> None:
 
 
 def _print_result(result: CompletedBacktest, history: History) -> None:
-    metrics, run = result.metrics, result.run
-    performance, hold = metrics.performance, metrics.buy_and_hold
-    currency = history.config.account.currency
+    run, currency = result.run, history.config.account.currency
     show_stamps(run.stamps)
     named = "the account" if history.config.sleeves else run.strategy
-    title = f"{named} on {', '.join(history.config.market.symbols)}"
-    table = Table(title=title, title_justify="left", show_edge=False)
-    table.add_column()
-    table.add_column("strategy", justify="right")
-    table.add_column("buy and hold", justify="right")
-    beside = (hold.total_return, hold.cagr, hold.sharpe, hold.max_drawdown) if hold else (None,) * 4
-    table.add_row("total return", percent(performance.total_return), percent(beside[0]))
-    table.add_row("CAGR", percent(performance.cagr), percent(beside[1]))
-    table.add_row("Sharpe ratio", number(performance.sharpe), number(beside[2]))
-    table.add_row("max drawdown", percent(performance.max_drawdown), percent(beside[3]))
-    table.add_row("round trips", f"{metrics.trades.trades:,}", "")
-    table.add_row("win rate", percent(metrics.trades.win_rate).lstrip("+"), "")
-    table.add_row("exposure", percent(metrics.exposure).lstrip("+"), "")
-    table.add_row(f"fees, {currency}", number(metrics.fees), "")
-    table.add_row(f"funding, {currency}", number(metrics.funding), "")
-    table.add_row(f"slippage, {currency}", number(metrics.slippage), "")
-    table.add_row(f"final equity, {currency}", number(metrics.final_equity), "")
-    out.print(table)
+    print_figures(result, f"{named} on {', '.join(history.config.market.symbols)}", currency)
     if result.sleeves is not None:
         print_sleeves(result.sleeves, currency)
     print_text(f"costs: {costs_in_words(history.config.paper, history.config.costs)}", wrap=True)
-    for note in result.notes:
+    for note in filter(None, (*result.notes, unexplained(result))):
         print_text(f"note: {note}", wrap=True)
     if result.standing is not None:
         print_text(standing_in_words(result.standing), wrap=True)
@@ -229,12 +211,12 @@ def _print_result(result: CompletedBacktest, history: History) -> None:
         out.print(
             "note: parameters chosen on this window prove nothing about it; tapewire walkforward judges them"
         )
-    out.print(
+    print_text(
         f"run {run.id}: {run.events:,} events, {run.decisions:,} decisions in {result.seconds:.1f} s "
-        f"({history.bars / max(result.seconds, 1e-9):,.0f} bars/s); "
-        f"tapewire report {run.id}; tapewire verify {run.id}",
-        soft_wrap=True,
+        f"({history.bars / max(result.seconds, 1e-9):,.0f} bars/s)",
+        wrap=True,
     )
+    print_text(f"tapewire report {run.id}; tapewire verify {run.id}")
 
 
 def _has_own_parameters(config: Config) -> bool:

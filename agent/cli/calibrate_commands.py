@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.progress import MofNCompleteColumn
-from rich.table import Table
 
 from agent.cli.command_options import ConfigFile, Json
-from agent.cli.console import err, out, print_json, print_text, progress_bar
+from agent.cli.console import err, print_columns, print_json, print_text, progress_bar
 from agent.cli.model_options import FORMATS, ColumnOptions, end_of, load_datasets
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from models.sentiment.llm.llm_spec import LlmSpec
@@ -124,13 +124,13 @@ def _confirm(spec: LlmSpec, texts: int, found: RequestEstimate, *, yes: bool) ->
 def _show(report: CalibrationReport, path: str) -> None:
     calibration = report.calibration
     title = f"{report.held_out:,} held-out texts"
-    table = Table("", "before", "after", title=title, title_justify="left")
-    for name, text in (("accuracy", "accuracy"), ("macro_f1", "macro F1"), ("ece", "ECE"), ("nll", "NLL")):
-        table.add_row(text, f"{report.before[name]:.3f}", f"{report.after[name]:.3f}")
+    names = (("accuracy", "accuracy"), ("macro_f1", "macro F1"), ("ece", "ECE"), ("nll", "NLL"))
+    rows = [(text, f"{report.before[name]:.3f}", f"{report.after[name]:.3f}") for name, text in names]
     print_text(
         f"{path} by {calibration.method}: temperature {calibration.temperature:.3f}, "
-        f"fitted on {calibration.rows:,} of {report.fitted_on:,} texts"
+        f"fitted on {calibration.rows:,} of {report.fitted_on:,} texts",
+        wrap=True,
     )
-    out.print(table)
+    print_columns((Column(""), *figures("before", "after")), rows, title=title)
     if report.unanswered:
         print_text(f"{report.unanswered:,} held-out texts have no answer, and count as wrong")

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
-from rich.table import Table
 
 from agent.cli.command_options import Jobs, Json, ReplayOptions, Seed, parse_span, window, worker_count
-from agent.cli.console import out, print_json, print_text
+from agent.cli.console import out, print_columns, print_json, print_text
 from agent.cli.research_output import counting, number, percent, score_all, show_stamps
 from agent.cli.typer_setup import Without, option
 from agent.core.durations import format_duration
 from agent.core.errors import UsageError
 from agent.system.clock import iso
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.core.events import Decision, Message
@@ -300,12 +300,11 @@ def _show_masked(found: MaskedCheck) -> None:
     share = found.masked / max(found.headlines, 1)
     relabelled = found.relabelled / max(found.masked, 1)
     out.print(f"{found.strategy}, original and masked headlines")
-    table = Table(show_edge=False)
-    for title in ("", "original", "masked"):
-        table.add_column(title, justify="left" if not title else "right")
-    table.add_row("total return", percent(found.total_return), percent(found.masked_return))
-    table.add_row("round trips", f"{found.trades:,}", f"{found.masked_trades:,}")
-    out.print(table)
+    rows = [
+        ("total return", percent(found.total_return), percent(found.masked_return)),
+        ("round trips", f"{found.trades:,}", f"{found.masked_trades:,}"),
+    ]
+    print_columns((Column(""), *figures("original", "masked")), rows)
     out.print(
         f"{found.masked:,} of {found.headlines:,} headlines ({share:.0%}) had a name; "
         f"masking changed the class of {found.relabelled:,} "
@@ -337,18 +336,17 @@ def _show_masked(found: MaskedCheck) -> None:
 def _show_costs(found: CostCheck) -> None:
     columns = sorted({(cell.fees, cell.slippage) for cell in found.table})
     slippages = sorted({slippage for _, slippage in columns})
-    out.print(f"{found.strategy}: total return by latency and fees (down), spread and slippage (across)")
-    table = Table(show_edge=False)
-    table.add_column("latency")
-    table.add_column("fees", justify="right")
-    for slippage in slippages:
-        table.add_column(f"× {slippage:g}", justify="right")
+    print_text(
+        f"{found.strategy}: total return by latency and fees (down), spread and slippage (across)", wrap=True
+    )
+    rows = []
     cells = {(cell.latency, cell.fees, cell.slippage): cell.total_return for cell in found.table}
     for latency in sorted({cell.latency for cell in found.table}):
         for fees in sorted({cell.fees for cell in found.table}):
             values = [percent(cells[latency, fees, slippage]) for slippage in slippages]
-            table.add_row(format_duration(latency), f"× {fees:g}", *values)
-    out.print(table)
+            rows.append((format_duration(latency), f"× {fees:g}", *values))
+    titles = figures("fees", *(f"× {slippage:g}" for slippage in slippages))
+    print_columns((Column("latency"), *titles), rows)
     trip = "" if found.round_trip is None else f", {found.round_trip * 1e4:.1f} bps a round trip"
     out.print(f"at the configured costs{trip}: {percent(found.total_return)}", soft_wrap=True)
     if found.break_even is None:

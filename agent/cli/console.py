@@ -7,10 +7,11 @@ consoles and JSON remove control characters.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -33,6 +34,9 @@ from rich.status import Status
 from agent.core.errors import TapewireError
 from agent.core.masking import mask
 from agent.data.text import escape_unprintable, printable
+from agent.system.fitted_table import Cell, Column, fitted_table
+
+_FREE_WIDTH: Final = 1_000  # columns of a table that doesn't reach a terminal
 
 _COUNTED: Final = 10_000_000  # a total beyond it is a time, and not shown as a count
 
@@ -84,12 +88,18 @@ def print_text(text: str, style: str | None = None, *, wrap: bool = False) -> No
     out.print(text, style=style, markup=False, soft_wrap=not wrap)
 
 
-def print_table(table: RenderableType, width: int) -> None:
-    """Print a table; unless standard output is a terminal, with room for `width` columns."""
-    if not out.is_terminal and out.width < width:
-        SafeConsole(highlight=False, width=width).print(table)
-    else:
-        out.print(table)
+def print_columns(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], *, title: str = "", gap: int = 2
+) -> None:
+    """Print a table that fits the terminal, as `fitted_table` describes; no heading and no figure is cut.
+
+    Into a file or pipe it gets as wide as it is, unless COLUMNS is set.
+    """
+    width = out.width if out.is_terminal or os.environ.get("COLUMNS", "").isdigit() else _FREE_WIDTH
+    if title:
+        print_text(title, style="italic", wrap=True)
+    console = out if out.is_terminal else SafeConsole(highlight=False, width=width)
+    console.print(fitted_table(columns, rows, width, gap=gap))
 
 
 def print_json(value: Any) -> None:

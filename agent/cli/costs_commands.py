@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.cli.command_options import ConfigFile, Json
-from agent.cli.console import err, out, print_json, print_text
+from agent.cli.console import err, print_columns, print_json, print_text
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.core.errors import StoreError, TapewireError, UsageError
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.analysis.cost_fit import CostFit, FittedCost
@@ -69,12 +70,7 @@ def fit(
 
 
 def _print(fitted: CostFit) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("costs")
-    for title in ("fitted", "from", "to", "orders or fills"):
-        table.add_column(title, justify="right")
+    listed: list[list[str]] = []
     rows: list[tuple[str, FittedCost | None, float, int]] = [
         ("half spread, bps", fitted.half_spread_bps, 1, 3),
         ("impact", fitted.impact, 1, 3),
@@ -87,8 +83,8 @@ def _print(fitted: CostFit) -> None:
         if estimate is not None:
             numbers = (estimate.value, estimate.low, estimate.high)
             shown = [f"{number * factor:,.{digits}f}" for number in numbers]
-            table.add_row(name, *shown, f"{estimate.count:,}")
-    out.print(table)
+            listed.append([name, *shown, f"{estimate.count:,}"])
+    print_columns((Column("costs"), *figures("fitted", "from", "to", "orders or fills")), listed)
     print_text(
         f"latency: 90 % within {fitted.latency_p90:,.0f} ms, 99 % within {fitted.latency_p99:,.0f} ms; the "
         "paper exchange has one latency, the median",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.config.llm import LlmConfig
     from agent.config.services import DashboardConfig
+    from agent.live.terminal_view import TerminalView
     from agent.replay.verify import Verification
     from agent.sandbox.model_server import ModelServer
     from agent.store.database import Database
@@ -221,10 +222,15 @@ async def _trade(
                 if not out.is_terminal:
                     daemon.observe(LineView(out, daemon.engine))
                     return await daemon.run(stop, complete=True)
-                view = TerminalView("tapewire demo", daemon.engine)
+                view = TerminalView(
+                    *("tapewire demo", daemon.engine),
+                    lambda: daemon.status() if daemon.started else None,
+                    live=True,
+                    spare=1,
+                )
                 daemon.observe(view)
                 with Live(view, console=out, auto_refresh=False, transient=True) as live:
-                    drawing = asyncio.create_task(_draw(live))
+                    drawing = asyncio.create_task(_draw(live, view))
                     try:
                         return await daemon.run(stop, complete=True)
                     finally:
@@ -238,9 +244,10 @@ async def _stop_when(done: Coroutine[Any, Any, None], stop: asyncio.Event) -> No
     stop.set()
 
 
-async def _draw(live: Live) -> None:
+async def _draw(live: Live, view: TerminalView) -> None:
     """Refresh the screen from the event loop: a thread would draw state while it changes."""
     while True:
+        view.refresh()
         live.refresh()
         await asyncio.sleep(_FRAME)
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
-
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Final
 
 from agent.analysis.comparison import comparison_text as words
 from agent.analysis.report import formats
-from agent.cli.console import out, print_table, print_text
+from agent.cli.console import out, print_columns, print_text
 from agent.cli.research_output import describe_overrides, percent, show_stamps
 from agent.system.clock import iso
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.analysis.comparison.comparison_data import (
@@ -33,7 +31,7 @@ def print_comparison(found: RunComparison) -> None:
     """Print the comparison of two runs."""
     show_stamps(tuple(dict.fromkeys((*found.a.stamps, *found.b.stamps))))
     for name, run in (("a", found.a), ("b", found.b)):
-        print_text(f"{name}  {_run_line(run)}")
+        print_text(f"{name}  {_run_line(run)}", wrap=True)
     print_text(words.headline(found), style="bold", wrap=True)
     for note in found.notes:
         print_text(f"! {note}", wrap=True)
@@ -152,10 +150,6 @@ def _print_lines(title: str, lines: Sequence[str]) -> None:
 
 def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = False) -> None:
     out.print()
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for place, title in enumerate(titles):
-        justify: Any = "right" if numbers and place else "left"
-        table.add_column(title, justify=justify, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    print_table(table, 130)
+    first, *others = titles
+    columns = figures(*others) if numbers else [Column(title, wraps=True) for title in others]
+    print_columns((Column(first, wraps=True), *columns), rows)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.cli.command_options import ConfigFile, Json, RunId
-from agent.cli.console import err, print_json, print_table, print_text
+from agent.cli.console import err, print_columns, print_json, print_text
 from agent.cli.typer_setup import option
 from agent.config import load
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.replay.order_history import OrderHistory
@@ -77,9 +78,6 @@ def explain(
 
 
 def _list_orders(history: OrderHistory, *, json: bool) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from agent.replay.order_history import describe_end
     from agent.system.clock import iso
 
@@ -103,28 +101,31 @@ def _list_orders(history: OrderHistory, *, json: bool) -> None:
         ]
         print_json({"run": history.run, "orders": rows, "trips": history.trips})
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
     sleeved = any(one.order.sleeve for one in records)
-    for title in (
-        *("number", "decided", *(("sleeve",) if sleeved else ()), "order", "quantity", "filled", "trip"),
-        *("ended", "id"),
-    ):
-        table.add_column(title, overflow="fold", no_wrap=title in ("number", "decided"))
+    columns = [
+        *map(Column, ("number", "decided", *(("sleeve",) if sleeved else ()), "order")),
+        *figures("quantity", "filled"),
+        *(Column("trip"), Column("ended", wraps=True), Column("id")),
+    ]
+    listed = []
     for one in records[-_LISTED:]:
         order = one.order
         trip = trips.get(order.id)
-        table.add_row(
-            str(one.number),
-            iso(order.ts)[:19],
-            *((Text(order.sleeve or ""),) if sleeved else ()),
-            Text(f"{order.symbol} {order.side.value.lower()} {order.type.value.lower().replace('_', ' ')}"),
-            f"{order.qty:f}",
-            f"{one.filled:f}",
-            f"t{trip}" if trip else "",
-            Text(describe_end(one)),
-            Text(order.id[:12]),
+        listed.append(
+            [
+                str(one.number),
+                iso(order.ts)[:19],
+                *((order.sleeve or "",) if sleeved else ()),
+                f"{order.symbol} {order.side.value.lower()} {order.type.value.lower().replace('_', ' ')}",
+                f"{order.qty:f}",
+                f"{one.filled:f}",
+                f"t{trip}" if trip else "",
+                describe_end(one),
+                order.id[:12],
+            ]
         )
-    print_table(table, 130)
+    if listed:
+        print_columns(columns, listed)
     if len(records) > _LISTED:
         print_text(f"the last {_LISTED} of {len(records):,} orders; --json lists all")
     elif not records:

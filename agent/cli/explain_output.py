@@ -18,6 +18,7 @@ from agent.core.durations import format_duration
 from agent.core.events import MINUTE_MS
 from agent.data.text import one_line
 from agent.system.clock import iso
+from agent.system.fitted_table import Column, fitted_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -113,21 +114,25 @@ def _signal(found: Explanation) -> list[RenderableType]:
             )
         )
     parts = _section("Headlines", rows)
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("voted", "weight", "vote", "probabilities", "headline"):
-        table.add_column(name, overflow="fold", justify="right" if name == "weight" else "left")
+    cells: list[tuple[str, ...]] = []
     for vote in found.votes:
         title = one_line(vote.title or f"(scored headline {vote.news_id})", _TITLE)
         source = f" ({one_line(vote.publisher, 60)})" if vote.publisher else ""
         kind = f", {vote.kind}" if vote.kind else ""
-        table.add_row(
-            iso(vote.voted_at)[:19],
-            f"{vote.weight:.3f}",
-            Text(f"{vote.direction}{kind}"),
-            _probabilities(vote.bearish, vote.neutral, vote.bullish),
-            Text(title + source),
+        cells.append(
+            (
+                iso(vote.voted_at)[:19],
+                f"{vote.weight:.3f}",
+                f"{vote.direction}{kind}",
+                _probabilities(vote.bearish, vote.neutral, vote.bullish),
+                title + source,
+            )
         )
-    return [*parts, table] if found.votes else parts
+    columns = (
+        *(Column("voted"), Column("weight", right=True), Column("vote")),
+        *(Column("probabilities"), Column("headline", wraps=True)),
+    )
+    return [*parts, fitted_table(columns, cells, out.width)] if found.votes else parts
 
 
 def _model(found: Explanation) -> list[RenderableType]:

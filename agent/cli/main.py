@@ -15,7 +15,7 @@ from agent.cli.console import report_crash, run_guarded
 from agent.cli.typer_setup import PlainGroup, set_up_commands
 
 PANELS: Final[dict[str, tuple[str, ...]]] = {
-    "Live": ("demo", "run", "control", "sleeve", "dashboard", "token", "mcp"),
+    "Live": ("demo", "run", "top", "control", "sleeve", "dashboard", "token", "mcp"),
     "Research": ("strategy", "backtest", "sweep", "walkforward", "tune", "check", "costs"),
     "Recorded runs": ("runs", "report", "events", "twin", "diff", "explain", "what_if", "bundle", "tries"),
     "Models": ("train", "model", "calibrate"),

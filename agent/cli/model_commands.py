@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.cli.command_options import ConfigFile, Json
-from agent.cli.console import err, out, print_json, print_text
+from agent.cli.console import err, out, print_columns, print_json, print_text
 from agent.cli.model_options import (
     FORMATS,
     BaseModel,
@@ -28,6 +28,7 @@ from agent.cli.typer_setup import PlainGroup, option
 from agent.core.errors import UsageError
 from agent.data.provenance import MAX_REASON, shown_reason, to_object
 from agent.data.text import MAX_TITLE, one_line
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from models.sentiment.serve.generator import AssetSignal, SentimentSignal, SentimentSignalGenerator
@@ -173,10 +174,12 @@ def compare(
     if json:
         print_json(found)
         return
-    table = Table(*COLUMNS, title=f"{found.sizes['test']:,} held-out texts of {', '.join(found.data)}")
-    for row in found.rows:
-        table.add_row(*cells(row))
-    out.print(table)
+    first, *others = COLUMNS
+    print_columns(
+        (Column(first), *figures(*others)),
+        [cells(row) for row in found.rows],
+        title=f"{found.sizes['test']:,} held-out texts of {', '.join(found.data)}",
+    )
     print_text(f"saved: {', '.join(map(str, paths))}")
 
 
@@ -374,22 +377,34 @@ def _print_evaluation(found: dict[str, Any]) -> None:
     from models.labels import LABELS
 
     title = f"{found['data']}: {found['n']:,} texts, {found['abstained']} abstained"
-    summary = Table("metric", "value", "95 % interval", title=title)
-    for name, (low, high) in found["confidence_intervals"].items():
-        summary.add_row(name, f"{found[name]:.3f}", f"{low:.3f} – {high:.3f}")
-    classes = Table("class", "precision", "recall", "F1", "texts", *(f"→ {label}" for label in LABELS))
+    print_columns(
+        (Column("metric"), *figures("value", "95 % interval")),
+        [
+            (name, f"{found[name]:.3f}", f"{low:.3f} – {high:.3f}")
+            for name, (low, high) in found["confidence_intervals"].items()
+        ],
+        title=title,
+    )
+    classes = []
     for label, counts in zip(LABELS, found["confusion"], strict=True):
         row = found["classes"][label]
-        figures = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
-        classes.add_row(label, *figures, str(row["support"]), *map(str, counts))
-    for table in (summary, classes, coverage_table(found["coverage"])):
-        out.print(table)
+        measured = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+        classes.append((label, *measured, str(row["support"]), *map(str, counts)))
+    out.print()
+    titles = ("precision", "recall", "F1", "texts", *(f"→ {label}" for label in LABELS))
+    print_columns((Column("class"), *figures(*titles)), classes)
+    print_coverage(found["coverage"])
 
 
-def coverage_table(coverage: Iterable[Any]) -> Table:
-    """Return share and precision of the texts that are actionable, by confidence threshold."""
-    table = Table("acting from confidence", "coverage", "precision")
-    for at in coverage:
-        precision = "–" if at.precision is None else f"{at.precision:.1%}"
-        table.add_row(f"{at.threshold:.2f}", f"{at.coverage:.1%}", precision)
-    return table
+def print_coverage(coverage: Iterable[Any]) -> None:
+    """Print share and precision of the texts that are actionable, by confidence threshold."""
+    out.print()
+    rows = [
+        (
+            f"{at.threshold:.2f}",
+            f"{at.coverage:.1%}",
+            "–" if at.precision is None else f"{at.precision:.1%}",
+        )
+        for at in coverage
+    ]
+    print_columns(figures("acting from confidence", "coverage", "precision"), rows)

@@ -10,10 +10,11 @@ import typer
 from msgspec import structs
 
 from agent.cli.command_options import ConfigFile, Json, RunId
-from agent.cli.console import err, out, print_json, print_text
+from agent.cli.console import err, out, print_columns, print_json, print_text
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.core.errors import UsageError
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.analysis.report.report_data import ReportData
@@ -115,20 +116,18 @@ def slippage(run: RunId = "latest", config: ConfigFile = None, json: Json = Fals
 
 
 def _print_slippage(found: SlippageReport) -> None:
-    from rich.table import Table
-
     from agent.system.clock import iso
 
-    columns = "decided", "order", "filled", "mark", "paper", "venue", "excess", "ms"
-    table = Table(*columns, box=None, header_style="dim", pad_edge=False)
+    rows = []
     for row in found.orders[-_SHOWN:]:
         filled = "" if not row.venue_qty else f"{row.venue_qty:f}"
         delay = "" if row.venue_delay_ms is None else f"{row.venue_delay_ms:,}"
         mark = "" if row.reference is None else f"{row.reference:,.7g}"
         costs = map(_bps, (row.paper_bps, row.venue_bps, row.excess_bps))
         order = f"{row.symbol} {row.side.lower()} {row.type.lower()}"
-        table.add_row(iso(row.ts)[5:19], order, filled, mark, *costs, delay)
-    out.print(table)
+        rows.append((iso(row.ts)[5:19], order, filled, mark, *costs, delay))
+    titles = figures("filled", "mark", "paper", "venue", "excess", "ms")
+    print_columns((Column("decided"), Column("order"), *titles), rows)
     out.print("paper, venue and excess in basis points of the mark", style="dim")
     if len(found.orders) > _SHOWN:
         out.print(f"the last {_SHOWN} of {len(found.orders):,} orders; --json prints all")

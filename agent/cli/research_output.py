@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import MofNCompleteColumn
-from rich.table import Table
 
-from agent.cli.console import out, print_text, progress_bar
+from agent.cli.console import out, print_columns, print_text, progress_bar
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.analysis.chance import ChanceTest
@@ -101,8 +101,8 @@ def show_verdict(verdict: Verdict) -> None:
         print_text(f"  {sentence}")
 
 
-def evidence_table(evidence: OutOfSampleEvidence, title: str) -> Table:
-    """Return the out-of-sample figures of a strategy beside those of buy-and-hold."""
+def print_evidence(evidence: OutOfSampleEvidence, title: str) -> None:
+    """Print the out-of-sample figures of a strategy beside those of buy-and-hold."""
 
     def with_interval(value: str, interval: Interval | None, show: Callable[[float], str]) -> str:
         return f"{value} [{show(interval.low)}, {show(interval.high)}]" if interval else value
@@ -117,29 +117,26 @@ def evidence_table(evidence: OutOfSampleEvidence, title: str) -> Table:
     def share(value: float | None) -> str:
         return "–" if value is None else f"{value:.1%}"
 
-    table = Table(title=title, title_justify="left", show_edge=False)
-    for column in ("", "strategy", "buy and hold"):
-        table.add_column(column, justify="left" if not column else "right")
     versus, tries = evidence.versus_hold, evidence.trials
     total_return = with_interval(percent(evidence.total_return), evidence.total_return_interval, percent)
     sharpe = with_interval(number(evidence.sharpe), evidence.sharpe_interval, number)
     ahead = with_interval(percent(versus.total_return.value), versus.total_return, percent) if versus else "–"
-    table.add_row("total return", total_return, percent(evidence.buy_and_hold))
-    table.add_row("Sharpe ratio", sharpe, number(evidence.buy_and_hold_sharpe))
-    table.add_row("max drawdown, daily", percent(evidence.max_drawdown), "")
-    table.add_row("ahead of buy-and-hold", ahead, "")
-    table.add_row("true Sharpe above 0, probability", share(evidence.probabilistic_sharpe), "")
-    table.add_row(
-        f"  deflated by {tries} {'tries' if tries > 1 else 'try'}", share(evidence.deflated_sharpe), ""
-    )
-    table.add_row("round trips", f"{evidence.trades:,}", "")
-    table.add_row(
-        "cost of a round trip", "–" if evidence.cost is None else f"{evidence.cost * 1e4:.1f} bps", ""
-    )
-    table.add_row("trades at random times", chance(evidence.random_entries), "")
-    table.add_row("signals at other times", chance(evidence.shifted_signals), "")
-    table.add_row("headlines shuffled", chance(evidence.placebo), "")
-    return table
+    deflated = f"  deflated by {tries} {'tries' if tries > 1 else 'try'}"
+    cost = "–" if evidence.cost is None else f"{evidence.cost * 1e4:.1f} bps"
+    rows = [
+        ("total return", total_return, percent(evidence.buy_and_hold)),
+        ("Sharpe ratio", sharpe, number(evidence.buy_and_hold_sharpe)),
+        ("max drawdown, daily", percent(evidence.max_drawdown), ""),
+        ("ahead of buy-and-hold", ahead, ""),
+        ("true Sharpe above 0, probability", share(evidence.probabilistic_sharpe), ""),
+        (deflated, share(evidence.deflated_sharpe), ""),
+        ("round trips", f"{evidence.trades:,}", ""),
+        ("cost of a round trip", cost, ""),
+        ("trades at random times", chance(evidence.random_entries), ""),
+        ("signals at other times", chance(evidence.shifted_signals), ""),
+        ("headlines shuffled", chance(evidence.placebo), ""),
+    ]
+    print_columns((Column("", wraps=True), *figures("strategy", "buy and hold")), rows, title=title)
 
 
 def describe_overrides(overrides: dict[str, Any]) -> str:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 from rich.progress import MofNCompleteColumn
-from rich.text import Text
 
 from agent.cli.command_options import ConfigFile, Json, parse_span, parse_time
-from agent.cli.console import err, out, print_json, print_table, print_text, progress_bar
+from agent.cli.console import err, print_columns, print_json, print_text, progress_bar
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.core.errors import UsageError
 from agent.data.text import one_line
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.research.run_list import ListedRun
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from agent.store.runs import Run
 
 _NOTE: Final = 60  # characters of a note in the list
-_WIDE: Final = 160  # columns of the table if standard output isn't a terminal
-_NARROW: Final = 120  # columns below which a run takes two lines
 _FIGURES: Final = ("return", "Sharpe", "drawdown", "trips")
 
 _Which = Annotated[
@@ -292,9 +290,7 @@ def _as_object(line: ListedRun, *, folds: bool) -> dict[str, Any]:
 
 
 def _print_runs(lines: Sequence[ListedRun], *, folds: bool) -> None:
-    """Print a table, or on a narrow terminal two lines a run."""
-    from rich.table import Table
-
+    """Print a table, or on a narrow terminal some lines a run."""
     if not lines:
         return
     rows = [
@@ -302,21 +298,8 @@ def _print_runs(lines: Sequence[ListedRun], *, folds: bool) -> None:
         for line in lines
         for cells in (_cells(line), *(_cells(fold, "  ") for fold in (line.folds if folds else ())))
     ]
-    if out.is_terminal and out.width < _NARROW:
-        for name, kind, strategy, symbols, window, *figures, notes in rows:
-            out.print(f"{name} {kind}, {strategy} on {symbols}, {window}", markup=False, soft_wrap=True)
-            shown = (f"{title} {value}" for title, value in zip(_FIGURES, figures, strict=True))
-            out.print(f"    {', '.join((*shown, *filter(None, (notes,))))}", markup=False, soft_wrap=True)
-    else:
-        table = Table(box=None, header_style="dim", pad_edge=False)
-        for title in ("run", "kind", "strategy", "symbols", "window", *_FIGURES, ""):
-            right = title in _FIGURES
-            table.add_column(
-                title, justify="right" if right else "left", overflow="fold", no_wrap=title == "run"
-            )
-        for cells in rows:
-            table.add_row(*map(Text, cells))
-        print_table(table, _WIDE)
+    names = [Column(title) for title in ("run", "kind", "strategy", "symbols", "window")]
+    print_columns((*names, *figures(*_FIGURES), Column("", wraps=True)), rows)
     for stamp in dict.fromkeys(stamp for line in lines for stamp in line.row.stamps):
         marked = sum(stamp in line.row.stamps for line in lines)
         err.print(f"! {stamp}: {marked:,} of these", markup=False)

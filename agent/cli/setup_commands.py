@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.cli.command_options import ConfigFile, Json
-from agent.cli.console import err, out, print_json, print_text
+from agent.cli.console import err, out, print_columns, print_json, print_text
 from agent.cli.typer_setup import option
 from agent.config import Config, load
 from agent.core.errors import ConfigError, VenueError
 from agent.core.masking import masked
+from agent.system.fitted_table import Column
 
 if TYPE_CHECKING:
     from agent.live.system_check import CheckResult
@@ -61,7 +62,6 @@ def doctor(
     ] = False,
 ) -> None:
     """Check what the agent needs: store, model, exchange, clock and feeds. Exit code 1 if a check fails."""
-    from rich.table import Table
     from rich.text import Text
 
     settled = load(config)
@@ -71,14 +71,15 @@ def doctor(
     if json:
         print_json({"ok": healthy, "checks": checks})
     else:
-        table = Table("", "", "", "ms", box=None, show_header=False)
+        rows = []
         for check in checks:
             mark = Text("ok", "green") if check.ok else Text("fails", "bold red")
             found = Text(check.found)
             if check.hint:
                 found.append(f"\n→ {check.hint}", "yellow")
-            table.add_row(mark, check.name, found, Text(f"{check.ms:,.0f} ms", "dim"))
-        out.print(table)
+            rows.append((mark, Text(check.name), found, Text(f"{check.ms:,.0f} ms", "dim")))
+        columns = (Column(""), Column("check"), Column("found", wraps=True), Column("took", right=True))
+        print_columns(columns, rows)
     if not healthy:
         raise typer.Exit(1)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from agent.cli.console import out, print_text
+from agent.cli.console import out, print_columns, print_text
 from agent.cli.research_output import number, percent
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.analysis.sleeve_study import SleeveStudy
@@ -15,10 +14,6 @@ if TYPE_CHECKING:
 
 def print_sleeves(study: SleeveStudy, currency: str) -> None:
     """Print a table of the sleeves, the correlations of their daily returns, and what crossed internally."""
-    table = Table(title="by sleeve", title_justify="left", show_edge=False)
-    table.add_column()
-    for one in study.sleeves:
-        table.add_column(one.name, justify="right")
     results = study.sleeves
     rows: dict[str, list[str]] = {
         "strategy": [one.strategy for one in results],
@@ -32,12 +27,12 @@ def print_sleeves(study: SleeveStudy, currency: str) -> None:
         "round trips": [f"{one.trades:,}" for one in results],
         "win rate": [percent(one.win_rate).lstrip("+") for one in results],
         f"fees, {currency}": [number(float(one.fees)) for one in results],
-        f"funding, {currency}": [number(float(one.funding)) for one in results],
+        f"funding, {currency}": [number(-float(one.funding) or 0.0) for one in results],  # as a cost
         f"slippage, {currency}": [number(float(one.slippage)) for one in results],
     }
-    for label, values in rows.items():
-        table.add_row(label, *values)
-    out.print(table)
+    out.print()
+    columns = (Column("by sleeve"), *figures(*(one.name for one in results)))
+    print_columns(columns, [(label, *values) for label, values in rows.items()])
     for line in lines_of(study, currency):
         print_text(line, wrap=True)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.cli.console import err, out, print_json, print_text
+from agent.cli.console import err, out, print_columns, print_json, print_text
 from agent.core.masking import mask, masked
 from agent.data.text import one_line
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.live.interfaces.status import ModelDriftStatus, Status, TwinStatus
@@ -19,7 +21,6 @@ _CAUSES: Final = 4  # parts of the twin's difference, the largest
 def show(status: Status) -> None:
     """Print the running agent's state."""
     from rich.markup import escape
-    from rich.table import Table
     from rich.text import Text
 
     from agent.system.clock import iso
@@ -68,33 +69,30 @@ def show(status: Status) -> None:
         show_drift(status.model_drift)
     if status.twin is not None:
         show_twin(status.twin)
-    positions = Table(
-        "symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim"
-    )
+    positions = []
     for one in status.positions:
         mark = "–" if one.mark is None else f"{one.mark:,.2f}"
-        last = "–" if one.last_bar is None else iso(one.last_bar)
-        last += " [red]stale[/]" if one.stale else ""
-        positions.add_row(one.symbol, str(one.qty), mark, f"{one.value:,.2f}", last, str(one.open_orders))
-    out.print(positions)
+        last = Text("–" if one.last_bar is None else iso(one.last_bar))
+        if one.stale:
+            last.append(" stale", "red")
+        positions.append((one.symbol, str(one.qty), mark, f"{one.value:,.2f}", last, str(one.open_orders)))
+    columns = (*figures("position", "mark", "value"), Column("last bar"), *figures("open orders"))
+    print_columns((Column("symbol"), *columns), positions)
     if status.sleeves:
         show_sleeves(status)
-    sources = Table(
-        "source", "state", "messages", "errors", "restarts", "last error", box=None, header_style="dim"
-    )
+    sources = []
     for source in status.producers:
-        figures = f"{source['messages']:,}", f"{source['errors']:,}", f"{source['failures']:,}"
-        sources.add_row(Text(source["name"]), source["state"], *figures, Text(source["last_error"][:_ERROR]))
+        counts = f"{source['messages']:,}", f"{source['errors']:,}", f"{source['failures']:,}"
+        sources.append((source["name"], source["state"], *counts, source["last_error"][:_ERROR]))
     for feed in status.feeds:
-        figures = f"{feed.messages:,}", f"{feed.errors:,}", ""
-        sources.add_row(Text(f"  {feed.name}"), feed.state, *figures, Text(feed.last_error[:_ERROR]))
-    out.print(sources)
-    latencies = Table("handled", "n", "p50 ms", "p99 ms", box=None, header_style="dim")
-    for kind, latency in status.latencies.items():
-        latencies.add_row(
-            kind, f"{latency['n']:,.0f}", f"{latency['p50_ms']:.2f}", f"{latency['p99_ms']:.2f}"
-        )
-    out.print(latencies)
+        counts = f"{feed.messages:,}", f"{feed.errors:,}", ""
+        sources.append((f"  {feed.name}", feed.state, *counts, feed.last_error[:_ERROR]))
+    _print_sources(figures("messages", "errors", "restarts"), sources)
+    latencies = [
+        (kind, f"{latency['n']:,.0f}", f"{latency['p50_ms']:.2f}", f"{latency['p99_ms']:.2f}")
+        for kind, latency in status.latencies.items()
+    ]
+    print_columns((Column("handled"), *figures("n", "p50 ms", "p99 ms")), latencies)
     queue = status.queue
     out.print(
         f"queue: {queue.depth} waiting, {queue.high_water} at most; "
@@ -115,27 +113,31 @@ def show(status: Status) -> None:
         print_text(f"  {iso(line['at'])}  {line['what']}")
 
 
+def _print_sources(counts: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    columns = (Column("source"), Column("state"), *counts, Column("last error", wraps=True))
+    print_columns(columns, rows)
+
+
 def show_sleeves(status: Status) -> None:
     """Print a table of the sleeves, the idle cash, and positions that no sleeve has."""
-    from rich.table import Table
-    from rich.text import Text
 
-    columns = ("sleeve", "strategy", "capital", "equity", "profit", "positions", "open orders", "risk")
-    table = Table(*columns, box=None, header_style="dim")
+    rows: list[tuple[str, ...]] = []
     for one in status.sleeves:
         held = ", ".join(f"{qty:+} {symbol}" for symbol, qty in one.positions.items()) or "flat"
         state = "leaving" if one.leaving else one.risk.value
         rule = f" by {one.risk_rule}" if one.risk_rule and not one.leaving else ""
-        figures = f"{one.capital:,.2f}", f"{one.equity:,.2f}", f"{one.equity - float(one.capital):+,.2f}"
-        table.add_row(
-            one.name, Text(one.strategy), *figures, held, f"{one.open_orders}", Text(f"{state}{rule}")
-        )
+        amounts = f"{one.capital:,.2f}", f"{one.equity:,.2f}", f"{one.equity - float(one.capital):+,.2f}"
+        rows.append((one.name, one.strategy, *amounts, held, f"{one.open_orders}", f"{state}{rule}"))
     if status.idle:
-        table.add_row("idle cash", "", "", f"{status.idle:,.2f}", "", "", "", "")
+        rows.append(("idle cash", "", "", f"{status.idle:,.2f}", "", "", "", ""))
     if status.unassigned:
         held = ", ".join(f"{qty:+} {symbol}" for symbol, qty in status.unassigned.items())
-        table.add_row("unassigned", "", "", "", "", held, "", "")
-    out.print(table)
+        rows.append(("unassigned", "", "", "", "", held, "", ""))
+    columns = (
+        *(Column("sleeve"), Column("strategy"), *figures("capital", "equity", "profit")),
+        *(Column("positions", wraps=True), *figures("open orders"), Column("risk", wraps=True)),
+    )
+    print_columns(columns, rows)
 
 
 def _strategy_line(status: Status) -> str:
@@ -215,8 +217,6 @@ def show_last(config: Path | None, json: bool) -> None:
 
     import msgspec
     from rich.markup import escape
-    from rich.table import Table
-    from rich.text import Text
 
     from agent.config import load
     from agent.core.errors import StoreError
@@ -255,23 +255,14 @@ def show_last(config: Path | None, json: bool) -> None:
         )
         if gap is not None:
             out.print(f"[bold red]the record[/]: {escape(gap.message)}", soft_wrap=True)
-        table = Table(
-            "source",
-            "state",
-            "messages",
-            "errors",
-            "last message",
-            "last error",
-            box=None,
-            header_style="dim",
-        )
+        rows = []
         for feed in feeds:
             last = iso(feed.last_message_at) if feed.last_message_at else "–"
-            error = Text(mask(one_line(feed.last_error, _ERROR)))  # earlier versions stored it unmasked
-            table.add_row(Text(feed.name), feed.state, f"{feed.messages:,}", f"{feed.errors:,}", last, error)
+            error = mask(one_line(feed.last_error, _ERROR))  # earlier versions stored it unmasked
+            rows.append((feed.name, feed.state, f"{feed.messages:,}", f"{feed.errors:,}", last, error))
         if feeds:
             out.print(f"its sources at {iso(feeds[0].written_at)}:")
-            out.print(table)
+            _print_sources((*figures("messages", "errors"), Column("last message")), rows)
 
 
 def show_twin(twin: TwinStatus) -> None:

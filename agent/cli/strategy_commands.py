@@ -9,9 +9,10 @@ import msgspec
 import typer
 
 from agent.cli.command_options import ConfigFile
-from agent.cli.console import err, out, print_json, print_text
+from agent.cli.console import err, out, print_columns, print_json, print_text
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
+from agent.system.fitted_table import Column
 
 if TYPE_CHECKING:
     from strategies.description import Parameter, StrategyDescription
@@ -126,8 +127,6 @@ def show_strategy(
 
 
 def _print_description(found: StrategyDescription) -> None:
-    from rich.table import Table
-
     print_text(found.name, style="bold")
     for line in found.doc.splitlines():
         print_text(f"  {line}", wrap=True)
@@ -144,16 +143,9 @@ def _print_description(found: StrategyDescription) -> None:
         print_text("no parameters")
         return
     out.print()
-    table = Table("parameter", "type", "default", "bounds", "", box=None, pad_edge=False, header_style="bold")
-    for one in found.parameters:
-        table.add_row(*map(_plain_cell, (one.name, one.type, _default(one), one.bounds, one.description)))
-    out.print(table)
-
-
-def _plain_cell(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)
+    columns = (*map(Column, ("parameter", "type", "default", "bounds")), Column("meaning", wraps=True))
+    rows = [(one.name, one.type, _default(one), one.bounds, one.description) for one in found.parameters]
+    print_columns(columns, rows)
 
 
 def _default(parameter: Parameter) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from agent.cli.command_options import Jobs, Ranges, ReplayOptions, worker_count
-from agent.cli.console import err, out, print_json, print_text, progress_bar
+from agent.cli.console import err, print_columns, print_json, print_text, progress_bar
 from agent.cli.research_output import (
     counting,
     number,
@@ -18,6 +18,7 @@ from agent.cli.research_output import (
 )
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
+from agent.system.fitted_table import figures
 
 if TYPE_CHECKING:
     from agent.replay.batch import SweepResult
@@ -127,24 +128,23 @@ def _row(result: SweepResult, run: str | None) -> dict[str, Any]:
 
 
 def _print_table(results: list[SweepResult]) -> None:
-    from rich.table import Table
-
     names = list(results[0].params)
     ranked = sorted(results, key=lambda one: one.final_equity, reverse=True)
-    table = Table(*names, "total return", "Sharpe", "max drawdown", "trips", "final equity", box=None)
-    for column in table.columns:
-        column.justify = "right"
+    rows = []
     for one in ranked[:_SHOWN]:
         performance = one.metrics.performance
-        table.add_row(
-            *(f"{value:g}" if isinstance(value, float) else str(value) for value in one.params.values()),
-            percent(performance.total_return),
-            number(performance.sharpe),
-            percent(performance.max_drawdown),
-            f"{one.metrics.trades.trades:,}" + (" (failed)" if one.error else ""),
-            number(float(one.final_equity)),
+        rows.append(
+            (
+                *(f"{value:g}" if isinstance(value, float) else str(value) for value in one.params.values()),
+                percent(performance.total_return),
+                number(performance.sharpe),
+                percent(performance.max_drawdown),
+                f"{one.metrics.trades.trades:,}" + (" (failed)" if one.error else ""),
+                number(float(one.final_equity)),
+            )
         )
-    out.print(table)
+    titles = (*names, "total return", "Sharpe", "max drawdown", "trips", "final equity")
+    print_columns(figures(*titles), rows)
     if len(ranked) > _SHOWN:
         print_text(f"the first {_SHOWN} of {len(ranked):,}; --json prints all")
     print_text(f"the best of {len(ranked):,} is mostly luck: tapewire tune judges it on other time")

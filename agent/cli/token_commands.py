@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from agent.cli.command_options import ConfigFile, Json, parse_span
-from agent.cli.console import out, print_json, print_text
+from agent.cli.console import print_columns, print_json, print_text
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.core.errors import UsageError
+from agent.system.fitted_table import Column
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the program that uses the token.")]
 
@@ -60,8 +61,6 @@ def add(
 
 def list_tokens(config: ConfigFile = None, json: Json = False) -> None:
     """List the tokens with their scopes."""
-    from rich.table import Table
-
     from agent.api.api_tokens import TokenRegistry
     from agent.system.clock import iso
 
@@ -81,11 +80,16 @@ def list_tokens(config: ConfigFile = None, json: Json = False) -> None:
     if not tokens:
         print_text("there is no token: tapewire token add makes one")
         return
-    table = Table("name", "scopes", "added", "expires", box=None, header_style="dim", pad_edge=False)
-    for one in tokens:
-        expires = iso(one.expires_at) if one.expires_at is not None else "never"
-        table.add_row(one.name, ", ".join(scope.value for scope in one.scopes), iso(one.created_at), expires)
-    out.print(table)
+    listed = [
+        (
+            one.name,
+            ", ".join(scope.value for scope in one.scopes),
+            iso(one.created_at),
+            iso(one.expires_at) if one.expires_at is not None else "never",
+        )
+        for one in tokens
+    ]
+    print_columns([Column(title) for title in ("name", "scopes", "added", "expires")], listed)
 
 
 def revoke(name: _Name, config: ConfigFile = None, json: Json = False) -> None:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 from rich.progress import MofNCompleteColumn
 
-from agent.cli.console import err, out, print_json, progress_bar
-from agent.cli.model_commands import coverage_table
+from agent.cli.console import err, out, print_columns, print_json, progress_bar
+from agent.cli.model_commands import print_coverage
 from agent.cli.model_options import BaseModel, TrainingDataOptions, needs_training_libraries
 from agent.cli.train_ensemble_commands import ensemble
 from agent.cli.train_fusion_commands import fusion
 from agent.cli.train_reader_commands import reader
 from agent.cli.typer_setup import option
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from models.sentiment.train.datasets import Dataset
@@ -237,19 +238,17 @@ def _show_recipe(recipe: Recipe, trainable: int, parameters: int) -> None:
 
 
 def _show_result(done: TrainingResult) -> None:
-    from rich.table import Table
-
     card = done.card
     for part in ("test", "calibration"):
         if part in card.metrics:
-            table = Table(
-                "metric", "value", "95 % interval", title=f"{part}: {card.notes[f'rows_{part}']:,} texts"
-            )
-            for name, found in card.metrics[part].items():
-                table.add_row(name, f"{found.value:.3f}", f"{found.low:.3f} – {found.high:.3f}")
-            out.print(table)
+            rows = [
+                (name, f"{found.value:.3f}", f"{found.low:.3f} – {found.high:.3f}")
+                for name, found in card.metrics[part].items()
+            ]
+            title = f"{part}: {card.notes[f'rows_{part}']:,} texts"
+            print_columns((Column("metric"), *figures("value", "95 % interval")), rows, title=title)
             break
-    out.print(coverage_table(card.coverage))
+    print_coverage(card.coverage)
     out.print(f"temperature {card.temperature:.3f}; trained until {card.trained_until_iso}")
     out.print(f"{done.seconds:.0f} s, at most {done.peak_memory / 1e6:.0f} MB")
     for name, value in card.notes.items():

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from agent.cli.command_options import ConfigFile, Json, parse_time
-from agent.cli.console import err, out, print_json, print_text, progress_bar
+from agent.cli.console import err, print_columns, print_json, print_text, progress_bar
 from agent.cli.model_options import TrainingDataOptions
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from models.sentiment.ensemble.ensemble_file import Ensemble, MemberFigures, WorthInterval
@@ -150,27 +151,22 @@ def _fields(done: Ensemble) -> dict[str, object]:
 
 
 def _show(done: Ensemble, output: Path) -> None:
-    from rich.table import Table
-
     found = done.measured
     if found is not None:
-        quality = Table(
-            *("", "weight", "accuracy", "macro-F1", "ECE", "worth (accuracy)"),
-            title=f"{found.rows_test:,} held-out texts",
-        )
+        quality: list[list[str]] = []
         shares = tuple(f"{float(share):.0%}" for share in found.ensemble.precision_at)
-        answers = Table(
-            *("", "covered", *shares, "ms", "cost"), title=f"Precision of the surest {', '.join(shares)}"
-        )
+        answers: list[list[str]] = []
         for member in done.members:
-            figures, worth = found.members[member.name], found.worth.get(member.name)
+            measured, worth = found.members[member.name], found.worth.get(member.name)
             value = "" if worth is None else _interval(worth.accuracy)
-            quality.add_row(member.name, f"{member.weight:.2f}", *_quality(figures), value)
-            answers.add_row(member.name, *_answers(figures))
-        quality.add_row("ensemble", "", *_quality(found.ensemble), "")
-        answers.add_row("ensemble", *_answers(found.ensemble))
-        out.print(quality)
-        out.print(answers)
+            quality.append([member.name, f"{member.weight:.2f}", *_quality(measured), value])
+            answers.append([member.name, *_answers(measured)])
+        quality.append(["ensemble", "", *_quality(found.ensemble), ""])
+        answers.append(["ensemble", *_answers(found.ensemble)])
+        titles = figures("weight", "accuracy", "macro-F1", "ECE", "worth (accuracy)")
+        print_columns((Column(""), *titles), quality, title=f"{found.rows_test:,} held-out texts")
+        surest = f"Precision of the surest {', '.join(shares)}"
+        print_columns((Column(""), *figures("covered", *shares, "ms", "cost")), answers, title=surest)
         print_text(
             f"members differ on {found.disagreement:.0%} of the texts; "
             "worth: the ensemble minus one fitted without the member, with its 95 % interval",

@@ -10,12 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from agent.cli.command_options import ConfigFile, End, Json, SentimentModel, Start, parse_span, parse_time
-from agent.cli.console import out, print_json, print_text, progress_bar
+from agent.cli.console import out, print_columns, print_json, print_text, progress_bar
 from agent.cli.model_options import needs_training_libraries
 from agent.cli.typer_setup import option
 from agent.config import Config, load
 from agent.core.durations import format_duration
 from agent.core.errors import ModelError, UsageError
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.replay.history import Plan
@@ -237,8 +238,6 @@ def _stages() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _show_result(done: FusionTrainingResult) -> None:
-    from rich.table import Table
-
     card = done.card
     out.print(f"rows: {', '.join(f'{part} {rows:,}' for part, rows in done.rows.items())}")
     out.print(f"classes: {', '.join(f'{name} {share:.1%}' for name, share in done.shares.items())}")
@@ -246,17 +245,12 @@ def _show_result(done: FusionTrainingResult) -> None:
         tried = ", ".join(f"{format_duration(key)} {loss:.4f}" for key, loss in done.half_lives.items())
         out.print(f"validation loss by half-life: {tried}")
     if done.table:
-        table = Table(
-            "",
-            *next(iter(done.table.values())),
-            title=f"test: {done.rows['test']:,} rows; 95 % intervals by day",
-        )
-        for name, metrics in done.table.items():
-            table.add_row(
-                name,
-                *(f"{found.value:.3f} ({found.low:.3f} – {found.high:.3f})" for found in metrics.values()),
-            )
-        out.print(table)
+        rows = [
+            (name, *(f"{one.value:.3f} ({one.low:.3f} – {one.high:.3f})" for one in metrics.values()))
+            for name, metrics in done.table.items()
+        ]
+        title = f"test: {done.rows['test']:,} rows; 95 % intervals by day"
+        print_columns((Column("model"), *figures(*next(iter(done.table.values())))), rows, title=title)
         out.print(_verdict(done))
     out.print(
         f"temperature {card.temperature:.3f}; trained until {card.trained_until_iso}; {done.seconds:.0f} s"

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.progress import MofNCompleteColumn
 
-from agent.cli.console import err, out, print_json, progress_bar
+from agent.cli.console import err, out, print_columns, print_json, progress_bar
 from agent.cli.model_options import BaseModel, needs_training_libraries
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from models.cards import Card
@@ -95,9 +96,7 @@ def reader(
 
 
 def _show(card: Card, output: Path) -> None:
-    from rich.table import Table
-
-    table = Table("held out", "accuracy", "95 % interval", "macro-F1", "ECE")
+    rows: list[tuple[str, ...]] = []
     titles = {
         "test": "headlines",
         "test_assets": "assets",
@@ -110,7 +109,8 @@ def _show(card: Card, output: Path) -> None:
             accuracy = found["accuracy"]
             others = (f"{found[key].value:.3f}" if key in found else "" for key in ("macro_f1", "ece"))
             interval = f"{accuracy.low:.3f} – {accuracy.high:.3f}"
-            table.add_row(title, f"{accuracy.value:.3f}", interval, *others)
-    out.print(table)
+            rows.append((title, f"{accuracy.value:.3f}", interval, *others))
+    columns = figures("accuracy", "95 % interval", "macro-F1", "ECE")
+    print_columns((Column("held out", wraps=True), *columns), rows)
     out.print(f"trained until {card.trained_until_iso}")
     out.print(f"saved: {output}")

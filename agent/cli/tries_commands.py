@@ -6,22 +6,41 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from agent.cli.command_options import ConfigFile, Json
-from agent.cli.console import out, print_json, print_table, print_text
+from agent.cli.console import out, print_columns, print_json, print_text
 from agent.cli.research_output import number, percent
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.core.errors import UsageError
 from agent.system.clock import iso
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.analysis.study_list import StudyLine, TryLine
     from agent.store.database import Database
     from agent.store.tries import Study
 
-_WIDE = 130  # columns of the tables if standard output isn't a terminal
+_STUDY_COLUMNS = (
+    Column("study"),
+    Column("symbols", wraps=True),
+    Column("from"),
+    Column("to"),
+    *figures("tries"),
+    Column("on the data", right=True, optional=2),
+    Column("held out", right=True, optional=3),
+    Column("last", optional=1),
+    Column("by", wraps=True),
+)
+_TRY_COLUMNS = (
+    Column("at"),
+    Column("by", wraps=True),
+    Column("kind", wraps=True),
+    Column("variant", optional=1),
+    Column("parameters", wraps=True),
+    *figures("return", "Sharpe", "deflated"),
+    Column("times", right=True, optional=2),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -88,11 +107,11 @@ def _study_of(database: Database, run: str) -> Study:
 
 
 def _print_studies(lines: list[StudyLine]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for title in ("study", "symbols", "from", "to", "tries", "on the data", "held out", "last", "by"):
-        table.add_column(title, justify="right" if title in ("tries", "on the data", "held out") else "left")
-    for one in lines:
-        table.add_row(
+    if not lines:
+        print_text("nothing was tried yet: tapewire backtest makes the first try")
+        return
+    rows = [
+        (
             one.study,
             ", ".join(one.symbols),
             iso(one.start)[:10],
@@ -103,21 +122,17 @@ def _print_studies(lines: list[StudyLine]) -> None:
             iso(one.last_at)[:16],
             one.last_by,
         )
-    if lines:
-        print_table(table, _WIDE)
-    else:
-        print_text("nothing was tried yet: tapewire backtest makes the first try")
+        for one in lines
+    ]
+    print_columns(_STUDY_COLUMNS, rows)
 
 
 def _print_tries(study: Study, lines: list[TryLine]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for title in ("at", "by", "kind", "variant", "parameters", "return", "Sharpe", "deflated", "times"):
-        right = title in ("return", "Sharpe", "deflated", "times")
-        table.add_column(title, justify="right" if right else "left", no_wrap=title != "parameters")
+    rows = []
     for one in lines:
         deflated = "–" if one.deflated_sharpe is None else f"{one.deflated_sharpe:.1%}"
         kind = one.kind + (" (held out)" if one.held_out else "" if one.study == study.id else " (overlaps)")
-        table.add_row(
+        row = (
             iso(one.recorded_at)[:16],
             one.by,
             kind,
@@ -128,10 +143,11 @@ def _print_tries(study: Study, lines: list[TryLine]) -> None:
             deflated,
             f"{one.evaluations:,}",
         )
+        rows.append(row)
     window = f"{iso(study.start)[:16]} to {iso(study.end)[:16]}"
     symbols = ", ".join(study.symbols)
     print_text(f"study {study.id}: {symbols}, {window}: {len(lines):,} tries on these data")
-    print_table(table, _WIDE)
+    print_columns(_TRY_COLUMNS, rows)
     out.print(
         "Sharpe ratios are per hour or day; deflated: probability that the true one beats luck", style="dim"
     )

@@ -25,7 +25,7 @@ from agent.cli.console import err, out, print_json, print_text
 from agent.cli.research_output import (
     counting,
     describe_overrides,
-    evidence_table,
+    print_evidence,
     score_all,
     show_stamps,
     show_verdict,
@@ -171,6 +171,6 @@ def _print_result(tuned: TuningResult, path: Path) -> None:
     out.print()
     show_stamps(tuned.held_out.stamps)
     start, end = tuned.held_out.folds[0].test
-    out.print(evidence_table(tuned.held_out.evidence, f"Held out: {iso(start)[:10]} to {iso(end)[:10]}"))
+    print_evidence(tuned.held_out.evidence, f"Held out: {iso(start)[:10]} to {iso(end)[:10]}")
     show_verdict(tuned.held_out.verdict)
     print_text(f"parameters: {path}; run {tuned.held_out.folds[0].run}")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from agent.cli.command_options import ConfigFile, Json, RunId
-from agent.cli.console import err, out, print_json, print_text
+from agent.cli.console import err, out, print_columns, print_json, print_text
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.core.errors import UsageError
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +103,7 @@ def twin(
 
 
 def _print(report: TwinReport, *, orders: bool) -> None:
-    from rich.table import Table
+    from rich.text import Text
 
     from agent.analysis.report.twin_view import headline, sentences
     from agent.analysis.twin_parts import LABELS
@@ -111,22 +112,18 @@ def _print(report: TwinReport, *, orders: bool) -> None:
     print_text(headline(report), style="bold", wrap=True)
     for sentence in sentences(report):
         print_text(sentence, wrap=True)
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("from the twin to the venue")
-    table.add_column(report.currency, justify="right")
+    steps = []
     for step in waterfall(report).steps:
         amount = f"{step.amount:,.2f}" if step.is_total else f"{step.amount:+,.2f}"
-        table.add_row(step.label, amount, style="bold" if step.is_total else None)
-    out.print(table)
+        style = "bold" if step.is_total else ""
+        steps.append((Text(step.label, style), Text(amount, style)))
+    columns = (Column("from the twin to the venue", wraps=True), Column(report.currency, right=True))
+    print_columns(columns, steps)
     if report.origins:
         print_text(f"the divergence of positions was opened by {_parts(report.origins)}", wrap=True)
     if len(report.days) > 1:
-        days = Table("day", box=None, header_style="dim", pad_edge=False)
-        days.add_column("difference", justify="right")
-        days.add_column("causes")
-        for day in report.days:
-            days.add_row(day.day, _money(day.difference), _parts(day.causes))
-        out.print(days)
+        days = [(day.day, _money(day.difference), _parts(day.causes)) for day in report.days]
+        print_columns((Column("day"), Column("difference", right=True), Column("causes", wraps=True)), days)
     if orders:
         _print_orders(report)
     for bars in report.bars:
@@ -152,26 +149,20 @@ def _print(report: TwinReport, *, orders: bool) -> None:
 
 
 def _print_orders(report: TwinReport) -> None:
-    from rich.table import Table
-
     from agent.system.clock import iso
 
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for title in ("decided", "order"):
-        table.add_column(title, no_wrap=True)
-    for title in ("quantity", "venue", "twin", "difference"):
-        table.add_column(title, justify="right")
-    table.add_column("causes")
+    rows = []
     largest = sorted(report.orders, key=lambda order: -abs(order.difference))[:_SHOWN]
     for order in sorted(largest, key=lambda order: order.ts):
         venue = order.venue_status.lower() if order.venue_price is None else f"{order.venue_price:,.7g}"
         paper = order.paper_status.lower() if order.paper_price is None else f"{order.paper_price:,.7g}"
         name = f"{order.symbol} {order.side.lower()} {order.type.lower()}"
         when = iso(order.ts)[5:16].replace("T", " ")
-        table.add_row(
-            when, name, f"{order.qty:f}", venue, paper, _money(order.difference), _parts(order.causes)
+        rows.append(
+            (when, name, f"{order.qty:f}", venue, paper, _money(order.difference), _parts(order.causes))
         )
-    out.print(table)
+    titles = figures("quantity", "venue", "twin", "difference")
+    print_columns((Column("decided"), Column("order"), *titles, Column("causes", wraps=True)), rows)
     if len(report.orders) > _SHOWN:
         out.print(f"the {_SHOWN} largest of {len(report.orders):,} orders; --json prints all")
 

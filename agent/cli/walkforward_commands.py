@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
-from rich.table import Table
 
 from agent.cli.command_options import (
     Jobs,
@@ -22,13 +21,13 @@ from agent.cli.command_options import (
     window,
     worker_count,
 )
-from agent.cli.console import out, print_json
+from agent.cli.console import out, print_columns, print_json
 from agent.cli.research_output import (
     counting,
     describe_overrides,
-    evidence_table,
     number,
     percent,
+    print_evidence,
     score_all,
     show_stamps,
     show_verdict,
@@ -37,6 +36,7 @@ from agent.cli.typer_setup import option
 from agent.core.durations import format_duration
 from agent.core.errors import UsageError
 from agent.system.clock import iso
+from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.research.fitters import Fitter
@@ -199,39 +199,31 @@ def walkforward(
 
 def _print_result(result: WalkForward) -> None:
     show_stamps(result.stamps)
-    table = Table(
-        title=f"{result.strategy} on {', '.join(result.symbols)}, fit {result.fit}",
-        title_justify="left",
-        show_edge=False,
-    )
     fitted = any(fold.overrides for fold in result.folds)
-    for title in (
-        "fold",
-        "judged from",
-        "for",
-        "return",
-        "hold",
-        "Sharpe",
-        "trips",
-        "fitted" if fitted else "drawdown",
-    ):
-        justify: Any = "left" if title in ("judged from", "fitted") else "right"
-        table.add_column(title, justify=justify, no_wrap=title != "fitted")
+    columns = (
+        *(Column("fold", right=True), Column("judged from")),
+        *figures("for", "return", "hold", "Sharpe", "trips"),
+        Column("fitted", wraps=True) if fitted else Column("drawdown", right=True),
+    )
+    rows = []
     for fold in result.folds:
         start, end = fold.test
-        table.add_row(
-            str(fold.number),
-            iso(start)[:10],
-            format_duration(end - start),
-            percent(fold.total_return),
-            percent(fold.buy_and_hold),
-            number(fold.sharpe),
-            f"{fold.trades:,}",
-            describe_overrides(fold.overrides) if fitted else percent(fold.max_drawdown),
+        rows.append(
+            (
+                str(fold.number),
+                iso(start)[:10],
+                format_duration(end - start),
+                percent(fold.total_return),
+                percent(fold.buy_and_hold),
+                number(fold.sharpe),
+                f"{fold.trades:,}",
+                describe_overrides(fold.overrides) if fitted else percent(fold.max_drawdown),
+            )
         )
-    out.print(table)
+    title = f"{result.strategy} on {', '.join(result.symbols)}, fit {result.fit}"
+    print_columns(columns, rows, title=title)
     out.print()
-    out.print(evidence_table(result.evidence, "Out of sample"))
+    print_evidence(result.evidence, "Out of sample")
     show_verdict(result.verdict)
     out.print(
         f"{result.id}: {len(result.folds)} folds in {result.seconds:.1f} s; "

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from agent.cli.backtest_commands import replay_progress
 from agent.cli.command_options import ConfigFile, Json, RunId
-from agent.cli.console import err, out, print_json, print_text, progress_bar
+from agent.cli.console import err, out, print_columns, print_json, print_text, progress_bar
 from agent.cli.typer_setup import option
 from agent.config import load
 from agent.core.errors import UsageError
 from agent.system.clock import iso
+from agent.system.fitted_table import Column
+from agent.system.fitted_table import figures as column_figures
 
 if TYPE_CHECKING:
     from agent.analysis.story_table import StoryResults
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 TrustStrategy = Annotated[
     bool, option("--trust-strategy", "Import the run's strategy even if its file has changed since the run.")
 ]
+
+
+_LIVES: Final = column_figures("as it was", "changed", "difference")
 
 
 def register(app: typer.Typer) -> None:
@@ -117,12 +120,8 @@ def _pairs(name: str, given: list[str] | None) -> dict[str, str]:
 def _print_lives(found: WhatIf) -> None:
     from agent.replay.what_if_request import figures, remarks
 
-    table = Table(box=None, pad_edge=False)
-    for title in ("", "as it was", "changed", "difference"):
-        table.add_column(title, justify="left" if not title else "right")
-    for row in figures(found):
-        table.add_row(row.name, *row.in_words())
-    out.print(table)
+    rows = [(row.name, *row.in_words()) for row in figures(found)]
+    print_columns((Column("", wraps=True), *_LIVES), rows)
     _print_sleeves(found)
     for remark in remarks(found):
         err.print(remark, style="bold red" if found.as_recorded is False else None, markup=False)
@@ -142,12 +141,7 @@ def _print_sleeves(found: WhatIf) -> None:
     rows = profits_by_sleeve(found)
     if not rows:
         return
-    table = Table(box=None, pad_edge=False)
-    for title in ("profit by sleeve", "as it was", "changed", "difference"):
-        table.add_column(title, justify="left" if title == "profit by sleeve" else "right")
-    for row in rows:
-        table.add_row(row.name, *row.in_words())
-    out.print(table)
+    print_columns((Column("profit by sleeve"), *_LIVES), [(row.name, *row.in_words()) for row in rows])
 
 
 def stories(
@@ -191,29 +185,25 @@ def stories(
 def _print_stories(found: StoryResults, most: int) -> None:
     from agent.analysis.story_table import table_of
 
-    table = Table(box=None, pad_edge=False)
     names = list(dict.fromkeys(name for story in found.stories for name in story.sleeves))
-    numbers = ("contribution", *names, "orders")
-    for title in (*numbers, "first headline", "headline", "symbols", "story"):
-        table.add_column(
-            title,
-            justify="right" if title in numbers else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=None if title == "story" else len(title),
-        )
-    chosen = table_of(found, most)
+    columns = (
+        *column_figures("contribution", *names, "orders"),
+        *(Column("first headline"), Column("headline"), Column("symbols"), Column("story", wraps=True)),
+    )
+    chosen, rows = table_of(found, most), []
     for number, story in enumerate(chosen.rows):
         if number == chosen.gap:
-            table.add_row("…")
-        table.add_row(
-            f"{story.contribution:+,.2f}",
-            *(f"{story.sleeves.get(name, 0):+,.2f}" for name in names),
-            f"{story.orders - story.orders_without:+d}",
-            iso(story.at)[:16].replace("T", " "),
-            story.story[:8],
-            " ".join(story.symbols),
-            Text(story.title),
+            rows.append(("…", *("",) * (len(columns) - 1)))
+        rows.append(
+            (
+                f"{story.contribution:+,.2f}",
+                *(f"{story.sleeves.get(name, 0):+,.2f}" for name in names),
+                f"{story.orders - story.orders_without:+d}",
+                iso(story.at)[:16].replace("T", " "),
+                story.story[:8],
+                " ".join(story.symbols),
+                story.title,
+            )
         )
-    out.print(table)
+    print_columns(columns, rows)
     out.print(chosen.summary)

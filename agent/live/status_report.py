@@ -11,6 +11,9 @@ import msgspec
 from msgspec.structs import replace
 
 from agent.config import Config
+from agent.core.events import OrderType
+from agent.core.orders import WorkingOrder
+from agent.core.portfolio import Position
 from agent.core.sleeves import SleevedEngine
 from agent.core.trading_engine import TradingEngine
 from agent.live.interfaces.producer import Health
@@ -105,6 +108,7 @@ def positions_of(engine: TradingEngine, now: int) -> list[PositionStatus]:
     for symbol, state in engine.states.items():
         position = state.position
         known = position.mark == position.mark
+        held, book = bool(position.qty), state.book
         rows.append(
             PositionStatus(
                 symbol,
@@ -114,10 +118,27 @@ def positions_of(engine: TradingEngine, now: int) -> list[PositionStatus]:
                 state.last_start if state.last_start >= 0 else None,
                 state.overdue(now),
                 symbol in engine.risk.stale,
-                len(state.book),
+                len(book),
+                entry=position.entry_price if held else None,
+                open_profit=position.unrealised if held and known else None,
+                stop=nearest_trigger(position, book, OrderType.STOP, OrderType.TRAILING_STOP),
+                take_profit=nearest_trigger(position, book, OrderType.TAKE_PROFIT),
             )
         )
     return rows
+
+
+def nearest_trigger(position: Position, book: Sequence[WorkingOrder], *kinds: OrderType) -> float | None:
+    """Return the trigger of the position's protection of these kinds that the price reaches first."""
+    if not position.qty:
+        return None
+    triggers = [
+        working.trigger
+        for working in book
+        if working.closes_position and not working.cancelling and working.order.type in kinds
+    ]
+    falling = (position.qty > 0) != (OrderType.TAKE_PROFIT in kinds)  # a stop of a long is below the price
+    return (max if falling else min)(triggers, default=None)
 
 
 def drawdown_of(engine: TradingEngine) -> float:

@@ -7,12 +7,13 @@ import platform
 import secrets
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
 from operator import itemgetter
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -28,7 +29,7 @@ from agent.analysis.sleeve_study import (
     SleeveStudy,
     study_sleeves,
 )
-from agent.analysis.trades import TradeBook
+from agent.analysis.trades import RoundTrip, TradeBook
 from agent.config import Config
 from agent.core.engine import CORE, CORE_REVISION, Engine
 from agent.core.errors import LeakageError
@@ -44,7 +45,8 @@ from agent.core.events import (
     RiskState,
 )
 from agent.core.exchange import MatchingExchange
-from agent.core.risk import SHORT_HISTORY, WARM_UP
+from agent.core.risk import SHORT_HISTORY
+from agent.core.settings import RiskConfig
 from agent.core.sinks import SleevedSink
 from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
@@ -55,6 +57,7 @@ from agent.data.sentiment import NamedScorer
 from agent.replay.evaluations import Evaluated, Result, count_try
 from agent.replay.history import History
 from agent.replay.open_engine import blaming_any, name_of, open_engine, params_of, sources_of
+from agent.replay.run_notes import headline_note, refusal_notes, rejection_notes
 from agent.replay.sleeve_sampler import SleeveSampler
 from agent.store.database import Database
 from agent.store.recorder import Recorder
@@ -79,6 +82,9 @@ class CompletedBacktest(NamedTuple):
     notes: list[str]
     sleeves: SleeveStudy | None = None  # results by sleeve; None without sleeves
     standing: StudyStanding | None = None  # after all tries on the data; None for a part of an evaluation
+    trades: tuple[RoundTrip, ...] = ()  # closed round trips, in order of exit
+    refused: dict[str, int] = {}  # orders by the risk limit that refused them
+    rejected: dict[str, int] = {}  # orders by the rule of the instrument or account that they broke
 
 
 def backtest(
@@ -143,57 +149,45 @@ def backtest(
     if config.sleeves and done.sleeves is not None:
         sleeves = study_sleeves(config, done.sleeves.histories, done.sleeves.internal.totals)
     notes = [*history.notes, *history.notes_on_scores(), *_notes_on_models(scorer)]
-    notes += [_note(name, n) for name, n in sorted(counts.items()) if n]
+    notes += [headline_note(name, n) for name, n in sorted(counts.items()) if n]
     for name, part in engines_of(engine).items():
-        notes += [f"{name}: {note}" if name else note for note in _notes_on_orders(part)]
+        notes += [
+            f"{name}: {note}" if name else note for note in _notes_on_orders(part, _limits(config, name))
+        ]
     if isinstance(engine, SleevedEngine):
-        notes += _notes_on_sleeves(engine)
+        notes += _notes_on_sleeves(engine, config.risk)
     notes += done.short_histories
     risk = engine.risk
     if risk.state is not RiskState.ACTIVE and not history.closes_out:
         ended = f"the run ended {risk.state.value} by {risk.rule}"
         notes.append(f"{ended}: no new positions since {iso(risk.since)}")
-    return CompletedBacktest(run, metrics, time.monotonic() - began, notes, sleeves, stands)
-
-
-_HEADLINES: Final = {
-    "voted": "were votes for a signal",
-    "unsure": "were scored below signals.threshold",
-    "unmapped": "named no traded symbol",
-    "duplicate": "repeated a story that had voted",
-    "abstained": "were left unscored by the model, which abstained",
-    "stale": "were too old to trade on",
-    "dropped": "were never scored: too many waited",
-    "barred": "were of a kind of news that may not vote (signals.kinds)",
-    "revised": "were revised by the slower model, which changed a vote",
-    "withdrawn": "lost their vote by the revision",
-    "kept": "kept their vote, because the revising model abstained",
-    "ineffective": "were revised without a change: they had no vote and got none",
-    "late": "were revised after their vote had left signals.window",
-    "unknown": "were scored, but are not among the news, or no longer wait for a score",
-    "invalid": "had invalid probabilities for an asset, and did not vote on it",
-}
-"""Name of a headline count in the signal engine -> its description."""
+    refused, rejected = Counter(engine.risk.refusals), Counter[str]()
+    for part in engines_of(engine).values():
+        rejected.update(part.exchange.refusals)
+        if part is not engine:
+            refused.update(part.risk.refusals)
+    return CompletedBacktest(
+        *(run, metrics, time.monotonic() - began, notes, sleeves, stands),
+        trades=tuple(done.trades),
+        refused=dict(refused),
+        rejected=dict(rejected),
+    )
 
 
 def _notes_on_models(scorer: NamedScorer | None) -> list[str]:
     return [note for model in models_of(scorer) for note in notes_on_answers(model)]
 
 
-def _note(name: str, count: int) -> str:
-    return f"{count:,} headlines {_HEADLINES[name]}" if name in _HEADLINES else f"{name}: {count:,}"
+def _limits(config: Config, sleeve: str) -> RiskConfig:
+    """Return the limits of a sleeve; of the account for an empty name."""
+    own = next((one.risk for one in config.sleeves if one.name == sleeve), {})
+    return RiskConfig.model_validate(config.risk.model_dump() | own)
 
 
-def _notes_on_orders(engine: Engine) -> list[str]:
+def _notes_on_orders(engine: Engine, limits: RiskConfig) -> list[str]:
     """Return notes on rejected and unfilled orders, and on positions too small to sell."""
     exchange = engine.exchange
-    notes = [f"{n:,} orders rejected: {what}" for what, n in sorted(exchange.refusals.items())]
-    notes += [
-        f"{n:,} targets during the warm-up were not traded"
-        if rule == WARM_UP
-        else f"{n:,} orders refused by risk limits: {rule}"
-        for rule, n in sorted(engine.risk.refusals.items())
-    ]
+    notes = [*rejection_notes(exchange.refusals), *refusal_notes(engine.risk.refusals, limits)]
     if not isinstance(exchange, MatchingExchange):
         return notes
     if idle := exchange.bars_without_volume:
@@ -219,7 +213,7 @@ def _notes_on_orders(engine: Engine) -> list[str]:
     return notes
 
 
-def _notes_on_sleeves(engine: SleevedEngine) -> list[str]:
+def _notes_on_sleeves(engine: SleevedEngine, limits: RiskConfig) -> list[str]:
     """Return notes on sleeves that are not enabled, failed or were halted, and on refusals of the account."""
     notes = [
         f"sleeve {one.name} is not enabled: its share of {one.share} stays idle"
@@ -232,11 +226,7 @@ def _notes_on_sleeves(engine: SleevedEngine) -> list[str]:
         if risk.state is not RiskState.ACTIVE and name not in engine.failures:
             since = f"no new positions since {iso(risk.since)}"
             notes.append(f"sleeve {name} ended {risk.state.value} by {risk.rule}: {since}")
-    notes += [
-        f"{n:,} orders refused by the account's risk limits: {rule}"
-        for rule, n in sorted(engine.risk.refusals.items())
-    ]
-    return notes
+    return notes + refusal_notes(engine.risk.refusals, limits, whose=" by the account's limits")
 
 
 class ReplaySink(SleevedSink, Protocol):
@@ -259,6 +249,7 @@ class ReplayResult(NamedTuple):
     moments: Moments
     short_histories: list[str] = []  # which symbols had less history than the strategy needs
     sleeves: SleeveSampler | None = None
+    trades: Sequence[RoundTrip] = ()  # closed round trips, in order of exit
 
 
 def replay(
@@ -305,7 +296,9 @@ def replay(
         )
     short = [f"{', '.join(symbols)}: {detail}" for detail, symbols in sink.short_histories.items()]
     moments = moments_of(sink.by_period.returns())
-    return ReplayResult(engine, metrics, first, last, period, moments, short, sink.sleeves)
+    return ReplayResult(
+        *(engine, metrics, first, last, period, moments, short, sink.sleeves), trades=sink.closed
+    )
 
 
 class BacktestSink:
@@ -320,6 +313,7 @@ class BacktestSink:
         self.curve = EquityCurve(capital, interval)
         self.by_period = PeriodSampler(capital, period)
         self.trades = TradeBook()
+        self.closed: list[RoundTrip] = []
         self.benchmark = BuyAndHoldBenchmark(config.market.symbols, capital, interval)
         self.news = inner.news
         self.sentiment = inner.sentiment
@@ -337,7 +331,9 @@ class BacktestSink:
         self._decision(decision)
         if decision.__class__ is Fill:
             if self.sleeves.add(decision):
-                self.trades.add(decision)
+                closed = self.trades.add(decision)
+                if closed is not None:
+                    self.closed.append(closed)
         elif decision.__class__ is FundingPayment:
             self.sleeves.add(decision)
             self.trades.add_funding(decision)

@@ -110,7 +110,10 @@ def test_a_risk_limit_is_named(tapewire: Tapewire, tmp_path: Path) -> None:
 
     found = notes(tapewire, "", "--klines", klines(tmp_path), strategy="greedy:Greedy")
 
-    assert "100 orders refused by risk limits: max_order" in found
+    assert (
+        "100 orders refused: max_order (each was worth more than risk.max_order = 1 times the equity: "
+        "use smaller weights, or raise it)"
+    ) in found
 
 
 def test_a_run_that_trades_has_no_such_notes(tapewire: Tapewire, tmp_path: Path) -> None:

@@ -22,11 +22,14 @@ from agent.core.events import (
     Signal,
 )
 from agent.core.sinks import NullSink
+from agent.live.agent_screen import sparkline
 from agent.live.formatting import describe
 from agent.live.interfaces.observer import Observer
+from agent.live.interfaces.status import Status
 from agent.live.observers import LiveSink, RecentActivity
-from agent.live.terminal_view import LineView, TerminalView, sparkline
+from agent.live.terminal_view import LineView, TerminalView
 from strategies import load_strategy
+from tests.support.agent_status import status_of
 from tests.support.market import SYMBOL, T0, config, flat_bars
 
 HEADLINE = News("n1", T0, T0 + 30_000, "Bitcoin [bold]soars[/] on record inflows")
@@ -51,9 +54,20 @@ def shown(observer_of: Callable[[Callable[[], Engine | None]], Observer]) -> Obs
     return observer
 
 
+def account_view(engine: Callable[[], Engine | None]) -> TerminalView:
+    def status() -> Status | None:
+        running = engine()
+        return None if running is None else status_of(running)
+
+    return TerminalView("demo", engine, status)
+
+
 def test_the_chart_draws_bars_headlines_signals_fills_and_equity() -> None:
     console = Console(file=io.StringIO(), width=100, record=True)
-    console.print(shown(lambda engine: TerminalView("demo", engine)))
+    view = shown(account_view)
+    assert isinstance(view, TerminalView)
+    view.refresh()
+    console.print(view)
     text = console.export_text()
     assert "demo · 2025-01-01 03:00 UTC" in text
     assert "bullish 0.90 Bitcoin [bold]soars[/] on record inflows" in text
@@ -87,7 +101,7 @@ def test_messages_of_the_strategy_are_shown() -> None:
     notice = Notice(T0, "warning", "the spread is wide\x1b[2J")
     console = Console(file=io.StringIO(), width=100, record=True)
     LineView(console, lambda: None).decision(1, notice)
-    view = TerminalView("demo", lambda: None)
+    view = TerminalView("demo", lambda: None, lambda: None)
     view.decision(1, notice)
     console.print(view)
     text = console.export_text()
@@ -116,7 +130,7 @@ def answer(number: int, assets: tuple[AssetSentiment, ...] = (), kind: str = "")
 @pytest.mark.parametrize(("width", "cut"), [(100, "+9 Headline n3"), (60, "+…")])
 def test_the_chart_shows_the_kind_and_the_answer_for_each_asset(width: int, cut: str) -> None:
     console = Console(file=io.StringIO(), width=width, record=True)
-    view = TerminalView("demo", lambda: None)
+    view = TerminalView("demo", lambda: None, lambda: None)
     console.print(scored(view, answer(1, BOTH_WAYS, "price"), answer(2), answer(3, MANY, "regulation")))
     lines = [line.strip("│ ") for line in console.export_text().splitlines() if "bullish" in line]
     assert lines[0].startswith("00:00 bullish 0.70 price      BTC▼.82 ETH▲.77 Headline ")
@@ -169,7 +183,7 @@ def revised(view: Observer) -> Observer:
 
 def test_the_chart_shows_what_a_revision_has_replaced() -> None:
     console = Console(file=io.StringIO(), width=100, record=True)
-    console.print(revised(TerminalView("demo", lambda: None)))
+    console.print(revised(TerminalView("demo", lambda: None, lambda: None)))
     lines = [line.strip("│ ") for line in console.export_text().splitlines() if "Headline" in line]
     assert [" ".join(line.split()) for line in lines] == [
         "00:00 bullish 0.70 → bearish 0.80 Headline 1 — A fund closes.",
@@ -197,7 +211,7 @@ def test_the_log_tells_which_answers_are_provisional() -> None:
 
 def test_a_signal_states_the_kind_of_news_behind_it() -> None:
     console = Console(file=io.StringIO(), width=80, record=True)
-    line, chart = LineView(console, lambda: None), TerminalView("demo", lambda: None)
+    line, chart = LineView(console, lambda: None), TerminalView("demo", lambda: None, lambda: None)
     for kind in ("failure", ""):
         signal = Signal(SYMBOL, T0, Direction.SELL, 0.9, 0.9, 0.05, 0.05, True, ("n1",), kind)
         assert describe(signal).get("news_kind", "") == kind

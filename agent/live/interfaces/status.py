@@ -126,6 +126,9 @@ class TwinStatus(msgspec.Struct, frozen=True):
 class PositionStatus(msgspec.Struct, frozen=True):
     """One symbol: signed quantity in the base coin, mark, value in the account's currency, and age of the
     data.
+
+    `entry` is the average price, `open_profit` before fees and funding, `stop` the nearest trigger of a stop
+    or trailing stop, `take_profit` that of a take-profit; None if flat, or without such an order.
     """
 
     symbol: str
@@ -136,6 +139,10 @@ class PositionStatus(msgspec.Struct, frozen=True):
     overdue_ms: int
     stale: bool  # the core treats the data as stale
     open_orders: int
+    entry: Decimal | None = None
+    open_profit: Decimal | None = None
+    stop: float | None = None
+    take_profit: float | None = None
 
 
 class SleeveStatus(msgspec.Struct, frozen=True, kw_only=True):
