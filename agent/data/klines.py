@@ -174,6 +174,19 @@ class KlineFile:
         prices = [part.values[VALUES.index("close")] for part in bars]
         return np.concatenate([part.close for part in bars]), np.concatenate(prices)
 
+    def bars(self) -> Bars:
+        """Return the bars of the window as columns, without making events."""
+        parts = list(self._window(KlineStats()))
+        return Bars(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("start", "close", "previous_close", "step")
+            ),
+            values=tuple(
+                np.concatenate(columns) for columns in zip(*(part.values for part in parts), strict=True)
+            ),
+        )
+
     @property
     def notes(self) -> list[str]:
         """Notes on the parts of the file that are not used, including unfinished bars of the latest pass."""
