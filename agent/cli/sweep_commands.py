@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from agent.cli.command_options import Jobs, Ranges, ReplayOptions, worker_count
+from agent.cli.command_options import Jobs, Page, Ranges, ReplayOptions, worker_count
 from agent.cli.console import err, out, print_json, print_text
-from agent.cli.research_output import counting, number, percent, score_all, show_stamps
+from agent.cli.research_output import counting, number, percent, score_all, show_stamps, write_result_page
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
 
@@ -37,6 +37,7 @@ def sweep(
         option("--digests", "Also chain the decisions of each variant, to compare sweeps; takes longer."),
     ] = False,
     jobs: Jobs = 1,
+    report: Page = None,
     json: Annotated[
         bool, option("--json", "Print a JSON list on standard output: one object a variant.")
     ] = False,
@@ -83,6 +84,11 @@ def sweep(
     else:
         show_stamps(leaks)
         _print_table(results)
+    if report is not None:
+        from agent.research.study_page import render_sweep
+
+        symbols = [symbol or path.stem for path, symbol in material.plan.klines]
+        write_result_page(render_sweep(strategy.name, symbols, results, leaks), report)
     failed = [result for result in results if result.error]
     if failed:
         err.print(

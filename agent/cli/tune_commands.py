@@ -11,6 +11,7 @@ import typer
 
 from agent.cli.command_options import (
     Json,
+    Page,
     Placebo,
     Ranges,
     ReplayOptions,
@@ -22,14 +23,21 @@ from agent.cli.command_options import (
     window,
 )
 from agent.cli.console import err, out, print_json, print_text
-from agent.cli.research_output import counting, describe_overrides, evidence_table, score_all, show_verdict
+from agent.cli.research_output import (
+    counting,
+    describe_overrides,
+    evidence_table,
+    score_all,
+    show_verdict,
+    write_result_page,
+)
 from agent.cli.typer_setup import option
 from agent.system.atomic import write_bytes
 from agent.system.clock import iso
 
 if TYPE_CHECKING:
     from agent.research.folds import Fold
-    from agent.research.tuning import TuningResult
+    from agent.research.tuning_results import TuningResult
 
 
 def register(app: typer.Typer) -> None:
@@ -97,6 +105,7 @@ def tune(
     ] = None,
     placebo: Placebo = 20,
     seed: Seed = 0,
+    report: Page = None,
     json: Json = False,
 ) -> None:
     """Search a strategy's parameters, and judge the best on time that the search has not seen.
@@ -129,12 +138,17 @@ def tune(
     judging = Settings("none", warm, placebo_replays(material, placebo), seed=seed)
     with err.status("judging the best on held-out time"):
         tuned = tuning.evaluate_best(search, held_out, judging, reused=done)
-    path = output or Path("var/tune") / f"{search.study}.toml"
+    path = output or tuning.RESULTS / f"{search.study}.toml"
     write_bytes(path, tuning.toml_snippet(tuned, material.config.strategy.name).encode())
+    tuning.record_result(tuned)
     if json:
         print_json({**msgspec.structs.asdict(tuned), "toml": str(path)})
     else:
         _print_result(tuned, path)
+    if report is not None:
+        from agent.research.study_page import render_tuning
+
+        write_result_page(render_tuning(tuned), report)
 
 
 def _print_result(tuned: TuningResult, path: Path) -> None:

@@ -270,9 +270,7 @@ def _changeable_settings(config: Config) -> dict[str, Any]:
 def _render_report(
     database: Database, run_id: str, twin: TwinView | TapewireError | None, stories: StoryTable | None
 ) -> bytes:
-    from agent.analysis.report.html import (
-        render,  # imports plotly and pandas, which the page itself doesn't need
-    )
+    from agent.analysis.report.html import render
     from agent.analysis.report.report_loader import load_report_data
 
     data = load_report_data(database, run_id)

@@ -178,13 +178,11 @@ class KlineFile:
         """Return the bars of the window as columns, without making events."""
         parts = list(self._window(KlineStats()))
         return Bars(
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("start", "close", "previous_close", "step")
-            ),
-            values=tuple(
-                np.concatenate(columns) for columns in zip(*(part.values for part in parts), strict=True)
-            ),
+            np.concatenate([part.start for part in parts]),
+            np.concatenate([part.close for part in parts]),
+            np.concatenate([part.previous_close for part in parts]),
+            np.concatenate([part.step for part in parts]),
+            tuple(np.concatenate(columns) for columns in zip(*(part.values for part in parts), strict=True)),
         )
 
     @property

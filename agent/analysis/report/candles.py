@@ -26,34 +26,29 @@ LADDER: Final = (
 
 
 class PriceBars(NamedTuple):
-    """Bars of one symbol in order of time: open and close times (UTC ms), prices, volume; each of shape (n,)."""
+    """Bars of one symbol in order of time: open and close times (UTC ms), both of shape (n,), and `values` of
+    shape (5, n): open, high, low, close and volume.
+    """
 
     start: Ints
     close_ts: Ints
-    open: Floats
-    high: Floats
-    low: Floats
-    close: Floats
-    volume: Floats
+    values: Floats
+
+    @property
+    def close(self) -> Floats:
+        """The closing prices."""
+        prices: Floats = self.values[3]
+        return prices
 
     def since(self, ts: int) -> PriceBars:
         """Return the bars that close after `ts`."""
         first = int(np.searchsorted(self.close_ts, ts, side="right"))
-        return PriceBars(*(column[first:] for column in self))
+        return PriceBars(self.start[first:], self.close_ts[first:], self.values[:, first:])
 
 
 def candles_of(bars: PriceBars, interval: int, most: int) -> Candles:
-    """Return at most about `most` candles of bars of `interval` (ms), of the shortest length that gives so few."""
-    found = Candles(
-        interval,
-        bars.start.tolist(),
-        bars.open.tolist(),
-        bars.high.tolist(),
-        bars.low.tolist(),
-        bars.close.tolist(),
-        bars.volume.tolist(),
-    )
-    return fold(found, most)
+    """Return at most about `most` candles, the shortest possible, of bars of `interval` (ms)."""
+    return fold(Candles(interval, bars.start.tolist(), *bars.values.tolist()), most)
 
 
 def fold(candles: Candles, most: int) -> Candles:

@@ -89,7 +89,7 @@ def _exponent(size: float, digits: int) -> int:
 
 
 def _varints(values: Integers) -> bytes:
-    """Encode as zigzag integers of seven bits a byte, the lowest first; the highest bit means that more follow."""
+    """Encode as zigzag integers of seven bits a byte, the lowest first; the highest bit: more follow."""
     rest = (values.astype(np.uint64) << np.uint64(1)) ^ (values >> 63).astype(np.uint64)
     parts, more = [], []
     while True:

@@ -18,7 +18,7 @@ from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.runs import InputFile, Run, RunKind
 
-PRICES: Final = ("open", "high", "low", "close")
+COLUMNS: Final = VALUES[:5]  # without the turnover
 
 
 def bars_of(
@@ -66,14 +66,13 @@ def _journalled(database: Database, run: Run, config: Config, end: int) -> dict[
 
 
 def _columns(bars: Bars) -> PriceBars:
-    columns = dict(zip(VALUES, bars.values, strict=False))
-    return PriceBars(bars.start, bars.close, *(columns[name] for name in PRICES), columns["volume"])
+    return PriceBars(bars.start, bars.close, np.array(bars.values[: len(COLUMNS)]))
 
 
 def _of_events(bars: list[Kline]) -> PriceBars:
-    ts = (np.array([getattr(bar, name) for bar in bars], np.int64) for name in ("start", "ts"))
-    values = (np.array([getattr(bar, name) for bar in bars], np.float64) for name in (*PRICES, "volume"))
-    return PriceBars(*ts, *values)
+    start, close_ts = (np.array([getattr(bar, name) for bar in bars], np.int64) for name in ("start", "ts"))
+    values = [[getattr(bar, name) for bar in bars] for name in COLUMNS]
+    return PriceBars(start, close_ts, np.array(values, np.float64))
 
 
 def _unchanged(file: InputFile, notes: list[str]) -> bool:

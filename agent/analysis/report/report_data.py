@@ -48,7 +48,7 @@ class Candles(msgspec.Struct, frozen=True):
 
 
 class ProtectiveLevel(msgspec.Struct, frozen=True):
-    """The trigger of a stop or take-profit order while it worked. A trailing stop's moves are not recorded."""
+    """The trigger of a stop or take-profit order while it worked, except for trailing stops."""
 
     start: int  # UTC ms
     end: int | None  # None if it worked until the end of the run

@@ -23,8 +23,8 @@ Show = Callable[[float], str]
 class Series(NamedTuple):
     """A line through (x, y), with a band between `low` and `high` if they are given.
 
-    `points` draws markers with error bars instead of a band; `radius` has one for each marker. `dashed` is for
-    references.
+    `points` draws markers with error bars instead of a band; `radius` and `texts` have one for each. `dashed`
+    is for references.
     """
 
     name: str
@@ -100,8 +100,8 @@ def line_chart(title: str, description: str, series: Sequence[Series], x_axis: A
     across = _scale(x_low, x_high, _LEFT, WIDTH - _RIGHT)
     up = _scale(y_ticks[0], y_ticks[-1], HEIGHT - _BOTTOM, _TOP)
     parts = [_rows(y_ticks, up, y_axis.show)]
-    for tick in x_ticks:
-        parts.append(_text(across(tick), HEIGHT - _BOTTOM + 20, x_axis.show(tick), "middle"))
+    below = HEIGHT - _BOTTOM + 20
+    parts += [_text(across(tick), below, x_axis.show(tick), "middle") for tick in x_ticks]
     if x_low < 0 < x_high:
         parts.append(_line(across(0), _TOP, across(0), HEIGHT - _BOTTOM, "zero"))
     if y_ticks[0] < 0 < y_ticks[-1]:
@@ -138,8 +138,9 @@ def heat_map(
         share = abs(cell.value or 0.0) / most if known else 0.0
         colour = "muted" if not known else "gain" if (cell.value or 0.0) >= 0 else "loss"
         parts.append(
-            f'<rect class="c-{colour}" fill-opacity="{0.08 + 0.62 * share:.2f}" x="{x + 1:.1f}" y="{y + 1:.1f}" '
-            f'width="{max(width - 2, 1):.1f}" height="{cell_height - 2:.1f}"><title>{escape(cell.text)}</title></rect>'
+            f'<rect class="c-{colour}" fill-opacity="{0.08 + 0.62 * share:.2f}" x="{x + 1:.1f}" '
+            f'y="{y + 1:.1f}" width="{max(width - 2, 1):.1f}" height="{cell_height - 2:.1f}">'
+            f"<title>{escape(cell.text)}</title></rect>"
         )
         if fits:
             parts.append(_text(x + width / 2, y + cell_height / 2 + 4, cell.shown, "middle", "cell"))

@@ -1,4 +1,4 @@
-"""The charts of the trade analysis: distributions of returns and durations, and results by weekday and hour."""
+"""The charts of the trade analysis: distributions of returns and durations, results by weekday and hour."""
 
 from __future__ import annotations
 

@@ -1,0 +1,98 @@
+"""Charts of trials by parameter: a heat map for each pair of up to three, and points for each one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations, pairwise
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+
+from agent.analysis.report.section_page import Cell
+from agent.analysis.report.svg import Axis, Series, heat_map, line_chart
+from agent.analysis.report.svg import Cell as HeatCell
+
+_MOST_VALUES: Final = 12  # of a parameter that each have a row of their own
+_BINS: Final = 8
+_MAPPED: Final = 3  # parameters
+_DOTS: Final = 6  # charts of single parameters
+
+
+class Tried(NamedTuple):
+    """A trial: its parameters, its value if it has one, its state, and further cells of its row."""
+
+    params: Mapping[str, Any]
+    value: float | None
+    state: str = "complete"
+    more: Sequence[Cell] = ()
+
+
+def parameter_charts(tried: Sequence[Tried], what: str, show: Callable[[float], str]) -> list[Markup]:
+    """Return the charts of the complete trials' values; `what` names the value."""
+    valued = [one for one in tried if one.value is not None and one.state == "complete"]
+    names = list(dict.fromkeys(name for one in valued for name in one.params))
+    searched = [name for name in names if len({str(one.params.get(name)) for one in valued}) > 1]
+    charts = []
+    if len(searched) <= _MAPPED:
+        charts += [_heat_map(valued, a, b, what, show) for a, b in combinations(searched, 2)]
+    numeric = [name for name in searched if all(_is_number(one.params.get(name)) for one in valued)]
+    if len(searched) != 2:  # the heat map of two shows the same
+        charts += [_dots(valued, name, what, show) for name in numeric[:_DOTS]]
+    return charts
+
+
+def _heat_map(
+    tried: Sequence[Tried], row: str, column: str, what: str, show: Callable[[float], str]
+) -> Markup:
+    rows, columns = (_labels([one.params.get(name) for one in tried]) for name in (row, column))
+    cells: dict[tuple[str, str], list[float]] = {}
+    for one, at, across in zip(tried, rows.of, columns.of, strict=True):
+        cells.setdefault((at, across), []).append(one.value or 0.0)
+    found = []
+    for at in rows.order:
+        for across in columns.order:
+            values = cells.get((at, across), [])
+            mean = float(np.mean(values)) if values else None
+            shown = show(mean) if mean is not None else ""
+            told = f"{row} {at}, {column} {across}: " + (
+                f"{shown}, mean of {len(values)}" if len(values) > 1 else shown or "no trial"
+            )
+            found.append(HeatCell(at, across, mean, shown, told))
+    best = max((cell for cell in found if cell.value is not None), key=lambda cell: cell.value or 0.0)
+    title, told = f"{what} by {row} and {column}", f"The best cell: {best.text}"
+    return heat_map(title, told, found, f"{row} ↓", f"{column} →")
+
+
+def _dots(tried: Sequence[Tried], name: str, what: str, show: Callable[[float], str]) -> Markup:
+    x = [float(one.params[name]) for one in tried]
+    y = [one.value or 0.0 for one in tried]
+    texts = [f"{name} {at:g}: {show(value)}" for at, value in zip(x, y, strict=True)]
+    series = Series(what, "accent", x, y, points=True, joined=False, texts=texts)
+    best = max(range(len(y)), key=lambda number: y[number])
+    across, up = Axis(name, lambda value: f"{value:g}"), Axis("", show)
+    return line_chart(f"{what} by {name}", f"The best: {texts[best]}", [series], across, up)
+
+
+class _Labels(NamedTuple):
+    of: list[str]  # of each value
+    order: list[str]
+
+
+def _labels(values: Sequence[Any]) -> _Labels:
+    """Return a label for each value: itself, or its bin if there are many different numbers."""
+    if not all(map(_is_number, values)):
+        shown = [str(value) for value in values]
+        return _Labels(shown, sorted(set(shown)))
+    numbers = np.array(values, np.float64)
+    distinct = np.unique(numbers)
+    if len(distinct) <= _MOST_VALUES:
+        return _Labels([f"{value:g}" for value in numbers], [f"{value:g}" for value in distinct])
+    edges = np.linspace(distinct[0], distinct[-1], _BINS + 1)
+    names = [f"{low:.3g}–{high:.3g}" for low, high in pairwise(edges)]
+    places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, _BINS - 1)
+    return _Labels([names[place] for place in places], names)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
