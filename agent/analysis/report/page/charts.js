@@ -109,9 +109,14 @@ class PriceChart extends TimeChart {
 
   count() { return this.bars.length; }
 
-  fit() {
-    this.#show(this.levels.length - 1);
-    super.fit();
+  fit() { this.#jump(this.levels.length - 1, () => super.fit()); }
+
+  /** Shows candles of a level, and then a range of them, without choosing others meanwhile. */
+  #jump(level, showRange) {
+    this.switching = true;
+    this.#show(level);
+    showRange();
+    requestAnimationFrame(() => requestAnimationFrame(() => { this.switching = false; }));
   }
 
   /** Shows a round trip, with as much time before and after it. */
@@ -119,11 +124,10 @@ class PriceChart extends TimeChart {
     const span = Math.max((trade.exit ?? trade.entry) - trade.entry, 20 * this.levels[0].length);
     let level = this.levels.length - 1;
     while (level && (3 * span) / this.levels[level - 1].length < this.canvas.clientWidth / SPARSEST) level -= 1;
-    this.#show(level);
     const [from, to] = [trade.entry - span, (trade.exit ?? trade.entry) + span];
-    this.chart.timeScale().setVisibleLogicalRange({
+    this.#jump(level, () => this.chart.timeScale().setVisibleLogicalRange({
       from: indexAt(this.bars, from), to: indexAt(this.bars, to) + 1,
-    });
+    }));
     this.host.scrollIntoView({ block: "center" });
     this.host.focus({ preventScroll: true });
     this.#describe(this.#index(trade.entry));
@@ -141,10 +145,9 @@ class PriceChart extends TimeChart {
     else if (shorter && count * shorter < width / SPARSEST) next -= 1;
     if (next === this.level) return;
     const [from, to] = [range.from, range.to].map((at) => this.#timeAt(at));
-    this.switching = true;
-    this.#show(next);
-    this.chart.timeScale().setVisibleLogicalRange({ from: this.#logicalAt(from), to: this.#logicalAt(to) });
-    requestAnimationFrame(() => { this.switching = false; });
+    this.#jump(next, () => this.chart.timeScale().setVisibleLogicalRange({
+      from: this.#logicalAt(from), to: this.#logicalAt(to),
+    }));
   }
 
   /** Returns the time at a position between candles, also before the first and after the last one. */
