@@ -87,8 +87,8 @@ def sweep(
     if report is not None:
         from agent.research.study_page import render_sweep
 
-        symbols = [symbol or path.stem for path, symbol in material.plan.klines]
-        write_result_page(render_sweep(strategy.name, symbols, results, leaks), report)
+        page = render_sweep(strategy.name, material.config.market.symbols, results, leaks)
+        write_result_page(page, report)
     failed = [result for result in results if result.error]
     if failed:
         err.print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, pairwise
+from math import isqrt
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -29,8 +30,8 @@ class Tried(NamedTuple):
 
 
 def parameter_charts(tried: Sequence[Tried], what: str, show: Callable[[float], str]) -> list[Markup]:
-    """Return the charts of the complete trials' values; `what` names the value."""
-    valued = [one for one in tried if one.value is not None and one.state == "complete"]
+    """Return the charts of the values of complete and pruned trials; `what` names the value."""
+    valued = [one for one in tried if one.value is not None and one.state in ("complete", "pruned")]
     names = list(dict.fromkeys(name for one in valued for name in one.params))
     searched = [name for name in names if len({str(one.params.get(name)) for one in valued}) > 1]
     charts = []
@@ -45,23 +46,31 @@ def parameter_charts(tried: Sequence[Tried], what: str, show: Callable[[float], 
 def _heat_map(
     tried: Sequence[Tried], row: str, column: str, what: str, show: Callable[[float], str]
 ) -> Markup:
-    rows, columns = (_labels([one.params.get(name) for one in tried]) for name in (row, column))
+    """Draw the mean of each pair of values; if most pairs weren't tried, numbers are put into bins."""
+    names = row, column
+    rows, columns = (_labels([one.params.get(name) for one in tried], _MOST_VALUES) for name in names)
+    if len(tried) < len(rows.order) * len(columns.order) / 2:
+        bins = min(max(isqrt(len(tried)), 2), _BINS)
+        rows, columns = (_labels([one.params.get(name) for one in tried], bins) for name in names)
     cells: dict[tuple[str, str], list[float]] = {}
     for one, at, across in zip(tried, rows.of, columns.of, strict=True):
         cells.setdefault((at, across), []).append(one.value or 0.0)
-    found = []
-    for at in rows.order:
-        for across in columns.order:
-            values = cells.get((at, across), [])
-            mean = float(np.mean(values)) if values else None
-            shown = show(mean) if mean is not None else ""
-            told = f"{row} {at}, {column} {across}: " + (
-                f"{shown}, mean of {len(values)}" if len(values) > 1 else shown or "no trial"
-            )
-            found.append(HeatCell(at, across, mean, shown, told))
+    found = [
+        _cell(at, across, cells.get((at, across), []), f"{row} {at}, {column} {across}", show)
+        for at in rows.order
+        for across in columns.order
+    ]
     best = max((cell for cell in found if cell.value is not None), key=lambda cell: cell.value or 0.0)
     title, told = f"{what} by {row} and {column}", f"The best cell: {best.text}"
     return heat_map(title, told, found, f"{row} ↓", f"{column} →")
+
+
+def _cell(row: str, column: str, values: list[float], name: str, show: Callable[[float], str]) -> HeatCell:
+    if not values:
+        return HeatCell(row, column, None, "", f"{name}: not tried")
+    mean = float(np.mean(values))
+    count = f", mean of {len(values)}" if len(values) > 1 else ""
+    return HeatCell(row, column, mean, show(mean), f"{name}: {show(mean)}{count}")
 
 
 def _dots(tried: Sequence[Tried], name: str, what: str, show: Callable[[float], str]) -> Markup:
@@ -79,18 +88,18 @@ class _Labels(NamedTuple):
     order: list[str]
 
 
-def _labels(values: Sequence[Any]) -> _Labels:
-    """Return a label for each value: itself, or its bin if there are many different numbers."""
+def _labels(values: Sequence[Any], most: int) -> _Labels:
+    """Return a label for each value: itself, or one of `most` bins if there are more different numbers."""
     if not all(map(_is_number, values)):
         shown = [str(value) for value in values]
         return _Labels(shown, sorted(set(shown)))
     numbers = np.array(values, np.float64)
     distinct = np.unique(numbers)
-    if len(distinct) <= _MOST_VALUES:
+    if len(distinct) <= most:
         return _Labels([f"{value:g}" for value in numbers], [f"{value:g}" for value in distinct])
-    edges = np.linspace(distinct[0], distinct[-1], _BINS + 1)
+    edges = np.linspace(distinct[0], distinct[-1], min(most, _BINS) + 1)
     names = [f"{low:.3g}–{high:.3g}" for low, high in pairwise(edges)]
-    places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, _BINS - 1)
+    places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(names) - 1)
     return _Labels([names[place] for place in places], names)
 
 

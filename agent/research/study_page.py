@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
@@ -24,7 +25,6 @@ from agent.analysis.report.section_page import (
     text,
 )
 from agent.analysis.report.svg import Axis, Bar, Series, bar_chart, line_chart
-from agent.core.durations import format_duration
 from agent.research.evidence_rows import evidence_rows
 from agent.research.parameter_charts import Tried, parameter_charts
 from agent.research.walk_forward import FoldRecord, WalkForward
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from agent.replay.batch import SweepResult
     from agent.research.tuning_results import TuningResult
 
+_MINUS: Final = re.compile(r"-(?=\d)")
 _LUCK: Final = "The best of many is mostly luck: judge it on time that it was not chosen on."
 
 
@@ -78,7 +79,9 @@ def render_tuning(found: TuningResult) -> str:
     judged = held.folds[0].test
     tried = [Tried(one.params, one.sharpe, one.state) for one in found.tried]
     best = [(name, _value(value)) for name, value in found.params.items()]
-    measured = [f"In sample, the best of {found.trials:,} has a Sharpe ratio of {found.value:.2f}."]
+    measured = [
+        f"In sample, the best of {found.trials:,} has a Sharpe ratio of {formats.number(found.value)}."
+    ]
     if found.deflated_sharpe is not None:
         measured.append(
             f"The probability that it exceeds what luck gives the best of so many is "
@@ -182,7 +185,11 @@ def _growth(found: WalkForward) -> LineChart:
 
 def _evidence(found: WalkForward) -> Table:
     rows = [
-        (text(name), Cell(own, number=True), Cell(hold, number=True))
+        (
+            text(name.strip()),
+            Cell(_MINUS.sub("−", own), number=True),
+            Cell(_MINUS.sub("−", hold), number=True),
+        )
         for name, own, hold in evidence_rows(found.evidence)
     ]
     return Table(("", "Strategy", "Buy and hold"), rows)
@@ -213,7 +220,7 @@ def _fold_table(folds: Sequence[FoldRecord]) -> Table:
         [
             number(str(fold.number), fold.number),
             text(formats.date(fold.test[0])),
-            number(format_duration(fold.test[1] - fold.test[0]), fold.test[1] - fold.test[0]),
+            number(formats.duration(fold.test[1] - fold.test[0]), fold.test[1] - fold.test[0]),
             number(formats.percent(fold.total_return, 2, signed=True), fold.total_return, toned=True),
             number(formats.percent(fold.buy_and_hold, 2, signed=True), fold.buy_and_hold),
             number(formats.number(fold.sharpe), fold.sharpe),
@@ -273,6 +280,8 @@ def _trials(tried: Sequence[Tried], what: str, show: Any, more: Sequence[str] = 
     sections = []
     if charts := parameter_charts(tried, what, show):
         note = "A good region is broad: a single good cell among bad ones is luck."
+        if any(one.state == "pruned" for one in tried):
+            note += " Pruned trials have the ratio of the time that they ran."
         sections.append(Section("By parameter", charts=charts, note=note))
     names = list(dict.fromkeys(name for one in tried for name in one.params))
     stated = any(one.state != "complete" for one in tried)
