@@ -30,7 +30,7 @@ MAX_RUNS: Final = 200
 """Runs in the list: the newest."""
 
 _MAX_PLAYBACKS: Final = 2
-_MAX_REPORTS: Final = 4  # in memory, about 5 MB each
+_MAX_REPORTS: Final = 4  # in memory, at most about 1.5 MB each
 _TWIN_PATIENCE: Final = 30.0  # seconds that a report waits for the twin
 _log: Final = structlog.get_logger(__name__)
 

@@ -7,15 +7,14 @@ from typing import NamedTuple
 
 from agent.analysis.report.section_page import (
     Finding,
-    Section,
+    PageSection,
     SectionPage,
     Table,
     number,
     render_sections,
     text,
 )
-from agent.analysis.report.svg import Cell as HeatCell
-from agent.analysis.report.svg import heat_map
+from agent.analysis.report.svg import HeatCell, heat_map
 from agent.core.durations import format_duration
 from agent.core.events import Decision, Message
 from agent.research.cost_limits import CostCheck
@@ -61,7 +60,7 @@ def render_check(found: Check, stamps: Sequence[str] = ()) -> str:
     """Return the page of a check."""
     summary = summarise(found)
     sections = [
-        Section(
+        PageSection(
             "Evidence",
             summary.figures,
             summary.findings,
@@ -70,7 +69,7 @@ def render_check(found: Check, stamps: Sequence[str] = ()) -> str:
     ]
     if summary.examples:
         rows = [(text(title), text(example)) for title, example in summary.examples]
-        sections.append(Section("Examples", tables=[Table(("", ""), rows)]))
+        sections.append(PageSection("Examples", tables=[Table(("", ""), rows)]))
     if isinstance(found, CostCheck):
         sections += _cost_maps(found)
     return render_sections(
@@ -257,7 +256,7 @@ def _costs(found: CostCheck) -> CheckSummary:
     return CheckSummary("costs", found.strategy, intro, found.passed, verdict, (), table, figures)
 
 
-def _cost_maps(found: CostCheck) -> list[Section]:
+def _cost_maps(found: CostCheck) -> list[PageSection]:
     maps = []
     for latency in sorted({cell.latency for cell in found.table}):
         cells = [
@@ -274,7 +273,9 @@ def _cost_maps(found: CostCheck) -> list[Section]:
         ]
         title = f"Total return at a latency of {format_duration(latency)}"
         told = "; ".join(cell.text for cell in cells)
-        maps.append(Section(title, charts=[heat_map(title, told, cells, "fees ↓", "spread and slippage →")]))
+        maps.append(
+            PageSection(title, charts=[heat_map(title, told, cells, "fees ↓", "spread and slippage →")])
+        )
     return maps
 
 

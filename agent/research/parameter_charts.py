@@ -11,8 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from agent.analysis.report.section_page import Cell
-from agent.analysis.report.svg import Axis, Series, heat_map, line_chart
-from agent.analysis.report.svg import Cell as HeatCell
+from agent.analysis.report.svg import Axis, HeatCell, Series, heat_map, line_chart
 
 _MOST_VALUES: Final = 12  # of a parameter that each have a row of their own
 _BINS: Final = 8

@@ -17,14 +17,14 @@ from agent.analysis.report.plot import LineChart, Pane, line
 from agent.analysis.report.report_data import Curve
 from agent.analysis.report.section_page import (
     Cell,
-    Section,
+    PageSection,
     SectionPage,
     Table,
     number,
     render_sections,
     text,
 )
-from agent.analysis.report.svg import Axis, Bar, Series, bar_chart, line_chart
+from agent.analysis.report.svg import Axis, ChartBar, Series, bar_chart, line_chart
 from agent.research.evidence_rows import evidence_rows
 from agent.research.parameter_charts import Tried, parameter_charts
 from agent.research.walk_forward import FoldRecord, WalkForward
@@ -43,15 +43,15 @@ def render_walk_forward(found: WalkForward) -> str:
     verdict = found.verdict
     curve = _growth(found)
     sections = [
-        Section(
+        PageSection(
             "Out of sample",
             ["The daily returns of all folds in sequence, each judged on time that it was not fitted on."],
             charts=["equity"],
         ),
-        Section("Evidence", tables=[_evidence(found)]),
-        Section("Folds", charts=[_fold_chart(found.folds)], tables=[_fold_table(found.folds)]),
+        PageSection("Evidence", tables=[_evidence(found)]),
+        PageSection("Folds", charts=[_fold_chart(found.folds)], tables=[_fold_table(found.folds)]),
         *_stability(found.folds),
-        Section("Provenance", tables=[_provenance(found)]),
+        PageSection("Provenance", tables=[_provenance(found)]),
     ]
     return render_sections(
         SectionPage(
@@ -93,12 +93,12 @@ def render_tuning(found: TuningResult) -> str:
             f"{formats.percent(found.overfitting.probability)} ({found.overfitting.trials:,} trials)."
         )
     sections = [
-        Section(
+        PageSection(
             "The best parameters",
             measured,
             tables=[Table(("Parameter", "Value"), [(text(name), text(shown)) for name, shown in best])],
         ),
-        Section("Held out", charts=["equity"], tables=[_evidence(held)]),
+        PageSection("Held out", charts=["equity"], tables=[_evidence(held)]),
         *_trials(tried, "Sharpe ratio in sample", lambda value: formats.number(value, 2)),
     ]
     return render_sections(
@@ -202,7 +202,7 @@ def _fold_chart(folds: Sequence[FoldRecord]) -> Markup:
         hold = formats.percent(fold.buy_and_hold, 2, signed=True)
         label = f"Fold {fold.number}, {formats.date(fold.test[0])}: {shown}, buy and hold {hold}"
         bars.append(
-            Bar(str(fold.number), fold.total_return, label, "gain" if fold.total_return >= 0 else "loss")
+            ChartBar(str(fold.number), fold.total_return, label, "gain" if fold.total_return >= 0 else "loss")
         )
     return bar_chart(
         "Return of each fold",
@@ -235,7 +235,7 @@ def _fold_table(folds: Sequence[FoldRecord]) -> Table:
     return Table(columns, rows, sortable=True)
 
 
-def _stability(folds: Sequence[FoldRecord]) -> list[Section]:
+def _stability(folds: Sequence[FoldRecord]) -> list[PageSection]:
     """Return how the fitted parameters changed from fold to fold; nothing if none were fitted."""
     fitted = [(fold.number, _params(fold.overrides)) for fold in folds]
     names = list(dict.fromkeys(name for _, params in fitted for name in params))
@@ -273,16 +273,16 @@ def _stability(folds: Sequence[FoldRecord]) -> list[Section]:
         return []
     table = Table(("Parameter", "Range", "Median", "Most frequent", "Changes between folds"), rows)
     note = "Parameters that jump from fold to fold fit noise: a stable rule finds about the same ones again."
-    return [Section("Stability of the parameters", charts=charts, tables=[table], note=note)]
+    return [PageSection("Stability of the parameters", charts=charts, tables=[table], note=note)]
 
 
-def _trials(tried: Sequence[Tried], what: str, show: Any, more: Sequence[str] = ()) -> list[Section]:
+def _trials(tried: Sequence[Tried], what: str, show: Any, more: Sequence[str] = ()) -> list[PageSection]:
     sections = []
     if charts := parameter_charts(tried, what, show):
         note = "A good region is broad: a single good cell among bad ones is luck."
         if any(one.state == "pruned" for one in tried):
             note += " Pruned trials have the ratio of the time that they ran."
-        sections.append(Section("By parameter", charts=charts, note=note))
+        sections.append(PageSection("By parameter", charts=charts, note=note))
     names = list(dict.fromkeys(name for one in tried for name in one.params))
     stated = any(one.state != "complete" for one in tried)
     rows = []
@@ -292,7 +292,7 @@ def _trials(tried: Sequence[Tried], what: str, show: Any, more: Sequence[str] = 
         rows.append([*cells, *one.more, *([text(one.state)] if stated else [])])
     columns = [*names, what, *more, *(["State"] if stated else [])]
     if rows:
-        sections.append(Section("Trials", tables=[Table(columns, rows, sortable=True)]))
+        sections.append(PageSection("Trials", tables=[Table(columns, rows, sortable=True)]))
     return sections
 
 

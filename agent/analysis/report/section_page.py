@@ -37,7 +37,7 @@ class Finding(NamedTuple):
     details: Sequence[tuple[str, str]] = ()
 
 
-class Section(NamedTuple):
+class PageSection(NamedTuple):
     """A section: sentences, findings, then charts (SVG, or the id of a figure over time), then tables."""
 
     title: str
@@ -55,7 +55,7 @@ class SectionPage(NamedTuple):
     title: str
     lines: Sequence[str]  # below the title
     headline: str
-    sections: Sequence[Section]
+    sections: Sequence[PageSection]
     tone: str = "plain"  # good, bad or plain
     sentences: Sequence[str] = ()
     warnings: Sequence[str] = ()

@@ -49,7 +49,7 @@ class Axis(NamedTuple):
     high: float | None = None
 
 
-class Bar(NamedTuple):
+class ChartBar(NamedTuple):
     """A bar: its label, value, and the text that shows on hover."""
 
     label: str
@@ -58,7 +58,7 @@ class Bar(NamedTuple):
     colour: str = "accent"
 
 
-class Cell(NamedTuple):
+class HeatCell(NamedTuple):
     """A cell of a heat map: row, column, value (None if there is none), text in it and on hover."""
 
     row: str
@@ -68,7 +68,7 @@ class Cell(NamedTuple):
     text: str
 
 
-def bar_chart(title: str, description: str, bars: Sequence[Bar], show: Show) -> Markup:
+def bar_chart(title: str, description: str, bars: Sequence[ChartBar], show: Show) -> Markup:
     """Draw vertical bars from zero; negative ones hang."""
     values = [bar.value for bar in bars]
     ticks = _ticks(min(0.0, *values), max(0.0, *values), 4)
@@ -101,7 +101,11 @@ def line_chart(title: str, description: str, series: Sequence[Series], x_axis: A
     up = _scale(y_ticks[0], y_ticks[-1], HEIGHT - _BOTTOM, _TOP)
     parts = [_rows(y_ticks, up, y_axis.show)]
     below = HEIGHT - _BOTTOM + 20
-    parts += [_text(across(tick), below, x_axis.show(tick), "middle") for tick in x_ticks]
+    last = WIDTH - 2 * _RIGHT  # a label beyond it, centred, would be cut off
+    parts += [
+        _text(across(tick), below, x_axis.show(tick), "end" if across(tick) > last else "middle")
+        for tick in x_ticks
+    ]
     if x_low < 0 < x_high:
         parts.append(_line(across(0), _TOP, across(0), HEIGHT - _BOTTOM, "zero"))
     if y_ticks[0] < 0 < y_ticks[-1]:
@@ -113,7 +117,7 @@ def line_chart(title: str, description: str, series: Sequence[Series], x_axis: A
 
 
 def heat_map(
-    title: str, description: str, cells: Sequence[Cell], row_title: str, column_title: str
+    title: str, description: str, cells: Sequence[HeatCell], row_title: str, column_title: str
 ) -> Markup:
     """Draw a table of colours: green above zero, red below, stronger with the distance from it."""
     rows, columns = list(dict.fromkeys(c.row for c in cells)), list(dict.fromkeys(c.column for c in cells))

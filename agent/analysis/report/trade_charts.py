@@ -8,7 +8,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from agent.analysis.report import formats
-from agent.analysis.report.svg import Bar, bar_chart
+from agent.analysis.report.svg import ChartBar, bar_chart
 from agent.analysis.trade_groups import Grouping, TradeAnalysis, TradeBin, TradeGroup
 
 
@@ -55,13 +55,13 @@ def group_chart(analysis: TradeAnalysis, grouping: Grouping) -> Markup:
     )
 
 
-def _bar(group: TradeGroup, grouping: Grouping) -> Bar:
+def _bar(group: TradeGroup, grouping: Grouping) -> ChartBar:
     text = (
         f"{group.label}: {formats.money(float(group.pnl), signed=True)}, {group.trades:,} round trips, "
         f"{formats.percent(group.win_rate, 0)} of them won"
     )
     label = group.label[:3] if grouping == "weekday" else group.label[:2]
-    return Bar(label, float(group.pnl), text, "gain" if group.pnl >= 0 else "loss")
+    return ChartBar(label, float(group.pnl), text, "gain" if group.pnl >= 0 else "loss")
 
 
 def _histogram(title: str, rows: Sequence[BinRow], colours: Sequence[str]) -> Markup:
@@ -69,7 +69,7 @@ def _histogram(title: str, rows: Sequence[BinRow], colours: Sequence[str]) -> Ma
         f"{row.label}: {row.trades:,} round trips, {formats.money(row.pnl, signed=True)}" for row in rows
     ]
     bars = [
-        Bar(row.short, row.trades, text, colour)
+        ChartBar(row.short, row.trades, text, colour)
         for row, text, colour in zip(rows, texts, colours, strict=True)
     ]
     return bar_chart(title, "; ".join(texts), bars, lambda value: formats.number(value, 0))

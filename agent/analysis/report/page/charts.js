@@ -6,6 +6,7 @@ const COARSEST = 600; // candles
 const DENSEST = 2; // pixels a candle: with less, the next longer ones are shown
 const SPARSEST = 4; // pixels a candle: with more, also of the next shorter ones, those are shown
 const DRAWN_LINES = 500; // of trades and stops, if as many are visible
+const MANY = 100; // markers, which are smaller from then on
 const TEXTS = 5; // about trades and headlines of a candle
 
 /** Folds candles into longer ones of `length` seconds. */
@@ -39,7 +40,7 @@ function levelsOf(bars, length) {
 const showLength = (seconds) => (seconds % 86400 === 0 ? `${seconds / 86400}d`
   : seconds % 3600 === 0 ? `${seconds / 3600}h` : `${seconds / 60}m`);
 
-/** Draws lines from entries to exits, and stops, below the candles' markers. */
+/** Draws lines from entries to exits, stops, and headlines as ticks at the bottom. */
 class TradeLines {
   constructor(owner) { this.owner = owner; }
 
@@ -54,8 +55,7 @@ class TradeLines {
     const scale = this.chart.timeScale(), range = scale.getVisibleLogicalRange();
     if (!range) return;
     const visible = this.owner.segments.filter((one) => one.to >= range.from && one.from <= range.to);
-    if (visible.length > DRAWN_LINES) return;
-    for (const one of visible) {
+    for (const one of visible.length > DRAWN_LINES ? [] : visible) {
       const [x1, x2] = [scale.logicalToCoordinate(one.from), scale.logicalToCoordinate(one.to)];
       const [y1, y2] = [this.series.priceToCoordinate(one.first), this.series.priceToCoordinate(one.last)];
       if (y1 === null || y2 === null) continue;
@@ -68,6 +68,12 @@ class TradeLines {
       context.stroke();
     }
     context.setLineDash([]);
+    const bottom = context.canvas.clientHeight;
+    for (const { index, colour: ink } of this.owner.ticks) {
+      if (index < range.from || index > range.to) continue;
+      context.fillStyle = ink;
+      context.fillRect(scale.logicalToCoordinate(index) - 0.75, bottom - 9, 1.5, 9);
+    }
   }
 }
 
@@ -182,10 +188,12 @@ class PriceChart extends TimeChart {
     const markers = new Map();
     this.texts = new Map();
     this.segments = [];
+    this.ticks = []; // of headlines
+    const note = (index, text) => this.texts.set(index, [...(this.texts.get(index) ?? []), text]);
     const results = new Map(); // of the exits of a candle, which share a marker
     const add = (at, kind, text, marker) => {
       const index = this.#index(at);
-      this.texts.set(index, [...(this.texts.get(index) ?? []), text]);
+      note(index, text);
       markers.set(`${index} ${kind}`, { time: this.bars[index].time, ...marker });
       return index;
     };
@@ -212,11 +220,14 @@ class PriceChart extends TimeChart {
     for (const [at, predicted, confidence, kind, title, publisher] of this.figure.headlines ?? []) {
       const bullish = predicted === "bullish";
       const head = `${predicted}, confidence ${showPercent(confidence, 0)}${kind ? `, ${kind} news` : ""}`;
-      add(at, predicted, `${showMinute(at)} ${head}: “${title}”${publisher ? ` ${publisher}` : ""}`, {
-        position: bullish ? "belowBar" : "aboveBar", shape: "square", color: bullish ? up : down, size: 0.4,
-      });
+      const index = this.#index(at);
+      note(index, `${showMinute(at)} ${head}: “${title}”${publisher ? ` ${publisher}` : ""}`);
+      this.ticks.push({ index, colour: bullish ? up : down });
     }
-    this.markers.setMarkers([...markers.values()].sort((a, b) => a.time - b.time));
+    const scale = markers.size > MANY ? 0.55 : 1;
+    this.markers.setMarkers([...markers.values()].sort((a, b) => a.time - b.time).map((marker) => (
+      { ...marker, size: (marker.size ?? 1) * scale }
+    )));
   }
 
   #describe(logical) {
