@@ -146,6 +146,7 @@ def render_sweep(
         for one in ranked
     ]
     lost = sum(one.metrics.performance.total_return <= 0 for one in results)
+    no_profit = "none made a profit" if lost == len(results) else f"{lost:,} made no profit"
     shown = ", ".join(f"{name} {_value(value)}" for name, value in best.params.items())
     return render_sections(
         SectionPage(
@@ -156,7 +157,7 @@ def render_sweep(
                 f"{len(results):,} variants over the same history"
             ],
             f"The best of {len(results):,} variants: "
-            f"{formats.percent(metrics.performance.total_return, signed=True)}; {lost:,} made no profit.",
+            f"{formats.percent(metrics.performance.total_return, signed=True)}; {no_profit}.",
             _trials(
                 tried,
                 "Total return",

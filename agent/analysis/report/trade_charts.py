@@ -23,7 +23,7 @@ class BinRow(NamedTuple):
 
 def return_rows(analysis: TradeAnalysis) -> list[BinRow]:
     """Return the distribution of returns, without the empty bins at both ends."""
-    return _rows(analysis.returns, lambda value: f"{value * 100:+g}\u00a0%".replace("-", "−"))
+    return _rows(analysis.returns, _short_percent)
 
 
 def duration_rows(analysis: TradeAnalysis) -> list[BinRow]:
@@ -73,6 +73,10 @@ def _histogram(title: str, rows: Sequence[BinRow], colours: Sequence[str]) -> Ma
         for row, text, colour in zip(rows, texts, colours, strict=True)
     ]
     return bar_chart(title, "; ".join(texts), bars, lambda value: formats.number(value, 0))
+
+
+def _short_percent(value: float) -> str:
+    return f"{value * 100:{'+' if value else ''}g}\u00a0%".replace("-", "−")
 
 
 def _used(bins: Sequence[TradeBin]) -> Sequence[TradeBin]:

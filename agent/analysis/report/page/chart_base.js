@@ -4,14 +4,15 @@ const pageStyle = getComputedStyle(document.documentElement);
 const colour = (name) => pageStyle.getPropertyValue(name).trim();
 const island = (name) => JSON.parse(document.getElementById(`${name}-data`)?.textContent ?? "{}");
 
-const minus = (text) => text.replace("-", "−");
-const fixed = (value, digits) => minus(value.toLocaleString("en-US", {
-  minimumFractionDigits: digits, maximumFractionDigits: digits,
-}));
+/** Formats a number; one that rounds to zero gets no sign. */
+const fixed = (value, digits) => {
+  const text = value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return /[1-9]/.test(text) ? text.replace("-", "−") : text.replace("-", "");
+};
 const digitsOf = (value) => (Math.abs(value) >= 100 ? 2 : Math.abs(value) >= 1 ? 4 : 8);
 const showPrice = (value) => fixed(value, digitsOf(value));
 const showMoney = (value) => fixed(value, Math.abs(value) >= 100_000 ? 0 : 2);
-const showSigned = (value, show) => (value > 0 ? `+${show(value)}` : show(value));
+const showSigned = (value, show) => (value > 0 && /[1-9]/.test(show(value)) ? `+${show(value)}` : show(value));
 const showPercent = (value, digits = 2) => `${fixed(value * 100, digits)} %`;
 const showMinute = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ");
 const FORMATS = {
