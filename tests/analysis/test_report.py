@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from agent.analysis.report import formats
 from agent.analysis.report.candles import PriceBars, candles_of
 from agent.analysis.report.html import SHOWN_TRADES, render, write_report
 from agent.analysis.report.report_data import ReportData
@@ -331,6 +332,26 @@ def test_the_command_writes_both_files_and_prints_one_object(tmp_path: Path) -> 
     printed = json.loads(result.stdout)
     assert (printed["run"], printed["html"]) == ("run-1", str(page))
     assert printed["metrics"]["trades"]["trades"] == 1
+    shown = Page(page.read_text(encoding="utf-8"))
+    assert printed["verdict"]["headline"] in shown.text
+    performance, trades = printed["metrics"]["performance"], printed["metrics"]["trades"]
+    for figure in (
+        formats.percent(performance["total_return"], signed=True),
+        formats.percent(performance["max_drawdown"]),
+        formats.number(performance["sharpe"]),
+        formats.percent(trades["win_rate"]),
+        formats.money(printed["metrics"]["fees"]),
+    ):
+        assert figure in shown.text
+    listed = [
+        dict(zip(shown.data["trades"]["columns"], row, strict=True)) for row in shown.data["trades"]["rows"]
+    ]
+    assert [row["pnl"] for row in listed] == [trades["best"]]
+    assert sum(row["fees"] for row in listed) == printed["metrics"]["fees"]
+    assert sum(row["funding"] for row in listed) == printed["metrics"]["funding"]
+    lines = shown.data["figures"]["equity"]["panes"][0]["lines"]
+    equity = {line["name"]: read_points(line["points"])[1][-1] for line in lines}
+    assert equity["Strategy"] == pytest.approx(printed["metrics"]["final_equity"], rel=1e-5)
     assert page.exists()
     assert Path(printed["data"]).exists()
     plain = run_command(["report", "--config", str(config), "-o", str(page)])
