@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import closing
 from decimal import Decimal
@@ -25,9 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from agent.analysis.deflation import StudyStanding
+    from agent.analysis.report.chart_page import ChartPage
     from agent.analysis.report.report_data import ReportData
-
-_VARIABLE: Final = re.compile(r"(--[a-z-]+): ([^;]+);")
 
 _CENT: Final = Decimal("0.005")
 
@@ -140,19 +138,14 @@ class BacktestResult:
 
         return write_report(self.data, Path(path or Path("var/reports") / f"{self.run.id}.html"))[0]
 
-    def plot(self, symbol: str | None = None) -> Any:
-        """Return the report's chart as a plotly figure: equity and drawdown, or the prices of `symbol` with
-        the trades.
+    def plot(self, symbol: str | None = None) -> ChartPage:
+        """Return the report's chart: equity and drawdown, or the candles of `symbol` with the round trips.
+
+        A notebook shows it; elsewhere `plot().save("chart.html")` writes it.
         """
-        from plotly.graph_objects import Figure
+        from agent.analysis.report.chart_page import chart_page
 
-        from agent.analysis.report import html
-        from agent.analysis.report.charts import equity_figure, price_figure
-
-        chart = equity_figure(self.data) if symbol is None else price_figure(self.data, symbol.upper())
-        style = (Path(html.__file__).parent / "page" / "report.css").read_text(encoding="utf-8")
-        light, *_ = style.split("@media", 1)
-        return Figure(_coloured(chart, dict(_VARIABLE.findall(light))))
+        return chart_page(self.data, symbol.upper() if symbol is not None else None)
 
     def _read(self, table: str) -> pd.DataFrame:
         with closing(open_database(self._store, create=False)) as database:
@@ -268,15 +261,6 @@ _TRADE_COLUMNS: Final = [
     "exit_reason",
     "open",
 ]
-
-
-def _coloured(part: Any, colours: dict[str, str]) -> Any:
-    """Replace the page's CSS variables in a chart."""
-    if isinstance(part, dict):
-        return {key: _coloured(value, colours) for key, value in part.items()}
-    if isinstance(part, list):
-        return [_coloured(value, colours) for value in part]
-    return colours.get(part, part) if isinstance(part, str) else part
 
 
 def _percent(value: float | None) -> str:

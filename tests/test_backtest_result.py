@@ -175,8 +175,16 @@ def test_it_shows_itself_as_text_and_as_a_table_without_scripts() -> None:
     assert "<script" not in html
     assert "<b>.py" not in html
     assert result.report().name == f"{result.run.id}.html"
-    assert {trace.name for trace in result.plot("BTCUSDT").data} >= {"BTCUSDT", "Entry", "Exit"}
-    assert {trace.name for trace in result.plot().data} >= {"Strategy", "Buy and hold"}
+    equity = result.plot()
+    assert {line.name for line in equity.figure.panes[0].lines} == {"Strategy", "Buy and hold"}
+    shown = equity._repr_html_()
+    assert shown.startswith('<iframe sandbox="allow-scripts"')
+    assert "<script" not in shown, "the page is escaped into an attribute"
+    saved = result.plot("BTCUSDT").save("deep/prices.html").read_text()
+    assert saved.startswith("<!doctype html>")
+    assert '"symbol":"BTCUSDT"' in saved
+    with pytest.raises(UsageError, match="has no prices of NOPE"):
+        result.plot("nope")
 
 
 def test_settings_that_are_wrong_are_refused() -> None:

@@ -27,6 +27,9 @@ Json = Annotated[bool, option("--json", "Print one JSON object on standard outpu
 RunId = Annotated[
     str, typer.Argument(metavar="RUN", help="Id of a run, or its first characters; latest: the newest run.")
 ]
+Page = Annotated[
+    Path | None, option("--report", "Write the result as an HTML page to this file, too.", "FILE")
+]
 Seed = Annotated[int, option("--seed", "Seed of all random draws.")]
 Jobs = Annotated[int, option("--jobs -j", "Worker processes; 0: one per CPU core.", min=0)]
 Warmup = Annotated[

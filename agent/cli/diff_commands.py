@@ -74,9 +74,10 @@ def _diff_runs(a: str, b: str, html: Path | None, config: Path | None, seed: int
             )
     page = None
     if html is not None:
-        from agent.analysis.comparison.comparison_page import render_comparison, write_page
+        from agent.analysis.comparison.comparison_page import render_comparison
+        from agent.analysis.report.page_parts import write_page
 
-        page = write_page(render_comparison(found), html)
+        page = write_page(render_comparison(found), html, "--html")
     if json:
         print_json(found if page is None else msgspec.structs.asdict(found) | {"html": str(page)})
         return
@@ -92,10 +93,10 @@ def _diff_studies(a: str, b: str, html: Path | None, seed: int, *, json: bool) -
     found = compare_studies(find_study(a), find_study(b), seed=seed)
     page = None
     if html is not None:
-        from agent.analysis.comparison.comparison_page import write_page
+        from agent.analysis.report.page_parts import write_page
         from agent.research.study_comparison import render_studies
 
-        page = write_page(render_studies(found), html)
+        page = write_page(render_studies(found), html, "--html")
     if json:
         print_json(found if page is None else msgspec.structs.asdict(found) | {"html": str(page)})
         return

@@ -18,6 +18,7 @@ from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.analysis.report.report_data import ReportData
+    from agent.analysis.report.verdict import Verdict
     from agent.analysis.venue_slippage import SlippageReport
     from agent.store.database import Database
 
@@ -51,6 +52,7 @@ def report(
     """Write the report of a run: one self-contained HTML page, and its data as JSON beside it.
 
     Of a run on a testnet it shows why the run earned more or less than on paper, as `tapewire twin` does.
+    RUN may also be the id of a walk-forward or the name of a study of `tapewire tune`.
     """
     from agent.analysis.report.html import write_report
     from agent.analysis.report.report_loader import load_report_data
@@ -62,6 +64,9 @@ def report(
         raise UsageError(
             f"--output {output}: the report is an HTML page", hint="use a name that ends with .html"
         )
+    if (study := _study_page(run)) is not None:
+        _write_study(*study, output, json=json, open_page=open_page)
+        return
     settings = load(config)
     with (
         closing(open_database(settings.store.url, create=False)) as database,
@@ -83,6 +88,36 @@ def report(
     else:
         print_text(verdict.headline, style="bold", wrap=True)
         for line in (*verdict.sentences, *(f"! {warning}" for warning in (*verdict.warnings, *data.notes))):
+            print_text(line, wrap=True)
+        print_text(str(page))
+    if open_page:
+        typer.launch(page.resolve().as_uri())
+
+
+def _study_page(name: str) -> tuple[str, Verdict, str] | None:
+    """Return id, verdict and page of a walk-forward or a parameter search; None if `name` is of neither."""
+    from agent.research.study_comparison import find_study, is_study
+    from agent.research.study_page import render_tuning, render_walk_forward
+    from agent.research.tuning_results import find_result
+
+    if is_study(name):
+        study = find_study(name)
+        return study.id, study.verdict, render_walk_forward(study)
+    tuned = find_result(name)
+    return None if tuned is None else (tuned.study, tuned.held_out.verdict, render_tuning(tuned))
+
+
+def _write_study(
+    name: str, verdict: Verdict, html: str, output: Path | None, *, json: bool, open_page: bool
+) -> None:
+    from agent.analysis.report.page_parts import write_page
+
+    page = write_page(html, output or Path("var/reports") / f"{name}.html", "--output")
+    if json:
+        print_json({"study": name, "html": str(page), "verdict": verdict})
+    else:
+        print_text(verdict.headline, style="bold", wrap=True)
+        for line in (*verdict.sentences, *(f"! {warning}" for warning in verdict.warnings)):
             print_text(line, wrap=True)
         print_text(str(page))
     if open_page:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import MofNCompleteColumn
 
-from agent.cli.console import out, print_columns, print_text, progress_bar
+from agent.cli.console import err, out, print_columns, print_text, progress_bar
 from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
-    from agent.analysis.chance import ChanceTest
     from agent.analysis.deflation import StudyStanding
     from agent.analysis.report.verdict import Verdict
-    from agent.analysis.significance import Interval
     from agent.core.events import News
     from agent.research.assessment import OutOfSampleEvidence
     from agent.research.replay_inputs import ReplayInputs
@@ -65,6 +64,13 @@ def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
         yield partial(update, advance=1)
 
 
+def write_result_page(html: str, path: Path) -> None:
+    """Write the page of a result, and print its path on standard error. Raises TapewireError, UsageError."""
+    from agent.analysis.report.page_parts import write_page
+
+    err.print(f"report: {write_page(html, path)}", soft_wrap=True)
+
+
 def percent(value: float | None) -> str:
     """Return a fraction as `+1.23%`; a dash for None."""
     return "–" if value is None else f"{value:+.2%}"
@@ -104,39 +110,10 @@ def show_verdict(verdict: Verdict) -> None:
 def print_evidence(evidence: OutOfSampleEvidence, title: str) -> None:
     """Print the out-of-sample figures of a strategy beside those of buy-and-hold."""
 
-    def with_interval(value: str, interval: Interval | None, show: Callable[[float], str]) -> str:
-        return f"{value} [{show(interval.low)}, {show(interval.high)}]" if interval else value
+    from agent.research.evidence_rows import evidence_rows
 
-    def chance(test: ChanceTest | None) -> str:
-        return (
-            "–"
-            if test is None
-            else f"median {percent(test.median)}, p = {test.p_value:.3f} of {test.draws:,}"
-        )
-
-    def share(value: float | None) -> str:
-        return "–" if value is None else f"{value:.1%}"
-
-    versus, tries = evidence.versus_hold, evidence.trials
-    total_return = with_interval(percent(evidence.total_return), evidence.total_return_interval, percent)
-    sharpe = with_interval(number(evidence.sharpe), evidence.sharpe_interval, number)
-    ahead = with_interval(percent(versus.total_return.value), versus.total_return, percent) if versus else "–"
-    deflated = f"  deflated by {tries} {'tries' if tries > 1 else 'try'}"
-    cost = "–" if evidence.cost is None else f"{evidence.cost * 1e4:.1f} bps"
-    rows = [
-        ("total return", total_return, percent(evidence.buy_and_hold)),
-        ("Sharpe ratio", sharpe, number(evidence.buy_and_hold_sharpe)),
-        ("max drawdown, daily", percent(evidence.max_drawdown), ""),
-        ("ahead of buy-and-hold", ahead, ""),
-        ("true Sharpe above 0, probability", share(evidence.probabilistic_sharpe), ""),
-        (deflated, share(evidence.deflated_sharpe), ""),
-        ("round trips", f"{evidence.trades:,}", ""),
-        ("cost of a round trip", cost, ""),
-        ("trades at random times", chance(evidence.random_entries), ""),
-        ("signals at other times", chance(evidence.shifted_signals), ""),
-        ("headlines shuffled", chance(evidence.placebo), ""),
-    ]
-    print_columns((Column("", wraps=True), *figures("strategy", "buy and hold")), rows, title=title)
+    columns = (Column("", wraps=True), *figures("strategy", "buy and hold"))
+    print_columns(columns, evidence_rows(evidence), title=title)
 
 
 def describe_overrides(overrides: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from agent.cli.command_options import Jobs, Ranges, ReplayOptions, worker_count
+from agent.cli.command_options import Jobs, Page, Ranges, ReplayOptions, worker_count
 from agent.cli.console import err, print_columns, print_json, print_text, progress_bar
 from agent.cli.research_output import (
     counting,
@@ -15,6 +15,7 @@ from agent.cli.research_output import (
     score_all,
     show_stamps,
     standing_in_words,
+    write_result_page,
 )
 from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
@@ -45,6 +46,7 @@ def sweep(
         option("--digests", "Also chain the decisions of each variant, to compare sweeps; takes longer."),
     ] = False,
     jobs: Jobs = 1,
+    report: Page = None,
     json: Annotated[
         bool, option("--json", "Print a JSON list on standard output: one object a variant.")
     ] = False,
@@ -103,6 +105,11 @@ def sweep(
         show_stamps(leaks)
         _print_table(results)
         print_text(f"the best of them, {standing_in_words(counted.standings[counted.best])}", wrap=True)
+    if report is not None:
+        from agent.research.study_page import render_sweep
+
+        page = render_sweep(strategy.name, material.config.market.symbols, results, leaks)
+        write_result_page(page, report)
     failed = [result for result in results if result.error]
     if failed:
         err.print(

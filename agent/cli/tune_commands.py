@@ -11,6 +11,7 @@ import typer
 
 from agent.cli.command_options import (
     Json,
+    Page,
     Placebo,
     Ranges,
     ReplayOptions,
@@ -29,6 +30,7 @@ from agent.cli.research_output import (
     score_all,
     show_stamps,
     show_verdict,
+    write_result_page,
 )
 from agent.cli.typer_setup import option
 from agent.system.atomic import write_bytes
@@ -36,7 +38,7 @@ from agent.system.clock import iso
 
 if TYPE_CHECKING:
     from agent.research.folds import Fold
-    from agent.research.tuning import TuningResult
+    from agent.research.tuning_results import TuningResult
 
 
 def register(app: typer.Typer) -> None:
@@ -108,6 +110,7 @@ def tune(
         bool,
         option("--judge-again", "Judge held-out time again that another variant was judged on; marked."),
     ] = False,
+    report: Page = None,
     json: Json = False,
 ) -> None:
     """Search a strategy's parameters, and judge the best on time that the search has not seen.
@@ -140,12 +143,17 @@ def tune(
     judging = Settings("none", warm, placebo_replays(material, placebo), seed=seed, judge_again=judge_again)
     with err.status("judging the best on held-out time"):
         tuned = tuning.evaluate_best(search, held_out, judging, reused=done)
-    path = output or Path("var/tune") / f"{search.study}.toml"
+    path = output or tuning.RESULTS / f"{search.study}.toml"
     write_bytes(path, tuning.toml_snippet(tuned, material.config.strategy.name).encode())
+    tuning.record_result(tuned)
     if json:
         print_json({**msgspec.structs.asdict(tuned), "toml": str(path)})
     else:
         _print_result(tuned, path)
+    if report is not None:
+        from agent.research.study_page import render_tuning
+
+        write_result_page(render_tuning(tuned), report)
 
 
 def _print_result(tuned: TuningResult, path: Path) -> None:

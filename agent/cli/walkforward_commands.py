@@ -10,6 +10,7 @@ import typer
 from agent.cli.command_options import (
     Jobs,
     Json,
+    Page,
     Placebo,
     Ranges,
     ReplayOptions,
@@ -31,6 +32,7 @@ from agent.cli.research_output import (
     score_all,
     show_stamps,
     show_verdict,
+    write_result_page,
 )
 from agent.cli.typer_setup import option
 from agent.core.durations import format_duration
@@ -145,6 +147,7 @@ def walkforward(
     placebo: Placebo = 20,
     jobs: Jobs = 0,
     seed: Seed = 0,
+    report: Page = None,
     json: Json = False,
 ) -> None:
     """Judge a strategy fold by fold, always on time after the data that it was fitted on.
@@ -195,6 +198,10 @@ def walkforward(
         print_json(result)
     else:
         _print_result(result)
+    if report is not None:
+        from agent.research.study_page import render_walk_forward
+
+        write_result_page(render_walk_forward(result), report)
 
 
 def _print_result(result: WalkForward) -> None:

@@ -30,7 +30,7 @@ MAX_RUNS: Final = 200
 """Runs in the list: the newest."""
 
 _MAX_PLAYBACKS: Final = 2
-_MAX_REPORTS: Final = 4  # in memory, about 5 MB each
+_MAX_REPORTS: Final = 4  # in memory, at most about 1.5 MB each
 _TWIN_PATIENCE: Final = 30.0  # seconds that a report waits for the twin
 _log: Final = structlog.get_logger(__name__)
 
@@ -270,9 +270,7 @@ def _changeable_settings(config: Config) -> dict[str, Any]:
 def _render_report(
     database: Database, run_id: str, twin: TwinView | TapewireError | None, stories: StoryTable | None
 ) -> bytes:
-    from agent.analysis.report.html import (
-        render,  # imports plotly and pandas, which the page itself doesn't need
-    )
+    from agent.analysis.report.html import render
     from agent.analysis.report.report_loader import load_report_data
 
     data = load_report_data(database, run_id)

@@ -174,6 +174,17 @@ class KlineFile:
         prices = [part.values[VALUES.index("close")] for part in bars]
         return np.concatenate([part.close for part in bars]), np.concatenate(prices)
 
+    def bars(self) -> Bars:
+        """Return the bars of the window as columns, without making events."""
+        parts = list(self._window(KlineStats()))
+        return Bars(
+            np.concatenate([part.start for part in parts]),
+            np.concatenate([part.close for part in parts]),
+            np.concatenate([part.previous_close for part in parts]),
+            np.concatenate([part.step for part in parts]),
+            tuple(np.concatenate(columns) for columns in zip(*(part.values for part in parts), strict=True)),
+        )
+
     @property
     def notes(self) -> list[str]:
         """Notes on the parts of the file that are not used, including unfinished bars of the latest pass."""

@@ -20,14 +20,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent.analysis.deflation import sharpes
-from agent.analysis.overfitting import Overfitting, overfitting
+from agent.analysis.overfitting import overfitting
 from agent.analysis.significance import deflated_sharpe, moments_of, sharpe
 from agent.core.errors import ConfigError, UsageError
 from agent.core.events import DAY_MS
@@ -46,7 +45,8 @@ from agent.research.study import (
     storage_error,
     study_name,
 )
-from agent.research.walk_forward import FOLDER, Settings, WalkForward, walk_forward
+from agent.research.tuning_results import RESULTS, TrialRecord, TuningResult, record_result
+from agent.research.walk_forward import FOLDER, Settings, walk_forward
 from agent.store.runs import InputFile
 from agent.store.tries import Study, study_of, tries_on
 from strategies import load_strategy
@@ -55,38 +55,19 @@ from strategies.description import Value
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["STORAGE", "Search", "TuningResult", "count_trials", "evaluate_best", "split", "study_name"]
-__all__ += ["toml_snippet", "tune"]
+__all__ = [
+    "RESULTS",
+    "STORAGE",
+    "Search",
+    "TuningResult",
+    "count_trials",
+    "evaluate_best",
+    "split",
+    "study_name",
+]
+__all__ += ["record_result", "toml_snippet", "tune"]
 
 _NO_SHARPE: Final = -10.0  # value of a trial without a Sharpe ratio, which must not win
-
-
-class TuningResult(msgspec.Struct, frozen=True):
-    """Result of a search.
-
-    - `value`: the best annual in-sample Sharpe ratio of all `trials`; `pruned` of these ended early.
-    - `reused`: trials of an earlier search.
-    - `tries`: the trials, and all other tries on the in-sample data in the ledger.
-    - `deflated_sharpe`: probability that the best's true ratio is above what luck gives the best of so many
-      tries.
-    - `overfitting`: how the complete trials rank on the time by which they were not chosen; None for fewer
-      than two.
-    - `held_out`: walk-forward with the best parameters over the time that no trial has seen.
-    """
-
-    study: str
-    storage: str
-    trials: int
-    pruned: int
-    invalid: int
-    params: dict[str, Value]
-    value: float
-    in_sample: tuple[int, int]
-    deflated_sharpe: float | None
-    overfitting: Overfitting | None
-    held_out: WalkForward
-    reused: int = 0
-    tries: int = 0
 
 
 def split(start: int, end: int, *, holdout: int, embargo: int, folds: int) -> tuple[list[Fold], Fold]:
@@ -184,6 +165,18 @@ def evaluate_best(
         overfitting=overfitting(np.column_stack(returns)),
         held_out=tested,
         reused=min(reused, search.trials),
+        tried=[_trial_record(trial) for trial in trials],
+    )
+
+
+def _trial_record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
+    state = "invalid" if "invalid" in trial.user_attrs else trial.state.name.lower().replace("fail", "failed")
+    ratio = trial.user_attrs.get("sharpe")  # of a day
+    return TrialRecord(
+        trial.number,
+        dict(trial.user_attrs.get("params", {})),
+        None if ratio is None else float(ratio) * PERIODS_PER_YEAR**0.5,
+        state,
     )
 
 

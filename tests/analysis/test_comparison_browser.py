@@ -6,19 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from agent.analysis.comparison.comparison_page import render_comparison, write_page
+from agent.analysis.comparison.comparison_page import render_comparison
+from agent.analysis.report.page_parts import write_page
 from agent.replay.run_comparison import compare_runs
 from agent.store.queries import find_run
 from tests.analysis.stored import record_run
+from tests.analysis.test_report_browser import INK, TOO_WIDE
 from tests.support.browser import chromium
 
-_TOO_WIDE = """
-    return [...document.querySelectorAll('body *')]
-        .filter(e => !e.closest('.scroll, pre, svg, .js-plotly-plot'))
-        .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
-        .map(e => e.outerHTML.slice(0, 80))
+_LINE = """
+    return timeCharts.get('overlay').chart.panes()[0].getSeries().map(series => series.options().color)
 """
-_LINE = "return document.getElementById('overlay')._fullData.find(trace => trace.name === 'a').line.color"
 _ACCENT = "return getComputedStyle(document.documentElement).getPropertyValue('--accent').trim()"
 
 
@@ -43,6 +41,6 @@ def test_it_draws_without_requests_and_fits(page: Path, scheme: str, phone: bool
         assert browser.console_messages() == []
         requests = [url for url in browser.requests() if not url.startswith(("data:", "blob:"))]
         assert requests == [page.resolve().as_uri()]
-        assert browser.run(_TOO_WIDE) == []
-        assert browser.run(_LINE) == browser.run(_ACCENT)
-        assert browser.run("return document.querySelectorAll('#overlay .trace').length") > 0
+        assert browser.run(TOO_WIDE) == []
+        assert browser.run(_ACCENT) in browser.run(_LINE)
+        assert dict(browser.run(INK))["overlay"] > 300

@@ -223,8 +223,8 @@ def test_the_page_escapes_texts_and_loads_nothing(tapewire: Tapewire, run: Calla
     assert done.code == 0
     assert json.loads(done.out)["html"] == "diff.html"
     page = Path("diff.html").read_text()
-    before_plotly = page.partition("<script type=")[0]
-    assert "alert(1)" in before_plotly
+    before_scripts = page.partition("<script type=")[0]
+    assert "alert(1)" in before_scripts
     assert hostile not in page
     assert "default-src 'none'" in page
     assert "First differing decision" in page

@@ -66,7 +66,7 @@ def test_a_strategy_whose_hash_was_not_recorded_is_not_imported(run: str, tmp_pa
 
 
 def test_files_beside_a_strategy_do_not_shadow_installed_modules(tmp_path: Path) -> None:
-    for name in ("plotly", "jinja2"):
+    for name in ("jinja2", "markupsafe"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     (tmp_path / "mine.py").write_text(MINE)
     for strategy in ("sma_cross", "mine:Mine"):

@@ -165,17 +165,17 @@ def test_a_folder_hidden_by_an_installed_package_is_named(folder: Path) -> None:
 
 def test_files_in_the_working_folder_never_hide_installed_modules(folder: Path) -> None:
     for name in (
-        "plotly",
+        "feedparser",
         "colorsys",
         "agent",
     ):  # third-party, standard library, ours
         sys.modules.pop(name, None) if name == "colorsys" else None
         (folder / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the folder ran')")
-    (folder / "uses.py").write_text("import colorsys, plotly, agent.core.events\n" + MINE)
+    (folder / "uses.py").write_text("import colorsys, feedparser, agent.core.events\n" + MINE)
     before = list(sys.path)
     load_strategy("sma_cross")
     load_strategy("uses:Mine")
-    assert "site-packages" in (sys.modules["plotly"].__file__ or "")
+    assert "site-packages" in (sys.modules["feedparser"].__file__ or "")
     assert sys.path == before, "the working folder is searched for the import of a strategy alone"
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
-
-from markupsafe import Markup
 
 from agent.analysis.comparison import comparison_text as words
 from agent.analysis.comparison.comparison_data import InputComparison, RunComparison, RunSummary
-from agent.analysis.report.html import PAGE, csp_hash, environment, plotly_source, script_json
-from agent.analysis.report.plot import Figure, axis, layout, line
+from agent.analysis.report import page_parts
+from agent.analysis.report.plot import Figure, LineChart, Pane, line
 from agent.analysis.report.report_data import Curve
-from agent.core.errors import StoreError, TapewireError
-from agent.system.atomic import write_bytes
 from agent.system.clock import iso
 
 _SHOWN: Final = 100
@@ -54,7 +49,6 @@ def render_comparison(found: RunComparison) -> str:
 
 def render_page(*, figure: Figure, **content: Any) -> str:
     """Return a page with `figure` as its chart; what `content` lacks of the template's parts is left out."""
-    scripts = [plotly_source(), (PAGE / "report.js").read_text(encoding="utf-8")]
     empty: dict[str, Any] = {
         "versions": {},
         "first_decision": [],
@@ -64,50 +58,23 @@ def render_page(*, figure: Figure, **content: Any) -> str:
         "trade_lists": [],
         "folds": [],
     }
-    return (
-        environment()
-        .get_template("compare.html.j2")
-        .render(
-            **empty | content,
-            shown=words.shown_value,
-            metric=words.format_metric,
-            shown_trades=_SHOWN,
-            style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
-            scripts=[Markup(script) for script in scripts],
-            script_hashes=[csp_hash(script) for script in scripts],
-            figures=script_json({"overlay": figure}),
-        )
+    return page_parts.render_page(
+        "compare.html.j2",
+        figures={"overlay": figure},
+        **empty | content,
+        shown=words.shown_value,
+        metric=words.format_metric,
+        shown_trades=_SHOWN,
     )
 
 
-def write_page(html: str, path: Path) -> Path:
-    """Write a page. Raises TapewireError if the file can't be written."""
-    try:
-        write_bytes(path, html.encode())
-    except StoreError as error:
-        raise TapewireError(error.message, hint="choose another path with --html") from None
-    return path
-
-
-def overlay(a: Curve, b: Curve, lead: Curve) -> Figure:
+def overlay(a: Curve, b: Curve, lead: Curve) -> LineChart:
     """Draw both curves as return since their own start, and below them the lead of a over b."""
-    traces = [line(_growth(b), "b", "--muted", 1.4), line(_growth(a), "a", "--accent", 1.8)]
-    for trace in traces:
-        trace["hovertemplate"] = "%{y:.2%}"
+    own = [line(_growth(b), "b", "--muted"), line(_growth(a), "a", "--accent", 2)]
+    panes = [Pane(own, "percent", "Return")]
     if lead.ts:
-        below = line(lead, "a − b", "--ink-soft", 1.2)
-        below |= {"yaxis": "y2", "showlegend": False, "hovertemplate": "%{y:.2%}", "fill": "tozeroy"}
-        traces.append(below | {"fillcolor": "--muted-soft"})
-    ends = [ts for curve in (a, b) for ts in (*curve.ts[:1], *curve.ts[-1:])]
-    return {
-        "data": traces,
-        "layout": layout(
-            yaxis=axis(title="Return", domain=[0.34, 1], tickformat=".1%"),
-            yaxis2=axis(title="a − b", domain=[0, 0.27], tickformat=".1%", anchor="x"),
-            xaxis=axis(anchor="y2", type="date", range=[min(ends, default=0), max(ends, default=0)]),
-            hovermode="x unified",
-        ),
-    }
+        panes.append(Pane([line(lead, "a − b", "--ink-soft", fill=True)], "percent", "a − b", 0.45))
+    return LineChart("Returns of both runs over time, and the lead of a over b", panes)
 
 
 def _growth(curve: Curve) -> Curve:

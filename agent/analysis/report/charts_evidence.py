@@ -4,103 +4,93 @@ from __future__ import annotations
 
 from typing import Final
 
+from markupsafe import Markup
+
 from agent.analysis.day_bootstrap import FEW_DAYS
 from agent.analysis.decay import Decay
 from agent.analysis.event_study import EventStudy
 from agent.analysis.outcomes import Outcomes
 from agent.analysis.report import formats
-from agent.analysis.report.plot import Figure, axis, error_bars, layout, scatter
-from agent.analysis.significance import Interval
+from agent.analysis.report.svg import Axis, Series, line_chart
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
 
-_COLOURS: Final = {"bearish": "--loss", "neutral": "--muted", "bullish": "--gain"}
+_COLOURS: Final = {"bearish": "loss", "neutral": "muted", "bullish": "gain"}
 
 
-def event_figure(study: EventStudy) -> Figure:
+def event_chart(study: EventStudy) -> Markup:
     """Draw the mean price move around headlines of each class, with its band."""
     reach = max(abs(study.offsets[0]), study.offsets[-1]) * study.interval
     size, unit = _unit(reach)
-    x = [round(offset * study.interval / size, 4) for offset in study.offsets]
-    traces: list[Figure] = []
+    x = [offset * study.interval / size for offset in study.offsets]
+    series = []
     for name, path in study.classes.items():
-        colour = _COLOURS[name]
-        edge = {"legendgroup": name, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-        if path.days >= FEW_DAYS:
-            fill = {"fill": "tonexty", "fillcolor": f"{colour}-soft"}
-            traces.append(scatter("lines", x, _short(path.low), **edge))
-            traces.append(scatter("lines", x, _short(path.high), **edge, **fill))
-        title, style = f"{name} ({path.events:,})", {"color": colour, "width": 1.8}
-        mean = scatter("lines", x, _short(path.mean), name=title, line=style, hovertemplate="%{y:.3%}")
-        traces.append(mean | {"legendgroup": name})
-    return {
-        "data": traces,
-        "layout": layout(
-            xaxis=axis(title=f"{unit} after the headline was known", zeroline=True, zerolinecolor="--muted"),
-            yaxis=axis(title="Abnormal return", tickformat=".2%", zeroline=True, zerolinecolor="--muted"),
-            hovermode="x unified",
-        ),
-    }
+        band = (path.low, path.high) if path.days >= FEW_DAYS else ((), ())
+        series.append(Series(f"{name} ({path.events:,})", _COLOURS[name], x, path.mean, *band))
+    ends = (
+        f"{name}: {formats.percent(path.mean[-1], 2, signed=True)} at the end"
+        for name, path in study.classes.items()
+    )
+    return line_chart(
+        "Mean price move around headlines, by predicted class",
+        "; ".join(ends),
+        series,
+        Axis(f"{unit} after the headline was known", _short, min(x), max(x)),
+        Axis("Abnormal return", lambda value: formats.percent(value, 2, signed=True)),
+    )
 
 
-def decay_figure(decay: Decay) -> Figure:
+def decay_chart(decay: Decay) -> Markup:
     """Draw the information coefficient by age with its intervals, and the fitted curve if there is one."""
     size, unit = _unit(decay.ages[-1])
     stretch = decay.ages[0]
     middles = [(age - stretch / 2) / size for age in decay.ages]
-    intervals = [Interval(*values) for values in zip(decay.ic, decay.low, decay.high, strict=True)]
-    measured = scatter("markers", middles, _short(decay.ic), name="measured", error_y=error_bars(intervals))
-    traces = [measured | {"marker": {"color": "--accent", "size": 6}, "hovertemplate": "%{y:.3f}"}]
+    series = [
+        Series("measured", "accent", middles, decay.ic, decay.low, decay.high, points=True, joined=False)
+    ]
     if decay.half_life is not None and decay.initial is not None:
         fitted = [decay.initial.value * 2 ** (-(age - stretch) / decay.half_life) for age in decay.ages]
-        style = {"color": "--accent", "width": 1.5}
-        traces.append(
-            scatter("lines", middles, _short(fitted), name="fitted", line=style, hovertemplate="%{y:.3f}")
-        )
-    return {
-        "data": traces,
-        "layout": layout(
-            xaxis=axis(title=f"{unit} after the headline was known", rangemode="tozero"),
-            yaxis=axis(title="Rank correlation", zeroline=True, zerolinecolor="--muted"),
-            hovermode="x unified",
-        ),
-    }
+        series.append(Series("fitted", "warn", middles, fitted))
+    return line_chart(
+        "Rank correlation of the score with later returns, by age",
+        f"{formats.number(decay.ic[0], 3)} at first, {formats.number(decay.ic[-1], 3)} at last",
+        series,
+        Axis(f"{unit} after the headline was known", _short, 0.0),
+        Axis("Rank correlation", lambda value: formats.number(value, 2)),
+    )
 
 
-def reliability_figure(found: Outcomes) -> Figure:
+def reliability_chart(found: Outcomes) -> Markup:
     """Draw the share of correct forecasts by confidence. On the diagonal the two are equal."""
     enough, most = found.days >= FEW_DAYS, max(group.count for group in found.bins)
-    texts, shares = [], [group.right for group in found.bins]
-    for group, share in zip(found.bins, shares, strict=True):
+    texts = []
+    for group in found.bins:
+        share = group.right
         text = (
-            f"<b>{formats.percent(share.value, 0)} correct</b><br>{group.count:,} {found.kind}, "
+            f"{formats.percent(share.value, 0)} correct; {group.count:,} {found.kind}, "
             f"mean confidence {formats.percent(group.confidence, 0)}"
         )
         interval = f"95\u00a0% interval {formats.percent(share.low, 0)} to {formats.percent(share.high, 0)}"
-        texts.append(f"{text}<br>{interval}" if enough else text)
-    diagonal = {"color": "--muted", "width": 1, "dash": "dot"}
-    sizes = [6 + 12 * (group.count / most) ** 0.5 for group in found.bins]
-    points = scatter(
-        "markers+lines",
+        texts.append(f"{text}; {interval}" if enough else text)
+    shares = [group.right for group in found.bins]
+    measured = Series(
+        found.kind,
+        "accent",
         [group.confidence for group in found.bins],
         [share.value for share in shares],
-        name=found.kind,
-        error_y=error_bars(shares, visible=enough),
-        marker={"color": "--accent", "size": sizes},
-        line={"color": "--accent", "width": 1},
-        hovertext=texts,
-        hoverinfo="text",
+        [share.low for share in shares] if enough else (),
+        [share.high for share in shares] if enough else (),
+        points=True,
+        radius=[3 + 6 * (group.count / most) ** 0.5 for group in found.bins],
+        texts=texts,
     )
-    return {
-        "data": [
-            scatter("lines", [0, 1], [0, 1], name="perfect calibration", line=diagonal, hoverinfo="skip"),
-            points,
-        ],
-        "layout": layout(
-            xaxis=axis(title="Confidence", range=[0, 1], tickformat=".0%"),
-            yaxis=axis(title="Correct", range=[0, 1], tickformat=".0%"),
-            hovermode="closest",
-        ),
-    }
+    perfect = Series("perfect calibration", "muted", [0, 1], [0, 1], dashed=True)
+    return line_chart(
+        f"Share of correct {found.kind} by confidence",
+        "; ".join(texts),
+        [perfect, measured],
+        Axis("Confidence", lambda value: formats.percent(value, 0), 0.0, 1.0),
+        Axis("Correct", lambda value: formats.percent(value, 0), 0.0, 1.0),
+    )
 
 
 def _unit(span: int) -> tuple[int, str]:
@@ -110,5 +100,5 @@ def _unit(span: int) -> tuple[int, str]:
     return (HOUR_MS, "Hours") if span > 6 * HOUR_MS else (MINUTE_MS, "Minutes")
 
 
-def _short(values: list[float]) -> list[float]:
-    return [float(f"{value:.5g}") for value in values]
+def _short(value: float) -> str:
+    return f"{value:g}".replace("-", "−")

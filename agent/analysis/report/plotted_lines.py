@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Final
 
 import numpy as np
 
-from agent.analysis.report.plot import Figure, axis, line
+from agent.analysis.report.plot import Line, Pane, line
 from agent.analysis.report.report_data import Curve
 from agent.analysis.thinning import ThinnedCurve
 from agent.core.events import Plot
@@ -17,8 +16,7 @@ LINES: Final = 8
 """Lines drawn for each symbol: the first ones."""
 
 _COLOURS: Final = ("--warn", "--accent", "--gain", "--loss", "--muted")
-_GAP: Final = 0.06  # between two panes, as a fraction of the chart's height
-_PANE: Final = 0.22
+_SHARE: Final = 0.3  # of the height of the prices' pane
 
 
 class PlottedLines:
@@ -52,32 +50,20 @@ class PlottedLines:
         return [f"Of the lines that the strategy plots, {LINES} a symbol are drawn; left out are {names}."]
 
 
-def draw_lines(lines: dict[str, Curve], prices: Curve) -> tuple[list[Figure], Figure]:
-    """Return the traces of `lines`, and the axes for the layout of a chart of `prices`.
+def pane_lines(lines: dict[str, Curve], prices: Curve) -> list[Pane]:
+    """Return the panes of a chart of `prices` with `lines`, the pane of the prices first.
 
     A line within the prices' range, widened by half of it, is drawn over them. Each other line has a pane of
     its own below.
     """
-    over = {name: curve for name, curve in lines.items() if _is_near(curve.values, prices.values)}
-    below = [name for name in lines if name not in over]
-    traces = []
+    over, below = list[Line](), list[Pane]()
     for number, (name, curve) in enumerate(lines.items()):
-        drawn = line(curve, escape(name), _COLOURS[number % len(_COLOURS)], 1.2)
-        drawn["hovertemplate"] = f"{escape(name)} %{{y:,.6~g}}"
-        if name in below:
-            drawn["yaxis"] = f"y{below.index(name) + 2}"
-        traces.append(drawn)
-    height = min(_PANE, 0.6 / max(len(below), 1))
-    axes: Figure = {"yaxis": axis(title="Close", domain=[len(below) * (height + _GAP / 2), 1])}
-    for number, name in enumerate(below):
-        top = (len(below) - number) * (height + _GAP / 2) - _GAP / 2
-        axes[f"yaxis{number + 2}"] = axis(
-            title=escape(name),
-            domain=[round(top - height + _GAP / 2, 4), round(top, 4)],
-            anchor="x",
-            nticks=4,
-        )
-    return traces, axes
+        drawn = line(curve, name, _COLOURS[number % len(_COLOURS)])
+        if _is_near(curve.values, prices.values):
+            over.append(drawn)
+        else:
+            below.append(Pane([drawn], title=name, share=_SHARE))
+    return [Pane(over, "amount"), *below]
 
 
 def _is_near(values: Sequence[float], prices: Sequence[float]) -> bool:

@@ -7,6 +7,7 @@ import msgspec
 from agent.analysis.breakdown import PeriodGroup
 from agent.analysis.cost_breakdown import CostBreakdown
 from agent.analysis.decay import Decay
+from agent.analysis.equity import Drawdown
 from agent.analysis.event_study import EventStudy
 from agent.analysis.kind_study import KindStudy
 from agent.analysis.member_study import MemberStudy
@@ -17,6 +18,7 @@ from agent.analysis.run_metrics import Metrics
 from agent.analysis.significance import Difference, Interval
 from agent.analysis.sleeve_study import SleeveStudy
 from agent.analysis.story_table import StoryResults
+from agent.analysis.trade_groups import TradeAnalysis
 from agent.analysis.trades import RoundTrip
 from agent.analysis.twin_report import TwinReport
 from agent.config import Config, parse
@@ -31,6 +33,27 @@ class Curve(msgspec.Struct, frozen=True):
 
     ts: list[int] = []
     values: list[float] = []
+
+
+class Candles(msgspec.Struct, frozen=True):
+    """Candles of `interval` ms: open times in UTC ms, ascending, prices and volumes, one for each."""
+
+    interval: int
+    ts: list[int] = []
+    open: list[float] = []
+    high: list[float] = []
+    low: list[float] = []
+    close: list[float] = []
+    volume: list[float] = []
+
+
+class ProtectiveLevel(msgspec.Struct, frozen=True):
+    """The trigger of a stop or take-profit order while it worked, except for trailing stops."""
+
+    start: int  # UTC ms
+    end: int | None  # None if it worked until the end of the run
+    price: float
+    kind: str  # stop or take profit
 
 
 class SourceHeadline(msgspec.Struct, frozen=True):
@@ -147,7 +170,10 @@ class RevisionSummary(msgspec.Struct, frozen=True):
 
 
 class ReportData(msgspec.Struct, frozen=True, kw_only=True):
-    """All data of the page. Curves have at most about 4,000 points; `trades` are in order of exit."""
+    """All data of the page. Curves have at most about 4,000 points; `trades` are in order of exit.
+
+    The candles are the run's bars again, so the JSON file beside a page has none.
+    """
 
     run: Run
     metrics: Metrics
@@ -155,9 +181,14 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     evidence: RunEvidence
     benchmark: Curve = Curve()  # equal-weight buy-and-hold with the same capital
     prices: dict[str, Curve] = {}  # closes by symbol
+    candles: dict[str, Candles] = {}  # by symbol, of a limited number
+    levels: dict[str, list[ProtectiveLevel]] = {}  # by symbol, in order of their start
     plots: dict[str, dict[str, Curve]] = {}  # what the strategy plots, by symbol ("": of none) and name
     marks: dict[str, list[HeadlineMarker]] = {}  # by symbol; those with the highest confidence
     trades: list[RoundTrip] = []
+    analysis: TradeAnalysis | None = None  # None if no round trip is closed
+    drawdowns: list[Drawdown] = []  # the deepest ones of the recorded samples
+    samples: int = 0  # ms between the recorded samples of equity
     headlines: dict[str, list[SourceHeadline]] = {}  # client order id -> headlines of its signal
     risk: list[RiskEvent] = []  # changes of the risk state
     refusals: dict[str, int] = {}  # number of orders that each risk rule refused

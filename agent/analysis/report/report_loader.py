@@ -14,11 +14,13 @@ from msgspec import UNSET
 from sqlalchemy import select
 
 from agent.analysis.benchmark import BuyAndHoldBenchmark
-from agent.analysis.daily import Floats, Ints
+from agent.analysis.daily import Closes, Floats, Ints
 from agent.analysis.equity import EquityCurve, without_flows
 from agent.analysis.outcomes import Forecasts
+from agent.analysis.report.candles import ALL, FEWEST, candles_of
 from agent.analysis.report.plotted_lines import PlottedLines
-from agent.analysis.report.prices import closes_of
+from agent.analysis.report.prices import bars_of
+from agent.analysis.report.protective_levels import ProtectiveLevels
 from agent.analysis.report.recorded_drift import model_drift_of
 from agent.analysis.report.recorded_members import members_of
 from agent.analysis.report.recorded_sleeves import sleeve_risk_of, sleeves_of
@@ -33,6 +35,7 @@ from agent.analysis.report.scored_headlines import (
     read_scored_headlines,
 )
 from agent.analysis.run_metrics import Metrics, compute
+from agent.analysis.trade_groups import analyse_trades, worst_drawdowns
 from agent.analysis.trades import RoundTrip, TradeBook
 from agent.config import Config
 from agent.core.durations import format_bar_length
@@ -46,6 +49,7 @@ from agent.core.events import (
     FillKind,
     FundingPayment,
     Order,
+    OrderUpdate,
     Plot,
     Prediction,
     RiskEvent,
@@ -91,7 +95,9 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     recorded = msgspec.convert(run.metrics, Metrics) if run.metrics else None
     samples = curve.summary()
     start, end = (recorded.start, recorded.end) if recorded else (samples.start, samples.end)
-    closes = closes_of(database, run, config, start, end, notes)
+    bars = bars_of(database, run, config, start, end, notes)
+    closes = {symbol: Closes(own.close_ts, own.close) for symbol, own in bars.items()}
+    most = max(ALL // max(len(bars), 1), FEWEST)
     seen = {symbol: own.since(start) for symbol, own in closes.items()}
     hold = BuyAndHoldBenchmark(config.market.symbols, initial, config.market.interval)
     hold.extend(seen)
@@ -130,9 +136,17 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         evidence=evidence_of(record),
         benchmark=Curve(*hold.portfolio.points()),
         prices={symbol: Curve(*hold.prices(symbol)) for symbol in hold.symbols},
+        candles={
+            symbol: candles_of(bars[symbol].since(start), config.market.interval, most)
+            for symbol in hold.symbols
+        },
+        levels=decided.levels.by_symbol(),
         plots=decided.lines.curves(),
         marks=headline_markers(scored, news, seen),
         trades=decided.trades,
+        analysis=analyse_trades(decided.trades) if decided.book.stats.trades else None,
+        drawdowns=worst_drawdowns(ts, equity, initial, start=start),
+        samples=int(np.median(np.diff(ts))) if len(ts) > 1 else interval,
         headlines={
             order: [news[source].headline for source in ids if source in news]
             for order, ids in decided.sources.items()
@@ -226,6 +240,7 @@ class _Decisions(NamedTuple):
     flows: list[tuple[int, float]]  # time (UTC ms) and amount of each deposit or withdrawal
     short: list[str]  # which symbols had less history than the strategy needs
     lines: PlottedLines
+    levels: ProtectiveLevels
 
 
 def _decisions(database: Database, run_id: str) -> _Decisions:
@@ -235,7 +250,7 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
     sources: dict[str, tuple[str, ...]] = {}
     signals, predictions = list[_Forecast](), list[_Forecast]()
     flows = list[tuple[int, float]]()
-    short, lines = list[str](), PlottedLines()
+    short, lines, levels = list[str](), PlottedLines(), ProtectiveLevels()
     for _, event_seq, _, decision in read_decisions(database, run_id):
         match decision:
             case Signal():
@@ -252,6 +267,9 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                 signalled, headlines = latest.get(decision.symbol, (None, ()))
                 if signalled == event_seq:
                     sources[decision.id] = headlines
+                levels.add(decision)
+            case OrderUpdate():
+                levels.update(decision)
             case RiskEvent() if decision.rule in (*NOTES, WARM_UP):
                 if decision.rule == SHORT_HISTORY:
                     short.append(f"{decision.symbol}: {decision.detail}.")
@@ -276,7 +294,7 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                     trades.append(closed)
     trades += book.open_trades()
     return _Decisions(
-        book, moves, trades, sources, signals, predictions, risk, dict(refusals), flows, short, lines
+        book, moves, trades, sources, signals, predictions, risk, dict(refusals), flows, short, lines, levels
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from markupsafe import Markup
 
 from agent.analysis.report import formats
-from agent.analysis.report.html import PAGE, environment
+from agent.analysis.report.page_parts import PAGE, environment
 from agent.analysis.report.twin_view import view_of
 from agent.analysis.twin_report import Delays, TwinReport
 from agent.core.errors import StoreError, TapewireError
