@@ -12,19 +12,25 @@ import msgspec
 from msgspec import Meta
 
 from agent.api.api_messages import (
+    ActivityPage,
     AgentChange,
     CommandRequest,
     CommandResult,
     EquityPage,
     FillPage,
     HeadlinePage,
+    Level,
+    LogPage,
     OrderPage,
+    PerformanceReport,
+    RunConfiguration,
     RunDetail,
     RunMetrics,
     RunPage,
     Scope,
     SignalPage,
     TradePage,
+    TradeTable,
 )
 from agent.live.interfaces.status import Status
 
@@ -79,10 +85,58 @@ class RowsQuery(WindowQuery, frozen=True, forbid_unknown_fields=True):
     symbol: Symbol | None = None
 
 
+TradeColumn = Literal[
+    *("entry-time", "exit-time", "symbol", "side", "qty", "entry-price", "exit-price", "pnl", "return"),
+    *("duration", "fees", "funding", "reason", "exit-reason", "headline"),
+]
+Offset = Annotated[int, Meta(ge=0, le=2**53 - 1, description="Rows to leave out at the beginning.")]
+Words = Annotated[Text | None, Meta(description="Only rows with all of these words.")]
+
+
+class TradeFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Order and filters of the table of round trips."""
+
+    symbol: Symbol | None = None
+    side: Annotated[Literal["long", "short"] | None, Meta(description="Only this side.")] = None
+    result: Annotated[
+        Literal["won", "lost", "even", "open"] | None,
+        Meta(description="Only those with this result, after fees and funding."),
+    ] = None
+    search: Words = None
+    sort: Annotated[TradeColumn, Meta(description="The column to sort by.")] = "entry-time"
+    order: Literal["ascending", "descending"] = "descending"
+
+
+class TradeTableQuery(TradeFilter, frozen=True, forbid_unknown_fields=True):
+    """A page of the table of round trips."""
+
+    offset: Offset = 0
+    limit: Limit = 100
+
+
+class ActivityQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Filters of what happened in a run."""
+
+    level: Annotated[Level | None, Meta(description="Only this level and more serious ones.")] = None
+    search: Words = None
+    offset: Offset = 0
+    limit: Limit = 100
+
+
+class LogQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Filters of the agent's log."""
+
+    level: Annotated[Level | None, Meta(description="Only this level and more serious ones.")] = None
+    search: Words = None
+    after: Annotated[Time, Meta(description="Only lines with a larger number.")] = 0
+    limit: Limit = 100
+
+
 class Route(NamedTuple):
     """A route below `BASE`. `stream` routes send server-sent events, each a message of the response's type.
 
-    `etag` states that responses on runs that have ended carry an ETag.
+    `etag` states that responses on runs that have ended carry an ETag. Of another `media` type than JSON, the
+    response is text.
     """
 
     name: str
@@ -95,6 +149,7 @@ class Route(NamedTuple):
     body: type[msgspec.Struct] | None = None
     etag: bool = False
     stream: bool = False
+    media: str = "application/json"
 
 
 _READ: Final = Scope.READ
@@ -108,6 +163,18 @@ ROUTES: Final = (
         RowsQuery,
         etag=True,
     ),
+    Route(
+        *("getTradeTable", "GET", "/runs/{run}/trade-table", _READ, TradeTable),
+        "Round trips, sorted and filtered, with sums over those that match.",
+        TradeTableQuery,
+        etag=True,
+    ),
+    Route(
+        *("getTradesAsCsv", "GET", "/runs/{run}/trades.csv", _READ, str),
+        "All round trips that match, as CSV.",
+        TradeFilter,
+        media="text/csv",
+    ),
     Route("listOrders", "GET", "/runs/{run}/orders", _READ, OrderPage, "Orders.", RowsQuery, etag=True),
     Route("listFills", "GET", "/runs/{run}/fills", _READ, FillPage, "Executions.", RowsQuery, etag=True),
     Route("listSignals", "GET", "/runs/{run}/signals", _READ, SignalPage, "Signals.", RowsQuery, etag=True),
@@ -120,6 +187,22 @@ ROUTES: Final = (
     Route(
         *("getMetrics", "GET", "/runs/{run}/metrics", _READ, RunMetrics),
         "The figures of a run, as `tapewire report --json`.",
+        etag=True,
+    ),
+    Route(
+        *("getPerformance", "GET", "/runs/{run}/performance", _READ, PerformanceReport),
+        "The figures of a run, its round trips in groups, and its worst drawdowns.",
+        etag=True,
+    ),
+    Route(
+        *("getConfiguration", "GET", "/runs/{run}/configuration", _READ, RunConfiguration),
+        "Settings with their defaults, versions, inputs, and cards of models.",
+        etag=True,
+    ),
+    Route(
+        *("listActivity", "GET", "/runs/{run}/activity", _READ, ActivityPage),
+        "Changes of risk, commands, notes and rejected orders, newest first.",
+        ActivityQuery,
         etag=True,
     ),
     Route(
@@ -137,6 +220,11 @@ ROUTES: Final = (
         *("streamChanges", "GET", "/events", _READ, AgentChange),
         "Changes at the running agent, as server-sent events; Last-Event-ID continues after a message.",
         stream=True,
+    ),
+    Route(
+        *("getLog", "GET", "/log", _READ, LogPage),
+        "The latest lines of the running agent's log.",
+        LogQuery,
     ),
     Route("getDocument", "GET", "/openapi.json", _READ, dict[str, Any], "This document, OpenAPI 3.1."),
 )

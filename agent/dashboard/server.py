@@ -130,9 +130,8 @@ class Dashboard:
             on_limited=self.listener.limit,
             programs=TokenAccess(registry, api.requests_per_minute, clock) if api.enabled else None,
         )
-        self._api: ApiRoutes | None = None
-        if api.enabled:
-            self._api = ApiRoutes(api, database, agent, self.listener, self._access.is_authorized)
+        # The page uses it too, so it is there even if it is disabled for programs
+        self._api = ApiRoutes(api, database, agent, self.listener, self._access.is_authorized)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -184,12 +183,10 @@ class Dashboard:
         await self.listener.close()
         for session in list(self.sessions):
             session.abort()
-        if self._api is not None:
-            self._api.abort_streams()
+        self._api.abort_streams()
         if self._runner is not None:
             await self._runner.cleanup()
-        if self._api is not None:
-            self._api.close()
+        self._api.close()
         await self._jobs.close()
         await self._archive.close()
 
@@ -239,7 +236,7 @@ class Dashboard:
             ("POST", "/api/replays/{job}/cancel", _json(self._cancel_replay)),
             ("POST", "/api/command", _json(self._command)),
         ]
-        routes += self._api.routes() if self._api is not None else []
+        routes += self._api.routes()
         for method, path, handler in routes:
             for base in {"", self.config.base_path}:
                 if method == "GET":

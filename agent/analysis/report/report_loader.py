@@ -16,6 +16,7 @@ from sqlalchemy import select
 from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.daily import Floats, Ints
 from agent.analysis.equity import EquityCurve, without_flows
+from agent.analysis.order_causes import OrderCauses
 from agent.analysis.outcomes import Forecasts
 from agent.analysis.report.plotted_lines import PlottedLines
 from agent.analysis.report.prices import closes_of
@@ -45,7 +46,6 @@ from agent.core.events import (
     Fill,
     FillKind,
     FundingPayment,
-    Order,
     Plot,
     Prediction,
     RiskEvent,
@@ -231,15 +231,14 @@ class _Decisions(NamedTuple):
 def _decisions(database: Database, run_id: str) -> _Decisions:
     book, trades, risk, refusals = TradeBook(), list[RoundTrip](), list[RiskEvent](), Counter[str]()
     moves: dict[str, list[Fill | FundingPayment]] = {}
-    latest: dict[str, tuple[int, tuple[str, ...]]] = {}
-    sources: dict[str, tuple[str, ...]] = {}
+    causes = OrderCauses()
     signals, predictions = list[_Forecast](), list[_Forecast]()
     flows = list[tuple[int, float]]()
     short, lines = list[str](), PlottedLines()
     for _, event_seq, _, decision in read_decisions(database, run_id):
+        causes.add(event_seq, decision)
         match decision:
             case Signal():
-                latest[decision.symbol] = event_seq, decision.sources
                 if not _is_expiry(decision):
                     predicted = leading(decision.bearish, decision.neutral, decision.bullish)
                     signals.append((decision.ts, decision.symbol, predicted, decision.confidence))
@@ -248,10 +247,6 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                 predictions.append(
                     (decision.ts, decision.symbol, leading(*probabilities), max(probabilities))
                 )
-            case Order():
-                signalled, headlines = latest.get(decision.symbol, (None, ()))
-                if signalled == event_seq:
-                    sources[decision.id] = headlines
             case RiskEvent() if decision.rule in (*NOTES, WARM_UP):
                 if decision.rule == SHORT_HISTORY:
                     short.append(f"{decision.symbol}: {decision.detail}.")
@@ -276,7 +271,7 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                     trades.append(closed)
     trades += book.open_trades()
     return _Decisions(
-        book, moves, trades, sources, signals, predictions, risk, dict(refusals), flows, short, lines
+        book, moves, trades, causes.sources, signals, predictions, risk, dict(refusals), flows, short, lines
     )
 
 
