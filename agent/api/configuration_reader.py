@@ -33,6 +33,8 @@ def read_configuration(run: Run) -> RunConfiguration:
     of_instrument = dict(_leaves("", InstrumentConfig().model_dump(mode="json")))
     settings = []
     for key, value in _leaves("", recorded):
+        if value is None and key.startswith("window."):
+            continue  # no bound was given
         default = defaults.get(key, _NO_DEFAULT)
         if default is _NO_DEFAULT and key.startswith("instruments."):
             default = of_instrument.get(key.split(".", 2)[-1], _NO_DEFAULT)

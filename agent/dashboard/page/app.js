@@ -3,8 +3,10 @@ import { CandleChart, EquityChart, chartHelp } from "./charts.js";
 import { address, arrow, element, number, pathParts, percent, quantity, second, tone } from "./format.js";
 import * as panels from "./panels.js";
 import { decode, errorText } from "./requests.js";
+import { watchScrolling } from "./scrolling.js";
 import { setUpStories } from "./stories.js";
 import { showLiveTwin, showRecordedTwin } from "./twin.js";
+import { setUpViews, showViews } from "./views.js";
 import { open as openWhatIf, setMoment, setUpWhatIf } from "./what-if.js";
 
 const RESUME_FROM_KILL = "resume from kill"; // the same as in agent/risk.py
@@ -30,7 +32,8 @@ function startRun(head) {
   state.sleeves = [];
   panels.sleeves([]);
   if (!head.symbols.includes(state.symbol)) state.symbol = head.symbols[0];
-  byId("board").hidden = false;
+  byId("board").hidden = byId("now").hidden = false;
+  showViews(head.run, { live: live.socket !== null });
   state.strategy = null;
   candles ??= new CandleChart(byId("candles"), byId("legend"), head.interval);
   candles.interval = head.interval;
@@ -391,6 +394,8 @@ const playback = {
   async start(run) {
     this.run = run;
     byId("health-panel").hidden = true;
+    byId("board").hidden = false;
+    showViews(run, { live: false }); // which need no moment: they are there before the run is read
     byId("report").href = address(`runs/${encodeURIComponent(run)}/report`);
     setConnection("recorded", "quiet");
     let opened = await fetchJson(`api/runs/${encodeURIComponent(run)}?again`);
@@ -449,7 +454,7 @@ const playback = {
     } finally {
       this.busy = false;
     }
-    history.replaceState(null, "", `?at=${this.moment}`);
+    history.replaceState(null, "", `?at=${this.moment}${location.hash}`);
   },
 
   onKey(event) {
@@ -518,6 +523,8 @@ async function listRuns() {
   panels.runs(listed);
 }
 
+setUpViews(() => candles?.frame());
+watchScrolling();
 const [section, run] = pathParts();
 if (section === "runs" && run) playback.start(decodeURIComponent(run));
 else if (section === "runs") listRuns();

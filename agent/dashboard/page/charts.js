@@ -42,8 +42,10 @@ export class CandleChart {
   #legendTexts = new Map(); // by start of the bar
   #plots = new Map(); // by name of the line
   #last = -1;
+  #isFramed = false;
 
   constructor(element, legend, interval) {
+    this.element = element;
     this.interval = interval;
     this.legend = legend;
     this.chart = LightweightCharts.createChart(element, themeOptions());
@@ -96,11 +98,19 @@ export class CandleChart {
     if (first && this.#bars.size) {
       const digits = digitsOf([...this.#bars.values()].at(-1).close);
       this.series.applyOptions({ priceFormat: { type: "price", precision: digits, minMove: 10 ** -digits } });
-      const count = this.#bars.size;
-      this.chart.timeScale().setVisibleLogicalRange({ from: count - VISIBLE_CANDLES, to: count + 4 });
+      this.#isFramed = false;
+      this.frame();
     }
     this.#updatePriceLine();
     this.#updateLegend();
+  }
+
+  /** Shows the latest candles, once the chart has a width: it may be in a view that is not selected. */
+  frame() {
+    const count = this.#bars.size;
+    if (this.#isFramed || !count || !this.element.clientWidth) return;
+    this.#isFramed = true;
+    this.chart.timeScale().setVisibleLogicalRange({ from: count - VISIBLE_CANDLES, to: count + 4 });
   }
 
   #updatePriceLine() {

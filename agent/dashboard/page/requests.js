@@ -1,7 +1,11 @@
 // Requests to the server, and the texts of their errors.
 import { address } from "./format.js";
 
-export const errorText = ({ error, hint }) => (hint ? `${error} (${hint})` : error);
+/** The text of an error of the page's routes, or of a problem of the API (RFC 9457). */
+export const errorText = ({ error, detail, hint }) => {
+  const what = error ?? detail;
+  return hint ? `${what} (${hint})` : what;
+};
 
 export async function decode(response) {
   const isJson = response.headers.get("Content-Type")?.includes("json");
