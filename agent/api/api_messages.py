@@ -236,6 +236,18 @@ class EquityPage(PageEnd, frozen=True):
     items: tuple[EquityPoint, ...]
 
 
+PriceBar = tuple[int, float, float, float, float, float]
+"""Open time (UTC ms), open, high, low, close, volume."""
+
+
+class PriceBars(msgspec.Struct, frozen=True):
+    """The latest bars of a symbol, oldest first, folded from the run's own."""
+
+    symbol: str
+    interval: int  # ms
+    items: tuple[PriceBar, ...]
+
+
 class RunMetrics(msgspec.Struct, frozen=True):
     """The figures of a run, those of its report and of `tapewire report --json`.
 
@@ -345,6 +357,7 @@ class CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confirm: str = ""  # resume after a kill: "resume from kill"
     reason: str = ""  # kill: for the journal
     sleeve: str = ""  # all but kill: only this sleeve
+    symbol: str = ""  # flatten: only this symbol
     strategy: str = ""  # use-strategy
     params: dict[str, str] = {}  # use-strategy, set-strategy
 

@@ -40,9 +40,9 @@ from agent.api.route_table import (
     LogQuery,
     Route,
     RowsQuery,
-    TradeFilter,
     TradeTableQuery,
 )
+from agent.api.run_bars import RunBars
 from agent.api.run_reader import (
     check_symbol,
     read_equity,
@@ -113,11 +113,13 @@ class ApiRoutes:
         self._streams: set[ChangeStream] = set()
         self._metrics: OrderedDict[str, RunMetrics] = OrderedDict()
         self._trips = RoundTrips(database)
+        self._bars = RunBars(database)
         self._analyses: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._rows: dict[str, Callable[[Database, Run, Any], msgspec.Struct]] = {
             "listTrades": self._trades,
             "getTradeTable": self._trade_table,
             "listActivity": self._activity,
+            "listBars": lambda _, run, query: self._bars.folded(run, query),
             "listOrders": read_orders,
             "listFills": read_fills,
             "listSignals": read_signals,
@@ -227,7 +229,7 @@ class ApiRoutes:
         check_symbol(run, query.symbol)
         return trade_table(self._trips.of(run), query)
 
-    async def _csv(self, request: web.Request, query: TradeFilter) -> web.Response:
+    async def _csv(self, request: web.Request, query: Any) -> web.Response:
         run = await self._find(request)
         check_symbol(run, query.symbol)
         text = await self._threads.run(lambda: trades_as_csv(selected(self._trips.of(run), query)))

@@ -23,6 +23,7 @@ from agent.api.api_messages import (
     LogPage,
     OrderPage,
     PerformanceReport,
+    PriceBars,
     RunConfiguration,
     RunDetail,
     RunMetrics,
@@ -86,8 +87,21 @@ class RowsQuery(WindowQuery, frozen=True, forbid_unknown_fields=True):
 
 
 TradeColumn = Literal[
-    *("entry-time", "exit-time", "symbol", "side", "qty", "entry-price", "exit-price", "pnl", "return"),
-    *("duration", "fees", "funding", "reason", "exit-reason", "headline"),
+    "entry-time",
+    "exit-time",
+    "symbol",
+    "side",
+    "qty",
+    "entry-price",
+    "exit-price",
+    "pnl",
+    "return",
+    "duration",
+    "fees",
+    "funding",
+    "reason",
+    "exit-reason",
+    "headline",
 ]
 Offset = Annotated[int, Meta(ge=0, le=2**53 - 1, description="Rows to leave out at the beginning.")]
 Words = Annotated[Text | None, Meta(description="Only rows with all of these words.")]
@@ -121,6 +135,17 @@ class ActivityQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     search: Words = None
     offset: Offset = 0
     limit: Limit = 100
+
+
+class BarsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which bars; of the first symbol and of the run's own interval if they are left out."""
+
+    symbol: Symbol | None = None
+    interval: Annotated[
+        Literal["1m", "5m", "15m", "1h", "4h", "1d"] | None, Meta(description="Length of a bar.")
+    ] = None
+    until: Annotated[Time | None, Meta(description="Only bars that closed until it, UTC ms.")] = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="Number of bars.")] = 300
 
 
 class LogQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -203,6 +228,12 @@ ROUTES: Final = (
         *("listActivity", "GET", "/runs/{run}/activity", _READ, ActivityPage),
         "Changes of risk, commands, notes and rejected orders, newest first.",
         ActivityQuery,
+        etag=True,
+    ),
+    Route(
+        *("listBars", "GET", "/runs/{run}/bars", _READ, PriceBars),
+        "The latest bars of a symbol until a time, folded to an interval.",
+        BarsQuery,
         etag=True,
     ),
     Route(

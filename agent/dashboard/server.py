@@ -52,6 +52,7 @@ _ASSETS: Final = {
     "configuration.js": "configuration.js",
     "drift.js": "drift.js",
     "format.js": "format.js",
+    "intervals.js": "intervals.js",
     "log.js": "log.js",
     "panels.js": "panels.js",
     "performance.js": "performance.js",

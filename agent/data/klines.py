@@ -174,6 +174,14 @@ class KlineFile:
         prices = [part.values[VALUES.index("close")] for part in bars]
         return np.concatenate([part.close for part in bars]), np.concatenate(prices)
 
+    def columns(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the window's open times (UTC ms), of shape (n,), and its prices and volumes, of shape (5, n)
+        in the order of `VALUES`, without making events.
+        """
+        bars = list(self._window(KlineStats()))
+        values = np.concatenate([np.stack(part.values) for part in bars], axis=1)
+        return np.concatenate([part.start for part in bars]), values
+
     @property
     def notes(self) -> list[str]:
         """Notes on the parts of the file that are not used, including unfinished bars of the latest pass."""

@@ -32,11 +32,16 @@ export function tiles(account, head) {
     tile(`Equity, ${head.currency}`, number(equity), toned(total, `${signedNumber(total)} since the start`)),
     tile("Today", signedPercent(equity / opened - 1), tonedNumber(equity - opened)),
     tile("Drawdown", percent(drawdown), `peak ${number(highest)}`, drawdown < 0 ? "down" : ""),
-    tile("Exposure", percent(leverage, 0), `${number(exposure)} gross, cash ${number(cash)}`),
+    tile("Exposure", percent(leverage, 0), exposureNote(exposure, cash, head)),
     tile("Costs", number(fees - funding), `fees ${number(fees)}, funding ${signedNumber(funding)}`),
     tile("Realised P&L", signedNumber(realised), `${number(fills, 0)} fills`),
     tile("Risk", account.risk, riskReason(account), `risk ${account.risk.toLowerCase()}`),
   );
+}
+
+/** What is sold of a perpetual isn't cash in hand, so cash is only shown of an account that buys and owns. */
+function exposureNote(exposure, cash, { margined }) {
+  return margined ? `${number(exposure)} gross, on margin` : `${number(exposure)} gross, cash ${number(cash)}`;
 }
 
 function riskReason({ rule, detail, since }) {
@@ -185,10 +190,11 @@ export function activity(rows) {
   }));
 }
 
-export function market(rows, overdue) {
+/** `onClose(symbol)` is called to close a position; null if that is impossible. */
+export function market(rows, overdue, onClose) {
   const columns = [
     ["Symbol"], ["Price", "n"], ["Today", "n"], ["Position", "n"], ["Entry", "n"], ["Value", "n"],
-    ["Unrealised P&L", "n"], ["Signal"], ["Prediction"],
+    ["Unrealised P&L", "n"], ["Signal"], ["Prediction"], ...(onClose ? [["Close"]] : []),
   ];
   fillTable(byId("market"), columns, [...rows.values()].map((row) => ({
     "data-symbol": row.symbol,
@@ -202,8 +208,15 @@ export function market(rows, overdue) {
       row.qty ? tonedNumber(row.profit) : MISSING,
       signal(row.signal),
       prediction(row.prediction),
+      ...(onClose ? [row.qty ? closeButton(row.symbol, onClose) : ""] : []),
     ],
   })), "Waiting for the first bars.");
+}
+
+function closeButton(symbol, onClose) {
+  const button = element("button", { type: "button", class: "small", "aria-label": `Close ${symbol}`, text: "Close" });
+  button.addEventListener("click", () => onClose(symbol));
+  return button;
 }
 
 function symbolName(symbol, overdue) {

@@ -162,8 +162,8 @@ export async function show(shown) {
     try {
       const { run: record } = await getJson(`api/v1/runs/${encodeURIComponent(run)}`);
       const symbols = record.config.market?.symbols ?? [];
-      byId("trades-symbol").replaceChildren(
-        element("option", { value: "", text: "all" }), ...symbols.map((one) => element("option", { text: one })));
+      const all = byId("trades-symbol").options[0];
+      byId("trades-symbol").replaceChildren(all, ...symbols.map((one) => element("option", { text: one })));
     } catch {
       // The table states the error
     }
