@@ -181,6 +181,7 @@ async function drawFolded() {
     const found = await readFolded(state.head.run, shown, live.socket ? null : playback.moment || null);
     if (!found || shown !== state.symbol || !isFolded()) return;
     candles.interval = foldedInterval();
+    candles.visible = found.bars.length;
     candles.update({ all: true, rows: found.bars }, found.bars.length);
     const headlines = [...state.headlines.values()].filter((headline) => headline.symbols.includes(shown));
     candles.setMarkers(found.fills, headlines);
@@ -194,6 +195,7 @@ async function drawFolded() {
 function changeInterval() {
   candles.clear();
   candles.interval = state.head.interval;
+  candles.visible = undefined;
   if (isFolded()) drawFolded();
   else if (live.socket) live.sendSelection();
   else playback.show();
@@ -515,6 +517,7 @@ const playback = {
       return;
     }
     byId("loading").hidden = true;
+    byId("moment-board").classList.remove("glimpse");
     this.failure = opened.failure;
     if (opened.failure) setConnection(`recorded, ${panels.statusName(opened.status)}`, "lost");
     byId("to-live").hidden = !opened.live;
@@ -545,6 +548,7 @@ const playback = {
   /** Shows the whole run from what is recorded, while its events are read. */
   showGlimpse({ head, begins, ends, curve }) {
     startRun(head);
+    byId("moment-board").classList.add("glimpse");
     this.begins = begins;
     this.ends = this.moment = ends;
     equity.setCurve(curve);

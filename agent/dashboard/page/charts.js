@@ -161,7 +161,7 @@ export class CandleChart {
     const count = this.#bars.size;
     if (this.#isFramed || !count || !this.element.clientWidth) return;
     this.#isFramed = true;
-    this.chart.timeScale().setVisibleLogicalRange({ from: count - VISIBLE_CANDLES, to: count + 4 });
+    this.chart.timeScale().setVisibleLogicalRange({ from: count - (this.visible ?? VISIBLE_CANDLES), to: count + 4 });
   }
 
   #updatePriceLine() {
