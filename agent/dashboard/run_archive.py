@@ -33,6 +33,7 @@ MAX_RUNS: Final = 200
 """Runs in the list: the newest."""
 
 _MAX_PLAYBACKS: Final = 2
+_LONG_RUN: Final = 50_000  # events; reading them takes seconds, in which the page shows a glimpse
 _MAX_REPORTS: Final = 4  # in memory, about 5 MB each
 _TWIN_PATIENCE: Final = 30.0  # seconds that a report waits for the twin
 _log: Final = structlog.get_logger(__name__)
@@ -136,6 +137,7 @@ class RunArchive:
     async def open(self, run_id: str, *, again: bool = False) -> dict[str, Any]:
         """Open a run for playback: return the progress while it is read, then its header and bookmarks.
 
+        The first call for a long run only returns a glimpse of it; the next one begins to read its events.
         With `again`, a run that has grown since it was opened is read anew.
         """
         run = await self.run(run_id)
@@ -143,14 +145,17 @@ class RunArchive:
         if opened is None or (again and opened.is_outdated(run)):
             await self._drop(run.id)
             opened = self._playbacks[run.id] = _OpenPlayback(RunPlayback(self._database, run))
-            opened.task = asyncio.create_task(self._read(opened))
             while len(self._playbacks) > _MAX_PLAYBACKS:
                 await self._drop(next(iter(self._playbacks)))
         self._playbacks.move_to_end(run.id)
+        if opened.task is None and (run.events < _LONG_RUN or (opened.glimpse is not None and not again)):
+            opened.task = asyncio.create_task(self._read(opened))
         if not opened.done:
+            is_read = opened.task is not None
             if opened.glimpse is None:
                 opened.glimpse = await self._threads.run(lambda: _glimpse(self._database, run))
-            return {"ready": False, "share": opened.playback.share, "glimpse": opened.glimpse}
+            share = opened.playback.share
+            return {"ready": False, "share": share, "is_read": is_read, "glimpse": opened.glimpse}
         if opened.error is not None:
             await self._drop(run.id)
             raise opened.error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ from selenium.webdriver.common.keys import Keys
 from agent.api.api_messages import TradeEntry
 from agent.api.round_trips import RoundTrips
 from agent.config.live import LogConfig
+from agent.core.errors import UsageError
 from agent.live import log
 from agent.sandbox import Sandbox
 from agent.store.database import Database
+from agent.system.clock import parse_time
 from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
 from tests.dashboard.dashboard_harness import agent_with_page, served
-from tests.dashboard.replays import SLOW, RecordedRuns
+from tests.dashboard.replays import KLINES, SLOW, RecordedRuns
 from tests.support.axe import serious_findings
-from tests.support.live import handled, options, until
+from tests.support.live import Command, handled, journal, of, options, until
 
 VIEWS = ("now", "trades", "performance", "log", "configuration")
 READY = {
@@ -278,3 +281,61 @@ async def test_views_are_accessible_and_fit_every_screen(
             )
             assert await serious_findings(page) == []
             assert await page.console_errors() == []
+
+
+async def test_one_position_is_closed_and_the_others_stay(
+    page: BrowserPage, database: Database, tmp_path: Path
+) -> None:
+    strategy = {"name": "buy_and_hold", "params": {"weight": 0.3}}
+    async with (
+        Sandbox(options(speed=100.0)) as sandbox,
+        agent_with_page(sandbox, database, tmp_path, strategy=strategy) as (daemon, server),
+    ):
+        positions = daemon.pipeline.engine.portfolio.positions
+        await until(lambda: all(one.qty for one in positions.values()))
+        await page.open(server.login_url())
+        await page.until("document.querySelectorAll('[data-close]').length === 2")
+        await page.click("[data-close=ETHUSDT]")
+        assert await page.text("#confirm-title") == "Close ETHUSDT?"
+        listed = await page.text("#confirm-list")
+        assert "ETHUSDT" in listed
+        assert "BTCUSDT" not in listed
+        await page.click("#confirm-yes")
+        await until(lambda: positions["ETHUSDT"].qty == 0)
+        assert positions["BTCUSDT"].qty > 0
+        await page.until("document.querySelectorAll('[data-close]').length === 1")
+        assert await page.text("#closers") == "Close one position: BTCUSDT"
+        commands = of(Command, journal(database, daemon.run_id))
+        (command,) = [one for one in commands if one.action == "flatten"]
+        assert (command.args, command.by) == ({"symbol": "ETHUSDT"}, "dashboard 127.0.0.1")
+        with pytest.raises(UsageError, match="DOGEUSDT is not traded"):
+            await daemon.command("flatten", {"symbol": "DOGEUSDT"}, "test")
+        assert await page.console_errors() == []
+
+
+async def test_the_chart_shows_longer_bars_until_the_moment(page: BrowserPage, runs: RecordedRuns) -> None:
+    with KLINES[0][0].open(newline="") as file:
+        read = list(csv.reader(file))[1:]
+    rows = [(parse_time(row[0], "test"), *map(float, row[1:])) for row in read]
+    async with served(runs.database) as server:
+        await page.open(url_of(server, runs.backtest.id, "now"))
+        await page.until(READY["now"], within=SLOW)
+        choices = "[...document.querySelector('#chart-interval').options].map((one) => one.text).join()"
+        assert await page.run(f"return {choices}") == "1m,5m,15m,1h,4h,1d"
+        before = await page.text("#legend")
+        await page.run(
+            "const select = document.querySelector('#chart-interval'); select.value = '4h';"
+            "select.dispatchEvent(new Event('change'))"
+        )
+        await page.until("document.querySelector('#legend').textContent !== arguments[0]", before)
+        last = [row for row in rows if row[0] >= rows[-1][0] // 14_400_000 * 14_400_000]
+        _, opened, high, low, close, volume = map(list, zip(*last, strict=True))
+        by_hand = (opened[0], max(high), min(low), close[-1])
+        legend = await page.until(
+            "(document.querySelector('#legend').textContent.includes('20:00:00') &&"
+            " document.querySelector('#legend').textContent)"
+        )
+        for name, value in zip("OHLC", by_hand, strict=True):
+            assert f"{name} {value:,.2f}" in legend
+        assert f"V {sum(volume):,.0f}" in legend
+        assert await page.console_errors() == []

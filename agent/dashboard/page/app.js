@@ -7,7 +7,7 @@ import { decode, errorText } from "./requests.js";
 import { watchScrolling } from "./scrolling.js";
 import { setUpStories } from "./stories.js";
 import { showLiveTwin, showRecordedTwin } from "./twin.js";
-import { setUpViews, showViews } from "./views.js";
+import { setUpViews, showViews, whenNowIsSelected } from "./views.js";
 import { open as openWhatIf, setMoment, setUpWhatIf } from "./what-if.js";
 
 const RESUME_FROM_KILL = "resume from kill"; // the same as in agent/risk.py
@@ -78,7 +78,8 @@ const renderers = {
     updateTitle();
   },
   market: () => {
-    panels.market(state.market, state.health.overdue, live.socket ? closeOne : null);
+    panels.market(state.market, state.health.overdue);
+    if (live.socket) panels.closers(state.market, closeOne);
     renderTabs();
     drawLines();
   },
@@ -256,7 +257,7 @@ function selectSymbol(symbol) {
 for (const id of ["tabs", "market"]) {
   byId(id).addEventListener("click", (event) => {
     const target = event.target.closest("[data-symbol]");
-    if (target && !event.target.closest("button.small")) selectSymbol(target.dataset.symbol);
+    if (target) selectSymbol(target.dataset.symbol);
   });
 }
 
@@ -358,6 +359,7 @@ function updateButtons() {
   byId("flatten").disabled = unavailable;
   byId("use-strategy").disabled = unavailable || account.warming;
   byId("kill").disabled = unavailable;
+  for (const button of byId("closers").children) button.disabled = unavailable;
 }
 
 const isKilled = () => state.account.risk === "HALTED" && state.account.rule === "kill";
@@ -507,7 +509,7 @@ const playback = {
     setConnection("recorded", "quiet");
     let opened = await fetchJson(`api/runs/${encodeURIComponent(run)}?again`);
     while (opened && !opened.ready) {
-      if (!state.head) this.showGlimpse(opened.glimpse);
+      if (!state.head) await this.showGlimpse(opened);
       byId("loading").textContent = `Loading the run … ${opened.share ? percent(opened.share, 0) : ""}`;
       await new Promise((resolve) => setTimeout(resolve, 250));
       opened = await fetchJson(`api/runs/${encodeURIComponent(run)}`);
@@ -546,14 +548,15 @@ const playback = {
   },
 
   /** Shows the whole run from what is recorded, while its events are read. */
-  showGlimpse({ head, begins, ends, curve }) {
+  async showGlimpse({ is_read: isRead, glimpse: { head, begins, ends, curve } }) {
     startRun(head);
     byId("moment-board").classList.add("glimpse");
     this.begins = begins;
     this.ends = this.moment = ends;
     equity.setCurve(curve);
     this.chooseInterval();
-    if (isFolded()) drawFolded();
+    if (!isRead) await whenNowIsSelected(); // the other views need no moment
+    if (isFolded()) await drawFolded();
   },
 
   /** A long run begins with bars that show all of it. */

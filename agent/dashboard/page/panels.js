@@ -190,11 +190,10 @@ export function activity(rows) {
   }));
 }
 
-/** `onClose(symbol)` is called to close a position; null if that is impossible. */
-export function market(rows, overdue, onClose) {
+export function market(rows, overdue) {
   const columns = [
     ["Symbol"], ["Price", "n"], ["Today", "n"], ["Position", "n"], ["Entry", "n"], ["Value", "n"],
-    ["Unrealised P&L", "n"], ["Signal"], ["Prediction"], ...(onClose ? [["Close"]] : []),
+    ["Unrealised P&L", "n"], ["Signal"], ["Prediction"],
   ];
   fillTable(byId("market"), columns, [...rows.values()].map((row) => ({
     "data-symbol": row.symbol,
@@ -208,15 +207,23 @@ export function market(rows, overdue, onClose) {
       row.qty ? tonedNumber(row.profit) : MISSING,
       signal(row.signal),
       prediction(row.prediction),
-      ...(onClose ? [row.qty ? closeButton(row.symbol, onClose) : ""] : []),
     ],
   })), "Waiting for the first bars.");
 }
 
-function closeButton(symbol, onClose) {
-  const button = element("button", { type: "button", class: "small", "aria-label": `Close ${symbol}`, text: "Close" });
-  button.addEventListener("click", () => onClose(symbol));
-  return button;
+/** A button for each open position. They stay while the table above is drawn anew, so that they can be pressed. */
+export function closers(rows, onClose) {
+  const box = byId("closers");
+  const open = [...rows.values()].filter((row) => row.qty).map((row) => row.symbol);
+  box.hidden = !open.length;
+  if (box.dataset.open === open.join()) return;
+  box.dataset.open = open.join();
+  box.replaceChildren("Close one position: ", ...open.map((symbol) => {
+    const button = element("button", { type: "button", class: "small", "data-close": symbol, text: symbol });
+    button.setAttribute("aria-label", `Close ${symbol}`);
+    button.addEventListener("click", () => onClose(symbol));
+    return button;
+  }));
 }
 
 function symbolName(symbol, overdue) {

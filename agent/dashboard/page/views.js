@@ -52,6 +52,19 @@ export function showViews(run, { live }) {
   select();
 }
 
+/** Resolves once the view of the moment is selected. */
+export function whenNowIsSelected() {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (selected() !== "now") return;
+      window.removeEventListener("hashchange", look);
+      resolve();
+    };
+    window.addEventListener("hashchange", look);
+    look();
+  });
+}
+
 /** `whenNow` is called whenever the view of the moment is selected. */
 export function setUpViews(whenNow) {
   onNow = whenNow;
