@@ -215,7 +215,7 @@ export class CandleChart {
     const change = bar.close / bar.open - 1;
     const figures = document.createElement("span");
     figures.textContent = `${second(start)}  O ${price(bar.open)}  H ${price(bar.high)}  ` +
-      `L ${price(bar.low)}  C ${price(bar.close)}  V ${number(bar.volume, 0)}  ` +
+      `L ${price(bar.low)}  C ${price(bar.close)}  V ${number(bar.volume, bar.volume < 100 ? 2 : 0)}  ` +
       `${arrow(change)} ${percent(change, 2, { signed: true })}`;
     const texts = (this.#legendTexts.get(start) ?? []).slice(0, LEGEND_LINES).map((text) => {
       const line = document.createElement("bdi");
