@@ -39,13 +39,13 @@ class RoundTrips:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._runs: OrderedDict[str, _Fold] = OrderedDict()
+        self._runs: OrderedDict[str, _TripsOfRun] = OrderedDict()
         self._lock = Lock()
 
     def of(self, run: Run) -> list[TradeEntry]:
         """Return the round trips of a run, those that are open last changed; don't change the list."""
         with self._lock:
-            fold = self._runs.setdefault(run.id, _Fold(self._database, run.id))
+            fold = self._runs.setdefault(run.id, _TripsOfRun(self._database, run.id))
             self._runs.move_to_end(run.id)
             entries = fold.entries()
             held = sum(len(one.closed) for one in self._runs.values())
@@ -54,7 +54,7 @@ class RoundTrips:
             return entries
 
 
-class _Fold:
+class _TripsOfRun:
     """The fold of one run's fills up to the decision `last`."""
 
     def __init__(self, database: Database, run_id: str) -> None:
