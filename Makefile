@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # The modules that are compiled (hatch_build.py): changing one means building again
 COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
 
-.PHONY: setup run test test-long lint format bench orders workers crash simulate fuzz docs soak load starter clean
+.PHONY: setup run test axe test-long lint format bench orders workers crash simulate fuzz docs soak load starter clean
 
 setup: .venv/.ready
 
@@ -26,11 +26,15 @@ setup: .venv/.ready
 run: setup
 	@$(BIN)/tapewire demo
 
-test: .venv/.ready-dev
+test: .venv/.ready-dev axe
 	@$(BIN)/python -m pytest -n auto
 
+# axe-core for the tests of the page's accessibility, with npm; without it they skip
+axe: .venv/.ready-dev
+	@$(BIN)/python -m tests.support.axe
+
 # The same tests with more examples, seeds, kills and longer markets
-test-long: .venv/.ready-dev
+test-long: .venv/.ready-dev axe
 	@TAPEWIRE_TESTS=long $(BIN)/python -m pytest -n auto
 
 lint: .venv/.ready-dev

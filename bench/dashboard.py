@@ -6,6 +6,13 @@
 sample data, as the median over alternating rounds. `message_us` is the cost of one message to one browser
 after each bar, and `start_ms` the time that the server adds to the agent's start, both in the agent's event
 loop.
+
+    python bench/dashboard.py --events 1000000
+
+measures instead how a recorded run of so many events opens in Chromium, over loopback, in ms after the
+navigation began: `first_paint_ms`, `board_ms` until the price chart and equity of the whole run are there,
+`trades_ms` and `performance_ms` until the table and figures of these views are. `fold_s` is how long it takes
+to read the events, until every moment can be shown. The server has just started: nothing is in memory.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,6 +29,12 @@ import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
 
 from agent.config import Config, parse
 from agent.config.services import DashboardConfig
@@ -40,6 +54,21 @@ from agent.store.queries import read_decisions
 from agent.store.runs import Run
 from strategies import load_strategy
 
+READY = {
+    "now": "document.querySelector('#legend').textContent && document.querySelector('#equity canvas')",
+    "trades": "document.querySelector('#trades-table tbody td:not(.empty)')",
+    "performance": "document.querySelector('#performance-tiles dd')",
+}
+"""View -> what is true in the page once it shows the run."""
+WHEN_READY = """
+const done = arguments[arguments.length - 1];
+const look = () => {
+  if (!(READY)) return void setTimeout(look, 5);
+  const paint = performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? 0;
+  done([paint, performance.now()]);
+};
+look();
+"""
 ROOT = Path(__file__).resolve().parent.parent
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 IMPORTS = """import resource, time
@@ -99,13 +128,81 @@ async def server_ms(database: Database) -> float:
             return (time.perf_counter() - began) * 1000
 
 
+def long_run(database: Database, folder: Path, events: int) -> Run:
+    """Record a backtest of two random walks of minutes, with as many bars as `events`."""
+    rng, minutes = np.random.default_rng(7), events // len(SYMBOLS)
+    start = 1_704_067_200_000 + 60_000 * np.arange(minutes)
+    for symbol in SYMBOLS:
+        close = 100 * np.exp(np.cumsum(rng.normal(0, 2e-4, minutes)))
+        opened = np.concatenate(((100.0,), close[:-1]))
+        high, low = np.maximum(opened, close) * 1.0001, np.minimum(opened, close) * 0.9999
+        names = ("timestamp", "open", "high", "low", "close", "volume")
+        table = dict(zip(names, (start, opened, high, low, close, np.full(minutes, 50.0)), strict=True))
+        pq.write_table(pa.table(table), folder / f"{symbol}-1m.parquet")
+    params = {"fast": 60, "slow": 240}
+    settings = {"strategy": {"name": "sma_cross", "params": params}, "risk": {"max_drawdown": 1.0}}
+    plan = Plan(tuple((folder / f"{symbol}-1m.parquet", symbol) for symbol in SYMBOLS))
+    return backtest(History(plan, parse(settings, where="bench")), database).run
+
+
+async def _opened(database: Database, chrome: Any, folder: Path, run: str, view: str, ready: str) -> Any:
+    """Open a view on a new server; return the milliseconds of the first paint and until `ready` is true."""
+    config = DashboardConfig(port=0, login="never")
+    async with Dashboard(config, database, token_file=folder / f"token-{view}") as page:
+        await asyncio.to_thread(chrome.get, "about:blank")
+        await asyncio.to_thread(chrome.get, f"{page.url}runs/{run}#{view}")
+        found = await asyncio.to_thread(chrome.execute_async_script, WHEN_READY.replace("READY", ready))
+        if view == "now":
+            folded = WHEN_READY.replace("READY", "document.querySelector('#when').dataset.shown")
+            found.append((await asyncio.to_thread(chrome.execute_async_script, folded))[1])
+        return found
+
+
+def opening(events: int) -> dict[str, Any]:
+    """Measure how the views of a run of so many events open."""
+    options = ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"):
+        options.add_argument(flag)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        closing(open_database(f"sqlite:///{scratch}/store.db")) as database,
+    ):
+        run = long_run(database, Path(scratch), events)
+        chrome = Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        chrome.set_script_timeout(600)
+        try:
+            found = {
+                view: asyncio.run(_opened(database, chrome, Path(scratch), run.id, view, ready))
+                for view, ready in READY.items()
+            }
+        finally:
+            chrome.quit()
+    return {
+        "benchmark": "opening of a recorded run",
+        "events": run.events,
+        "decisions": run.decisions,
+        "round_trips": run.metrics["trades"]["trades"],
+        "first_paint_ms": round(max(paint for paint, *_ in found.values())),
+        "board_ms": round(found["now"][1]),
+        "trades_ms": round(found["trades"][1]),
+        "performance_ms": round(found["performance"][1]),
+        "fold_s": round(found["now"][2] / 1000, 1),
+    }
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--events", type=int, default=0)
+    given = parser.parse_args()
+    if given.events:
+        print(json.dumps(opening(given.events)))
+        return
+    rounds = given.rounds
     samples = ROOT / "tests/sample_data"
     with (
         tempfile.TemporaryDirectory() as scratch,

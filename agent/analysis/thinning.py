@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,27 @@ class ThinnedCurve:
             begin = self._add_some(ts[begin:], values[begin:]) + begin
         if len(ts):
             self._last = int(ts[-1]), float(values[-1])
+
+    def add(self, ts: int, value: float) -> None:
+        """Add one sample, as `extend` does."""
+        if self._filled == self._width or not self._buckets:
+            self._make_room()
+        sample = _Bucket(ts, value, ts, value)
+        if self._filled:
+            open_bucket = self._buckets[-1]
+            if value < open_bucket.low or value > open_bucket.high:
+                self._buckets[-1] = open_bucket.join(sample)
+        else:
+            self._buckets.append(sample)
+        self._filled += 1
+        self._last = ts, value
+
+    def copy(self) -> Self:
+        """Return an independent copy."""
+        twin = type(self)()
+        vars(twin).update(vars(self))
+        twin._buckets = self._buckets.copy()
+        return twin
 
     def _add_some(self, ts: NDArray[np.int64], values: NDArray[np.float64]) -> int:
         """Fill the open bucket, or as many new ones as fit; return the number of samples used."""

@@ -156,7 +156,7 @@ def _grouped(
     members: dict[str, list[RoundTrip]] = {}
     for trade in trades:
         members.setdefault(label_of(trade), []).append(trade)
-    groups = [_group(label, members[label]) for label in sorted(members)]
+    groups = [group_trades(label, members[label]) for label in sorted(members)]
     if order is None:
         groups.sort(key=lambda group: -group.pnl)
     elif order:
@@ -164,7 +164,8 @@ def _grouped(
     return tuple(groups)
 
 
-def _group(label: str, trades: list[RoundTrip]) -> TradeGroup:
+def group_trades(label: str, trades: list[RoundTrip]) -> TradeGroup:
+    """Return the figures of closed round trips, at least one."""
     stats = TradeStats()
     for trade in trades:
         stats.add(trade)

@@ -12,15 +12,17 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from agent.analysis.equity import Drawdown
 from agent.analysis.run_metrics import Metrics
 from agent.analysis.run_rows import RunRow
+from agent.analysis.trade_groups import TradeAnalysis, TradeGroup
 from agent.analysis.trades import RoundTrip
 from agent.core.events import Fill, Order, OrderStatus, Signal
 from agent.data.file_facts import FileFacts
 from agent.jobs.job_records import JobState
 from agent.jobs.job_summary import JobSummary
 from agent.jobs.known_strategies import KnownStrategy
-from agent.store.runs import Run
+from agent.store.runs import InputFile, Run
 
 
 class Scope(str, Enum):
@@ -89,17 +91,48 @@ class RunDetail(msgspec.Struct, frozen=True):
     note: str
 
 
+class CausingHeadline(msgspec.Struct, frozen=True):
+    """A headline that voted in a signal. Its title comes from outside: show it as text."""
+
+    id: str
+    title: str
+    url: str  # http or https, or empty
+
+
 class TradeEntry(msgspec.Struct, frozen=True):
-    """A round trip. `seq` and `event` are those of the fill that opened it."""
+    """A round trip. `seq` and `event` are those of the fill that opened it.
+
+    `headlines` voted in the signal on which it was opened, the latest first, at most five; empty if it was
+    opened for another reason.
+    """
 
     seq: int  # number of the decision in the run
     event: int  # number of the event that caused it
     trade: RoundTrip
+    return_on_notional: float  # profit over the notional entered, a fraction
+    duration: int | None  # from the first entry to the last exit, ms; null if it is open
+    headlines: tuple[CausingHeadline, ...]
 
 
 class TradePage(PageEnd, frozen=True):
     """Round trips in the order in which they were opened. An open one changes until it is closed."""
 
+    items: tuple[TradeEntry, ...]
+
+
+class TradeTable(msgspec.Struct, frozen=True):
+    """Rows of the table of round trips, in the order and with the filters that were asked for.
+
+    The sums are over all round trips that match and are closed, not only over `items`.
+    """
+
+    total: int  # round trips of the run
+    matching: int
+    closed: int
+    won: int
+    pnl: Decimal  # net of fees and funding
+    fees: Decimal
+    funding: Decimal
     items: tuple[TradeEntry, ...]
 
 
@@ -216,6 +249,18 @@ class EquityPage(PageEnd, frozen=True):
     items: tuple[EquityPoint, ...]
 
 
+PriceBar = tuple[int, float, float, float, float, float]
+"""Open time (UTC ms), open, high, low, close, volume."""
+
+
+class PriceBars(msgspec.Struct, frozen=True):
+    """The latest bars of a symbol, oldest first, folded from the run's own."""
+
+    symbol: str
+    interval: int  # ms
+    items: tuple[PriceBar, ...]
+
+
 class RunMetrics(msgspec.Struct, frozen=True):
     """The figures of a run, those of its report and of `tapewire report --json`.
 
@@ -292,6 +337,90 @@ class StrategyList(msgspec.Struct, frozen=True):
     configured: str  # the strategy of a job that names none; empty if sleeves trade
 
 
+# -- views of a run -----------------------------------------------------------------------------------
+
+
+class PerformanceReport(msgspec.Struct, frozen=True):
+    """Figures of a run (as `RunMetrics`), its closed round trips in groups, and its worst drawdowns.
+
+    `sleeves` groups the round trips of each strategy of an account that several share, which include trades
+    among them; it is empty for a run of one strategy. `drawdowns` are the five deepest, deepest first, of the
+    recorded samples of the account, without deposits and withdrawals.
+    """
+
+    run: str
+    status: str
+    recorded: bool
+    metrics: Metrics
+    trades: TradeAnalysis
+    sleeves: tuple[TradeGroup, ...]
+    drawdowns: tuple[Drawdown, ...]
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """A setting by its dotted key. Secrets are masked.
+
+    `state` is `changed` if the value differs from the default, `given` if there is no default.
+    """
+
+    key: str
+    value: Any
+    default: Any
+    state: Literal["changed", "given", "default"]
+
+
+class ModelFacts(msgspec.Struct, frozen=True):
+    """The card of a model that scored or predicted in the run; `setting` names its folder."""
+
+    setting: str
+    folder: str
+    card: dict[str, Any]
+
+
+class RunConfiguration(msgspec.Struct, frozen=True):
+    """What a run ran with. Sections of services, such as the dashboard's, are not stored with a run."""
+
+    run: str
+    strategy: str
+    settings: tuple[Setting, ...]  # those that aren't the default first
+    versions: dict[str, str]
+    inputs: tuple[InputFile, ...]
+    models: tuple[ModelFacts, ...]
+    notes: tuple[str, ...]
+
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+"""Levels of activity and log lines, from the least to the most serious."""
+
+
+class ActivityEntry(msgspec.Struct, frozen=True):
+    """Something that happened in a run: a change of risk, a command, a note, a rejected order.
+
+    `seq` is the number of the decision; of commands, which are events, it is 0.
+    """
+
+    ts: int
+    event: int
+    seq: int
+    level: Level
+    what: str
+    symbol: str
+    text: str
+
+
+class ActivityPage(msgspec.Struct, frozen=True):
+    """Activity, newest first. `total` counts all of the run that are kept, `matching` those that match.
+
+    Of a run with more than 20,000 the oldest are left out; `omitted` counts them.
+    """
+
+    total: int
+    omitted: int
+    matching: int
+    items: tuple[ActivityEntry, ...]
+
+
 # -- the running agent -----------------------------------------------------------------------------------
 
 Action = Literal["pause", "resume", "halt", "flatten", "kill", "use-strategy", "set-strategy"]
@@ -308,6 +437,7 @@ class CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confirm: str = ""  # resume after a kill: "resume from kill"
     reason: str = ""  # kill: for the journal
     sleeve: str = ""  # all but kill: only this sleeve
+    symbol: str = ""  # flatten: only this symbol
     strategy: str = ""  # use-strategy
     params: dict[str, str] = {}  # use-strategy, set-strategy
 
@@ -344,6 +474,28 @@ class AgentChange(msgspec.Struct, frozen=True):
     id: str = ""
     symbol: str = ""
     detail: str = ""  # state: risk state and rule, or command; strategy: name; order-update: status …
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """A line of the agent's log. Secrets are masked; texts may come from outside: show them as text."""
+
+    number: int  # counts up from 1 in this process
+    ts: int
+    level: Level
+    event: str
+    fields: dict[str, str]
+
+
+class LogPage(msgspec.Struct, frozen=True):
+    """The latest lines of the log that match, newest last. `after` continues behind `last`.
+
+    The process keeps the latest 2,000 lines, from `first` on, of the levels that `log.level` lets through.
+    """
+
+    first: int
+    last: int
+    matching: int
+    items: tuple[LogLine, ...]
 
 
 class StreamReset(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ _FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "confirm": ("resume",),
     "reason": ("kill",),
     "sleeve": ("pause", "resume", "halt", "flatten", USE, SET),
+    "symbol": ("flatten",),
     "strategy": (USE,),
     "params": (USE, SET),
 }
@@ -36,7 +37,7 @@ def check_fields(command: CommandRequest) -> None:
 def arguments(command: CommandRequest) -> dict[str, str]:
     """Return the arguments to journal with the command; fields that don't count for it are left out."""
     args: dict[str, str] = {}
-    for field in ("confirm", "reason", "sleeve", "strategy"):
+    for field in ("confirm", "reason", "sleeve", "symbol", "strategy"):
         if getattr(command, field) and command.action in _FIELDS[field]:
             args[field] = getattr(command, field)
     if command.flatten and command.action in _FLATTEN:

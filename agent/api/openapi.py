@@ -77,7 +77,7 @@ def document() -> dict[str, Any]:
 
 def _operation(route: Route, of_type: dict[str, Any], query: dict[str, Any]) -> dict[str, Any]:
     schema = of_type[repr(route.response)]
-    media = "text/event-stream" if route.stream else "application/json"
+    media = "text/event-stream" if route.stream else route.media
     content: dict[str, Any] = {"schema": schema}
     if route.stream:  # each `data` is JSON of this type
         content = {"schema": {"type": "string"}, "x-message": schema, "x-reset": of_type[repr(StreamReset)]}

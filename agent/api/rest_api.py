@@ -6,23 +6,49 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from agent import __version__
+from agent.api.activity_reader import Activities, activity_page, read_activities
 from agent.api.api_access import SENDER
-from agent.api.api_messages import AccessInfo, CommandRequest, CommandResult, RunMetrics, Scope
+from agent.api.api_messages import (
+    AccessInfo,
+    ActivityPage,
+    CommandRequest,
+    CommandResult,
+    LogPage,
+    PerformanceReport,
+    RunMetrics,
+    Scope,
+    TradePage,
+    TradeTable,
+)
 from agent.api.change_feed import ChangeFeed, ChangeStream
 from agent.api.command_arguments import arguments, check_fields, timeout_of
+from agent.api.configuration_reader import read_configuration
 from agent.api.job_routes import JobRoutes
+from agent.api.log_reader import log_page
 from agent.api.openapi import document
+from agent.api.performance_reader import read_performance
 from agent.api.problems import RequestProblem, problem_of, problem_response
 from agent.api.query_parameters import parse_query
 from agent.api.request_body import read_body
-from agent.api.route_table import BASE, ROUTES, Route
+from agent.api.round_trips import RoundTrips, selected, trade_table, trades_as_csv
+from agent.api.route_table import (
+    BASE,
+    ROUTES,
+    ActivityQuery,
+    LogQuery,
+    Route,
+    RowsQuery,
+    TradeTableQuery,
+)
+from agent.api.run_bars import RunBars
 from agent.api.run_reader import (
+    check_symbol,
     read_equity,
     read_fills,
     read_headlines,
@@ -36,6 +62,7 @@ from agent.api.run_reader import (
 from agent.config.services import ApiConfig
 from agent.core.errors import TapewireError
 from agent.jobs.job_queue import JobQueue
+from agent.live import log
 from agent.live.interfaces.status import Status
 from agent.store.database import Database
 from agent.store.queries import find_run
@@ -43,9 +70,12 @@ from agent.store.runs import Run, RunStatus
 from agent.system.limited_threads import LimitedThreads, ServerBusy
 from agent.system.listening_sockets import Listener
 
+T = TypeVar("T")
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _MAX_METRICS: Final = 32  # figures in memory, of ended runs that did not record them
+_MAX_ANALYSES: Final = 8  # performance and activity in memory, of ended runs
 _LONGEST_NAME: Final = 100
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -88,8 +118,14 @@ class ApiRoutes:
         self._threads = LimitedThreads("api")
         self._streams: set[ChangeStream] = set()
         self._metrics: OrderedDict[str, RunMetrics] = OrderedDict()
+        self._trips = RoundTrips(database)
+        self._bars = RunBars(database)
+        self._analyses: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._rows: dict[str, Callable[[Database, Run, Any], msgspec.Struct]] = {
-            "listTrades": read_trades,
+            "listTrades": self._trades,
+            "getTradeTable": self._trade_table,
+            "listActivity": self._activity,
+            "listBars": lambda _, run, query: self._bars.folded(run, query),
             "listOrders": read_orders,
             "listFills": read_fills,
             "listSignals": read_signals,
@@ -101,12 +137,15 @@ class ApiRoutes:
             "getAccess": self._access,
             "listRuns": self._list_runs,
             "sendCommand": self._command,
+            "getLog": self._log,
             "getDocument": self._document,
             **JobRoutes(jobs).handlers,
         }
         self._of_a_run: dict[str, Callable[[Run], Any]] = {
             "getRun": lambda run: read_run(self._database, run),
             "getMetrics": self._metrics_of,
+            "getPerformance": self._performance_of,
+            "getConfiguration": read_configuration,
         }
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -136,6 +175,8 @@ class ApiRoutes:
                 query = parse_query(route.query, request.query)
                 if route.stream:
                     return await self._stream(request)
+                if route.name == "getTradesAsCsv":
+                    return await self._csv(request, query)
                 if route.name in self._rows:
                     return await self._rows_of(request, self._rows[route.name], query)
                 if route.name in self._of_a_run:
@@ -189,6 +230,44 @@ class ApiRoutes:
                     self._metrics.popitem(last=False)
         return found
 
+    def _trades(self, _: Database, run: Run, query: RowsQuery) -> TradePage:
+        return read_trades(self._trips.of(run), run, query)
+
+    def _trade_table(self, _: Database, run: Run, query: TradeTableQuery) -> TradeTable:
+        check_symbol(run, query.symbol)
+        return trade_table(self._trips.of(run), query)
+
+    async def _csv(self, request: web.Request, query: Any) -> web.Response:
+        run = await self._find(request)
+        check_symbol(run, query.symbol)
+        text = await self._threads.run(lambda: trades_as_csv(selected(self._trips.of(run), query)))
+        headers = {"Content-Disposition": f'attachment; filename="{run.id}-trades.csv"'}
+        return web.Response(text=text, content_type="text/csv", charset="utf-8", headers=headers)
+
+    def _performance_of(self, run: Run) -> PerformanceReport:
+        trades = [entry.trade for entry in self._trips.of(run)]
+        return self._kept(
+            "performance",
+            run,
+            lambda: read_performance(self._database, run, self._metrics_of(run), trades),
+        )
+
+    def _activity(self, database: Database, run: Run, query: ActivityQuery) -> ActivityPage:
+        found: Activities = self._kept("activity", run, lambda: read_activities(database, run))
+        return activity_page(found, query)
+
+    def _kept(self, name: str, run: Run, read: Callable[[], T]) -> T:
+        """Return what `read` returns; of an ended run it is read once and kept."""
+        key = name, _record_of(run)
+        found: T | None = self._analyses.get(key)
+        if found is None:
+            found = read()
+            if run.status is not RunStatus.RUNNING:
+                self._analyses[key] = found
+                if len(self._analyses) > _MAX_ANALYSES:
+                    self._analyses.popitem(last=False)
+        return found
+
     async def _find(self, request: web.Request) -> Run:
         name = request.match_info["run"]
         if not name.isprintable() or len(name) > _LONGEST_NAME:
@@ -217,6 +296,10 @@ class ApiRoutes:
         scopes = tuple(one for one in Scope if one in sender.scopes)
         commands = self._config.commands and self._agent is not None and Scope.COMMAND in scopes
         return AccessInfo(__version__, sender.name, scopes, commands)
+
+    async def _log(self, _: web.Request, query: LogQuery) -> LogPage:
+        self._running()
+        return log_page(log.recent.lines(), query)
 
     async def _command(self, request: web.Request, _: Any) -> CommandResult:
         if not self._config.commands:

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from agent.api.api_messages import (
     AccessInfo,
+    ActivityPage,
     AgentChange,
     CommandRequest,
     CommandResult,
@@ -23,7 +24,12 @@ from agent.api.api_messages import (
     JobDetail,
     JobList,
     JobRow,
+    Level,
+    LogPage,
     OrderPage,
+    PerformanceReport,
+    PriceBars,
+    RunConfiguration,
     RunDetail,
     RunMetrics,
     RunPage,
@@ -31,6 +37,7 @@ from agent.api.api_messages import (
     SignalPage,
     StrategyList,
     TradePage,
+    TradeTable,
 )
 from agent.jobs.job_requests import JobRequest
 from agent.live.interfaces.status import Status
@@ -93,10 +100,82 @@ class StrategyQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[Text, Meta(description="As GET /strategies lists it.")]
 
 
+TradeColumn = Literal[
+    "entry-time",
+    "exit-time",
+    "symbol",
+    "side",
+    "qty",
+    "entry-price",
+    "exit-price",
+    "pnl",
+    "return",
+    "duration",
+    "fees",
+    "funding",
+    "reason",
+    "exit-reason",
+    "headline",
+]
+Offset = Annotated[int, Meta(ge=0, le=2**53 - 1, description="Rows to leave out at the beginning.")]
+Words = Annotated[Text | None, Meta(description="Only rows with all of these words.")]
+
+
+class TradeFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Order and filters of the table of round trips."""
+
+    symbol: Symbol | None = None
+    side: Annotated[Literal["long", "short"] | None, Meta(description="Only this side.")] = None
+    result: Annotated[
+        Literal["won", "lost", "even", "open"] | None,
+        Meta(description="Only those with this result, after fees and funding."),
+    ] = None
+    search: Words = None
+    sort: Annotated[TradeColumn, Meta(description="The column to sort by.")] = "entry-time"
+    order: Literal["ascending", "descending"] = "descending"
+
+
+class TradeTableQuery(TradeFilter, frozen=True, forbid_unknown_fields=True):
+    """A page of the table of round trips."""
+
+    offset: Offset = 0
+    limit: Limit = 100
+
+
+class ActivityQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Filters of what happened in a run."""
+
+    level: Annotated[Level | None, Meta(description="Only this level and more serious ones.")] = None
+    search: Words = None
+    offset: Offset = 0
+    limit: Limit = 100
+
+
+class BarsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which bars; of the first symbol and of the run's own interval if they are left out."""
+
+    symbol: Symbol | None = None
+    interval: Annotated[
+        Literal["1m", "5m", "15m", "1h", "4h", "1d"] | None, Meta(description="Length of a bar.")
+    ] = None
+    until: Annotated[Time | None, Meta(description="Only bars that closed until it, UTC ms.")] = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="Number of bars.")] = 300
+
+
+class LogQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Filters of the agent's log."""
+
+    level: Annotated[Level | None, Meta(description="Only this level and more serious ones.")] = None
+    search: Words = None
+    after: Annotated[Time, Meta(description="Only lines with a larger number.")] = 0
+    limit: Limit = 100
+
+
 class Route(NamedTuple):
     """A route below `BASE`. `stream` routes send server-sent events, each a message of the response's type.
 
-    `etag` states that responses on runs that have ended carry an ETag.
+    `etag` states that responses on runs that have ended carry an ETag. Of another `media` type than JSON, the
+    response is text.
     """
 
     name: str
@@ -109,6 +188,7 @@ class Route(NamedTuple):
     body: Any = None  # a type
     etag: bool = False
     stream: bool = False
+    media: str = "application/json"
 
 
 _READ: Final = Scope.READ
@@ -125,6 +205,18 @@ ROUTES: Final = (
         RowsQuery,
         etag=True,
     ),
+    Route(
+        *("getTradeTable", "GET", "/runs/{run}/trade-table", _READ, TradeTable),
+        "Round trips, sorted and filtered, with sums over those that match.",
+        TradeTableQuery,
+        etag=True,
+    ),
+    Route(
+        *("getTradesAsCsv", "GET", "/runs/{run}/trades.csv", _READ, str),
+        "All round trips that match, as CSV.",
+        TradeFilter,
+        media="text/csv",
+    ),
     Route("listOrders", "GET", "/runs/{run}/orders", _READ, OrderPage, "Orders.", RowsQuery, etag=True),
     Route("listFills", "GET", "/runs/{run}/fills", _READ, FillPage, "Executions.", RowsQuery, etag=True),
     Route("listSignals", "GET", "/runs/{run}/signals", _READ, SignalPage, "Signals.", RowsQuery, etag=True),
@@ -137,6 +229,28 @@ ROUTES: Final = (
     Route(
         *("getMetrics", "GET", "/runs/{run}/metrics", _READ, RunMetrics),
         "The figures of a run, as `tapewire report --json`.",
+        etag=True,
+    ),
+    Route(
+        *("getPerformance", "GET", "/runs/{run}/performance", _READ, PerformanceReport),
+        "The figures of a run, its round trips in groups, and its worst drawdowns.",
+        etag=True,
+    ),
+    Route(
+        *("getConfiguration", "GET", "/runs/{run}/configuration", _READ, RunConfiguration),
+        "Settings with their defaults, versions, inputs, and cards of models.",
+        etag=True,
+    ),
+    Route(
+        *("listActivity", "GET", "/runs/{run}/activity", _READ, ActivityPage),
+        "Changes of risk, commands, notes and rejected orders, newest first.",
+        ActivityQuery,
+        etag=True,
+    ),
+    Route(
+        *("listBars", "GET", "/runs/{run}/bars", _READ, PriceBars),
+        "The latest bars of a symbol until a time, folded to an interval.",
+        BarsQuery,
         etag=True,
     ),
     Route(
@@ -175,6 +289,11 @@ ROUTES: Final = (
         *("streamChanges", "GET", "/events", _READ, AgentChange),
         "Changes at the running agent, as server-sent events; Last-Event-ID continues after a message.",
         stream=True,
+    ),
+    Route(
+        *("getLog", "GET", "/log", _READ, LogPage),
+        "The latest lines of the running agent's log.",
+        LogQuery,
     ),
     Route("getDocument", "GET", "/openapi.json", _READ, dict[str, Any], "This document, OpenAPI 3.1."),
 )

@@ -14,7 +14,6 @@ import msgspec
 
 from agent.analysis.run_metrics import Metrics
 from agent.analysis.run_rows import traded_symbols
-from agent.analysis.trades import TradeBook
 from agent.api.api_messages import (
     AssetProbabilities,
     EquityPage,
@@ -42,8 +41,6 @@ from agent.core.errors import did_you_mean
 from agent.core.events import (
     AssetSentiment,
     Fill,
-    FillKind,
-    FundingPayment,
     Order,
     OrderUpdate,
     Signal,
@@ -51,7 +48,7 @@ from agent.core.events import (
 from agent.data.text import MAX_TITLE, one_line, web_url
 from agent.research.run_list import ListedRun, RunFilter, listed_runs
 from agent.store.database import Database
-from agent.store.queries import RecordedDecision, read_numbered, read_slice
+from agent.store.queries import read_numbered, read_slice
 from agent.store.run_labels import RunLabels, read_labels
 from agent.store.runs import Run
 
@@ -123,39 +120,19 @@ def read_metrics(database: Database, run: Run) -> RunMetrics:
 # -- rows of a run ---------------------------------------------------------------------------------------
 
 
-def read_trades(database: Database, run: Run, query: RowsQuery) -> TradePage:
-    """Return round trips, built from all fills and funding payments as those of the report are."""
+def read_trades(entries: list[TradeEntry], run: Run, query: RowsQuery) -> TradePage:
+    """Return a page of all round trips of a run, which are in the order of their entries."""
     listed, after = _list_of("trades", run, query)
-    moves = read_numbered(database, run.id, (Fill, FundingPayment))
     wanted = (
-        trade
-        for trade in numbered_trades(moves)
-        if trade.seq > after
-        and query.symbol in (None, trade.trade.symbol)
-        and (query.since is None or trade.trade.entry_ts >= query.since)
-        and (query.until is None or trade.trade.entry_ts < query.until)
+        entry
+        for entry in entries
+        if entry.seq > after
+        and query.symbol in (None, entry.trade.symbol)
+        and (query.since is None or entry.trade.entry_ts >= query.since)
+        and (query.until is None or entry.trade.entry_ts < query.until)
     )
     items, cursor, more = _cut(wanted, listed, query)
     return TradePage(cursor, more, items)
-
-
-def numbered_trades(moves: Iterable[RecordedDecision]) -> list[TradeEntry]:
-    """Return all round trips in the order in which they were opened; `moves` are in booking order."""
-    book, found = TradeBook(), list[TradeEntry]()
-    opened: dict[str, tuple[int, int]] = {}
-    for seq, event, _, move in moves:
-        if isinstance(move, FundingPayment):
-            book.add_funding(move)
-            continue
-        if not isinstance(move, Fill) or move.kind is FillKind.INTERNAL:
-            continue  # which moves nothing into or out of the account
-        closed = book.add(move)
-        if closed is not None:
-            found.append(TradeEntry(*opened.pop(move.symbol), closed))
-        if book.symbols[move.symbol].qty and move.symbol not in opened:
-            opened[move.symbol] = seq, event
-    found += [TradeEntry(*opened[trade.symbol], trade) for trade in book.open_trades()]
-    return sorted(found, key=lambda entry: entry.seq)
 
 
 def read_orders(database: Database, run: Run, query: RowsQuery) -> OrderPage:
@@ -309,6 +286,15 @@ def _list_of(name: str, run: Run, query: WindowQuery) -> tuple[tuple[object, ...
     Raises RequestProblem for a symbol that the run doesn't trade, and for a cursor of another list.
     """
     symbol = getattr(query, "symbol", None)
+    check_symbol(run, symbol)
+    listed = (name, run.id, query.since, query.until, symbol)
+    if query.cursor is None:
+        return listed, _NO_ROW
+    return listed, decode_cursor(query.cursor, listed, _RowPosition).seq
+
+
+def check_symbol(run: Run, symbol: str | None) -> None:
+    """Raise RequestProblem for a symbol that the run doesn't trade."""
     traded = traded_symbols(run)
     if symbol is not None and symbol not in traded:
         raise RequestProblem(
@@ -317,10 +303,6 @@ def _list_of(name: str, run: Run, query: WindowQuery) -> tuple[tuple[object, ...
             where="symbol",
             hint=did_you_mean(symbol, traded, f"it trades {', '.join(traded)}"),
         )
-    listed = (name, run.id, query.since, query.until, symbol)
-    if query.cursor is None:
-        return listed, _NO_ROW
-    return listed, decode_cursor(query.cursor, listed, _RowPosition).seq
 
 
 def _cut(

@@ -103,7 +103,7 @@ class DashboardConfig(ListenerConfig):
 class ApiConfig(Section):
     """The REST API under /api/v1 of the dashboard's server, for programs with a token."""
 
-    enabled: bool = True
+    enabled: bool = True  # false: no token is accepted, and only the page uses it
     # execute commands of tokens with the scope `command`, and of logged-in browsers
     commands: bool = False
     # hashes of the tokens, mode 0600; None: api-tokens.json beside dashboard.token

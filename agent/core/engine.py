@@ -676,12 +676,18 @@ class Engine:
                 self.counts["unknown commands"] += 1
                 return
         if command.action == "flatten" or command.args.get("flatten") == "true":
-            self._targets.clear()
+            symbols = self._symbols_to_close(command)
+            self._targets[:] = [target for target in self._targets if target.symbol not in symbols]
             if command.args.get("pursue") == "true":
-                self.flattener.begin(self.states, now, "flatten")
+                self.flattener.begin(symbols, now, "flatten")
             else:
-                self._flatten(self.states, "flatten")
+                self._flatten(symbols, "flatten")
         self._act()
+
+    def _symbols_to_close(self, command: Command) -> list[str]:
+        """Return the symbols whose positions a command closes: of a flatten that names one, only that."""
+        wanted = command.args.get("symbol", "") if command.action == "flatten" else ""
+        return [symbol for symbol in self.states if wanted in ("", symbol)]
 
     def _note_short_histories(self, needed: dict[str, str], now: int) -> None:
         """Record which symbols have fewer bars than `needed`, the numbers of bars by interval."""

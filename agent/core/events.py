@@ -291,7 +291,7 @@ class Command(Message, frozen=True):
 
     The core handles these actions:
 
-    - pause, resume, halt, kill, flatten;
+    - pause, resume, halt, kill, and flatten, which with a `symbol` closes only its position;
     - life: begins each life of a live run; its random `incarnation` goes into order ids, and with `cash` =
       `stated` the life records every change of cash;
     - heartbeat: brings the time while no data arrive;

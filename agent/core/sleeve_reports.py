@@ -123,9 +123,10 @@ class VenueReports:
         if account:
             self._venue.accept()
 
-    def close(self, now: int, reason: str) -> None:
-        """Close the positions that no sleeve has."""
-        self.closing.begin([s for s, one in self._states.items() if one.position.qty], now, reason)
+    def close(self, now: int, reason: str, symbol: str = "") -> None:
+        """Close the positions that no sleeve has, or only that in `symbol`."""
+        held = [name for name, one in self._states.items() if one.position.qty and symbol in ("", name)]
+        self.closing.begin(held, now, reason)
 
     def on_command(self, command: Command, now: int) -> None:
         """Follow what the gateway or the daemon has found at the venue; see `Command`."""

@@ -359,7 +359,7 @@ class SleevedEngine:
             elif action == "reconciling":
                 risk.set_reconciled(reports is None)
             if reports is not None and action == "flatten":
-                reports.close(now, "flatten")
+                reports.close(now, "flatten", command.args.get("symbol", ""))
             if reports is not None and action == "heartbeat":
                 reports.closing.pursue(now)
             self._tell_all(command)

@@ -64,7 +64,7 @@ class AccessControl:
 
     `on_allowed` is called with each authorized request, `on_denied` with the reason and the client of a
     denied one, `on_limited` with the name of a token that has sent too many. `programs` has the tokens of the
-    API; None if it is disabled.
+    API; None if it is disabled for programs, and only serves the page.
     """
 
     def __init__(
@@ -160,11 +160,13 @@ class AccessControl:
         return _redirect(self.address.link(request, "/login"))
 
     def _is_api(self, request: web.Request) -> bool:
-        return self._programs is not None and is_api(self.address.path(request))
+        return is_api(self.address.path(request))
 
     def _check_sender(self, request: web.Request, token: str | None) -> web.Response | None:
         """Check a request to the API and note its sender; without a token, that is the logged-in browser."""
         client = client_key(self.address.client(request))
+        if token is not None and self._programs is None:
+            return _unauthorized(request, "the API is disabled for programs: api.enabled = false")
         if token is None or self._programs is None:
             if not self.is_authorized(request):
                 return _unauthorized(request, "the request has no token")

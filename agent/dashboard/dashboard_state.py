@@ -6,11 +6,9 @@ So the page at any moment can be rebuilt from the journal alone, and equals the 
 
 from __future__ import annotations
 
-from copy import deepcopy
 from decimal import Decimal
 from typing import Any, Final, Self
 
-import numpy as np
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -236,7 +234,7 @@ class DashboardState:
         if ts // DAY_MS != self._day:
             self._day, self._day_equity = ts // DAY_MS, equity
         self._peak = max(self._peak, equity)
-        self._curve.extend(np.array([ts]), np.array([equity]))
+        self._curve.add(ts, equity)
         self._curve_version = self.version
 
     def _on_account(self, account: AccountSnapshot) -> None:
@@ -408,7 +406,7 @@ class DashboardState:
         twin._sleeves = self._sleeves.copy()
         twin._bars = {symbol: rows.copy() for symbol, rows in self._bars.items()}
         twin._plots = self._plots.copy()
-        twin._curve = deepcopy(self._curve)
+        twin._curve = self._curve.copy()
         tables = (
             "_headlines _fills _activities _day_open _closed _symbol_versions _signals _predictions _orders"
         )

@@ -108,6 +108,7 @@ class RunHeader(msgspec.Struct, frozen=True):
     started_at: int
     endpoint: str
     stamps: tuple[str, ...]
+    margined: bool = False  # perpetuals: what is sold or bought isn't paid in cash
 
 
 class CandleRow(NamedTuple):
@@ -306,6 +307,7 @@ def run_header(run: Run, config: Config) -> RunHeader:
         started_at=run.started_at,
         endpoint=config.bybit.endpoint if run.kind.value == "live" else "",
         stamps=run.stamps,
+        margined=config.market.category == "linear",
     )
 
 

@@ -14,15 +14,18 @@ from agent.analysis.report.report_data import recorded_config
 from agent.analysis.report.twin_view import TwinView
 from agent.analysis.run_rows import RunRow, run_row
 from agent.analysis.story_table import StoryTable
+from agent.analysis.thinning import ThinnedCurve
 from agent.config import Config
 from agent.core.errors import TapewireError
+from agent.dashboard.dashboard_state import CURVE_POINTS
 from agent.dashboard.headline_search import FoundHeadlines, search_headlines
+from agent.dashboard.page_rows import run_header
 from agent.dashboard.playback import RunPlayback
 from agent.dashboard.replay_jobs import ReplayJobs
 from agent.replay.changed_settings import CHANGEABLE, OF_SLEEVES
 from agent.replay.twin_events import has_twin
 from agent.store.database import Database
-from agent.store.queries import find_run, list_runs, read_frame
+from agent.store.queries import find_run, list_runs, read_frame, read_slice
 from agent.store.runs import Run, RunStatus
 from agent.system.limited_threads import LimitedThreads, ServerBusy
 
@@ -30,6 +33,7 @@ MAX_RUNS: Final = 200
 """Runs in the list: the newest."""
 
 _MAX_PLAYBACKS: Final = 2
+_LONG_RUN: Final = 50_000  # events; reading them takes seconds, in which the page shows a glimpse
 _MAX_REPORTS: Final = 4  # in memory, at most about 1.5 MB each
 _TWIN_PATIENCE: Final = 30.0  # seconds that a report waits for the twin
 _log: Final = structlog.get_logger(__name__)
@@ -133,6 +137,7 @@ class RunArchive:
     async def open(self, run_id: str, *, again: bool = False) -> dict[str, Any]:
         """Open a run for playback: return the progress while it is read, then its header and bookmarks.
 
+        The first call for a long run only returns a glimpse of it; the next one begins to read its events.
         With `again`, a run that has grown since it was opened is read anew.
         """
         run = await self.run(run_id)
@@ -140,12 +145,17 @@ class RunArchive:
         if opened is None or (again and opened.is_outdated(run)):
             await self._drop(run.id)
             opened = self._playbacks[run.id] = _OpenPlayback(RunPlayback(self._database, run))
-            opened.task = asyncio.create_task(self._read(opened))
             while len(self._playbacks) > _MAX_PLAYBACKS:
                 await self._drop(next(iter(self._playbacks)))
         self._playbacks.move_to_end(run.id)
+        if opened.task is None and (run.events < _LONG_RUN or (opened.glimpse is not None and not again)):
+            opened.task = asyncio.create_task(self._read(opened))
         if not opened.done:
-            return {"ready": False, "share": opened.playback.share}
+            is_read = opened.task is not None
+            if opened.glimpse is None:
+                opened.glimpse = await self._threads.run(lambda: _glimpse(self._database, run))
+            share = opened.playback.share
+            return {"ready": False, "share": share, "is_read": is_read, "glimpse": opened.glimpse}
         if opened.error is not None:
             await self._drop(run.id)
             raise opened.error
@@ -221,6 +231,7 @@ class _OpenPlayback:
         self.error: TapewireError | None = None
         self.lock = asyncio.Lock()
         self.task: asyncio.Task[None] | None = None
+        self.glimpse: dict[str, Any] | None = None
 
     def is_outdated(self, run: Run) -> bool:
         return self.done and (run.status is RunStatus.RUNNING or self.playback.run != run)
@@ -233,6 +244,20 @@ def failure(run: Run) -> str:
         return ""
     why = run.error.rstrip(".")
     return f"The run {ended}: {why}." if why else f"The run {ended}."
+
+
+def _glimpse(database: Database, run: Run) -> dict[str, Any]:
+    """Return what is known of a run before its events are read: its header, its time and recorded equity."""
+    curve = ThinnedCurve(CURVE_POINTS)
+    for ts, equity in read_slice(database, run.id, "equity", ("ts", "equity")):
+        if equity is not None:
+            curve.add(ts, equity)
+    return {
+        "head": run_header(run, recorded_config(run)),
+        "begins": run.first_event_at,
+        "ends": run.last_event_at,
+        "curve": curve.points(),
+    }
 
 
 def _max_drawdown(database: Database, run_id: str) -> float | None:

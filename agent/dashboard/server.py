@@ -60,15 +60,22 @@ _ASSETS: Final = {
     "agents.js": "agents.js",
     "app.js": "app.js",
     "charts.js": "charts.js",
+    "configuration.js": "configuration.js",
     "drift.js": "drift.js",
     "format.js": "format.js",
+    "intervals.js": "intervals.js",
+    "log.js": "log.js",
     "panels.js": "panels.js",
+    "performance.js": "performance.js",
     "replays.js": "replays.js",
     "requests.js": "requests.js",
     "research.js": "research.js",
     "research-form.js": "research-form.js",
+    "scrolling.js": "scrolling.js",
     "stories.js": "stories.js",
+    "trades.js": "trades.js",
     "twin.js": "twin.js",
+    "views.js": "views.js",
     "what-if.js": "what-if.js",
     "style.css": "style.css",
     "icon.svg": "icon.svg",
@@ -155,9 +162,8 @@ class Dashboard:
             programs=TokenAccess(registry, api.requests_per_minute, clock) if api.enabled else None,
         )
         self._queue = jobs
-        self._api: ApiRoutes | None = None
-        if api.enabled:
-            self._api = ApiRoutes(api, database, agent, self.listener, self._access.is_authorized, jobs)
+        # The page uses it too, so it is there even if it is disabled for programs
+        self._api = ApiRoutes(api, database, agent, self.listener, self._access.is_authorized, jobs)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -211,12 +217,10 @@ class Dashboard:
         await self.listener.close()
         for session in list(self.sessions):
             session.abort()
-        if self._api is not None:
-            self._api.abort_streams()
+        self._api.abort_streams()
         if self._runner is not None:
             await self._runner.cleanup()
-        if self._api is not None:
-            self._api.close()
+        self._api.close()
         await self._jobs.close()
         if isinstance(self._queue, JobQueue):
             await self._queue.close()
@@ -272,7 +276,7 @@ class Dashboard:
             ("GET", "/api/agents", _json(self._agents)),
             ("POST", "/api/agents/command", _json(self._command_agent)),
         ]
-        routes += self._api.routes() if self._api is not None else []
+        routes += self._api.routes()
         for method, path, handler in routes:
             for base in {"", self.config.base_path}:
                 if method == "GET":

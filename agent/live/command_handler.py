@@ -11,7 +11,14 @@ import structlog
 from msgspec import to_builtins
 
 from agent.config import Config
-from agent.core.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError
+from agent.core.errors import (
+    ModelError,
+    SafetyError,
+    StoreUnavailable,
+    TapewireError,
+    UsageError,
+    did_you_mean,
+)
 from agent.core.events import Command, Event, RiskState
 from agent.core.risk import KILL, RESUME_FROM_KILL
 from agent.core.sleeves import engines_of
@@ -124,6 +131,12 @@ class CommandHandler:
             return await self._change_strategy(action, args, by)
         if action == "resume":
             self._kill_switch.refuse("no resumption")
+        symbols = self._config.market.symbols
+        if action == "flatten" and args.get("symbol", symbols[0]) not in symbols:
+            raise UsageError(
+                f"{args['symbol']} is not traded",
+                hint=did_you_mean(args["symbol"], symbols, f"market.symbols are {', '.join(symbols)}"),
+            )
         engine = self._pipeline.engine
         risk = engine.risk
         args = checked_args(engine, self._config, action, args, reads_news=self._model is not None)

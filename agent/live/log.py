@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
@@ -15,6 +15,7 @@ from agent.core.masking import MASK, is_secret_field, masked
 from agent.data.text import printable
 from agent.live.interfaces.status import OutputStatus
 from agent.live.log_limit import RepeatLimit, bound_trace
+from agent.live.log_lines import RecentLines
 from agent.live.output import GuardedStream, log_status
 from agent.system.clock import WallClock, iso
 
@@ -39,6 +40,9 @@ def _printable(value: Any) -> Any:
 
 
 _limit = RepeatLimit()
+
+recent: Final = RecentLines()
+"""The latest lines of this process, masked as they are in the log."""
 
 
 def status() -> OutputStatus:
@@ -69,7 +73,7 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
     renderer: Any = structlog.processors.JSONRenderer()
     if not as_json:
         renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=18)
-    last: list[Any] = [structlog.processors.format_exc_info, bound_trace, redact, renderer]
+    last: list[Any] = [structlog.processors.format_exc_info, bound_trace, redact, recent, renderer]
     level = logging.getLevelNamesMapping()[config.level.upper()]
     structlog.configure(
         processors=[limit, *before, *last],

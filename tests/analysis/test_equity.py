@@ -182,3 +182,22 @@ def test_deposits_and_withdrawals_are_excluded_from_returns() -> None:
 def test_without_flows_nothing_changes() -> None:
     initial, equity = without_flows(np.array([1, 2]), np.array([99.0, 101.0]), [], 100.0)
     assert (initial, equity.tolist()) == (100.0, [99.0, 101.0])
+
+
+@given(
+    st.lists(st.one_of(st.floats(1, 100), st.just(50.0)), max_size=200),
+    st.integers(4, 40),
+    st.integers(0, 200),
+)
+def test_single_samples_thin_a_curve_as_blocks_do_and_a_copy_goes_its_own_way(
+    values: list[float], limit: int, cut: int
+) -> None:
+    by_block, by_sample = ThinnedCurve(limit), ThinnedCurve(limit)
+    by_block.extend(np.arange(len(values)) * MINUTE_MS, np.array(values, float))
+    for number, value in enumerate(values[:cut]):
+        by_sample.add(number * MINUTE_MS, value)
+    twin, before = by_sample.copy(), by_sample.points()
+    for number, value in enumerate(values[cut:], cut):
+        twin.add(number * MINUTE_MS, value)
+    assert twin.points() == by_block.points()
+    assert by_sample.points() == before

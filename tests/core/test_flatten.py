@@ -427,3 +427,35 @@ def test_a_kill_ends_flat_at_a_venue_with_partial_late_and_rejected_fills(seed: 
         meet(world.handle(Command("heartbeat", world.now, world.now)), calm=n > 10)
     assert world.qty == 0
     assert world.engine.flattener.open == []
+
+
+class InBoth(Strategy):
+    """Holds two symbols."""
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        self.target(kline.symbol, weight=0.2)
+
+
+@pytest.mark.parametrize(
+    ("args", "closed"),
+    [
+        ({"symbol": SYMBOL}, [SYMBOL]),
+        ({"symbol": "ETHUSDT"}, ["ETHUSDT"]),
+        ({}, ["ETHUSDT", SYMBOL]),
+        ({"symbol": "DOGEUSDT"}, []),  # which the run doesn't trade
+    ],
+)
+@pytest.mark.parametrize("lives", [(LIFE,), ()])
+def test_a_flatten_of_a_symbol_closes_only_its_position(
+    args: dict[str, str], closed: list[str], lives: tuple[Command, ...]
+) -> None:
+    both = config(market={"symbols": [SYMBOL, "ETHUSDT"]})
+    bars = [
+        bar(minute, 100, 100, 100, 100, symbol=symbol)
+        for minute in range(8)
+        for symbol in (SYMBOL, "ETHUSDT")
+    ]
+    _, sink = run(InBoth(), in_order(*lives, *bars, command(5.5, "flatten", **args)), both, finish=False)
+    orders = [one for one in of(Order, sink.decisions) if one.reason == "flatten"]
+    assert sorted({one.symbol for one in orders}) == sorted(closed)
+    assert all(one.reduce_only for one in orders) or not lives

@@ -543,6 +543,26 @@ def test_a_command_with_a_sleeve_concerns_it_alone() -> None:
     assert engine.portfolio.positions[BTC].qty == 0
 
 
+def test_a_flatten_of_a_symbol_closes_it_in_the_sleeves_that_trade_it() -> None:
+    settings_ = sleeved_config(
+        sleeve("x", 0.5), sleeve("y", 0.5, symbols=[ETH]), market={"symbols": [BTC, ETH]}
+    )
+    moves = {
+        "x": {1: {"weight": 0.2, "symbol": BTC}, 2: {"weight": 0.1, "symbol": ETH}},
+        "y": {1: {"weight": 0.2, "symbol": ETH}},
+    }
+    engine, _ = account(settings_, moves)
+    minutes = [
+        one for pair in zip(flat_bars([100] * 6), flat_bars([100] * 6, ETH), strict=True) for one in pair
+    ]
+    play(engine, minutes[:8])
+    held = {symbol: position.qty for symbol, position in engine.portfolio.positions.items()}
+    assert all(held.values())
+    play(engine, [command("flatten", 4, symbol=ETH), *minutes[8:]])
+    assert engine.portfolio.positions[ETH].qty == 0
+    assert engine.portfolio.positions[BTC].qty == held[BTC]
+
+
 def test_a_resume_of_a_sleeve_is_ignored_while_the_account_is_killed() -> None:
     settings_ = sleeved_config(sleeve("x", 0.5), sleeve("y", 0.5))
     engine, sink = account(settings_, {"x": {0: {"weight": 0.2}}, "y": {}})

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.daily import Closes, Floats, Ints
 from agent.analysis.equity import EquityCurve, without_flows
+from agent.analysis.order_causes import OrderCauses
 from agent.analysis.outcomes import Forecasts
 from agent.analysis.report.candles import ALL, FEWEST, candles_of
 from agent.analysis.report.plotted_lines import PlottedLines
@@ -246,15 +247,14 @@ class _Decisions(NamedTuple):
 def _decisions(database: Database, run_id: str) -> _Decisions:
     book, trades, risk, refusals = TradeBook(), list[RoundTrip](), list[RiskEvent](), Counter[str]()
     moves: dict[str, list[Fill | FundingPayment]] = {}
-    latest: dict[str, tuple[int, tuple[str, ...]]] = {}
-    sources: dict[str, tuple[str, ...]] = {}
+    causes = OrderCauses()
     signals, predictions = list[_Forecast](), list[_Forecast]()
     flows = list[tuple[int, float]]()
     short, lines, levels = list[str](), PlottedLines(), ProtectiveLevels()
     for _, event_seq, _, decision in read_decisions(database, run_id):
+        causes.add(event_seq, decision)
         match decision:
             case Signal():
-                latest[decision.symbol] = event_seq, decision.sources
                 if not _is_expiry(decision):
                     predicted = leading(decision.bearish, decision.neutral, decision.bullish)
                     signals.append((decision.ts, decision.symbol, predicted, decision.confidence))
@@ -264,9 +264,6 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                     (decision.ts, decision.symbol, leading(*probabilities), max(probabilities))
                 )
             case Order():
-                signalled, headlines = latest.get(decision.symbol, (None, ()))
-                if signalled == event_seq:
-                    sources[decision.id] = headlines
                 levels.add(decision)
             case OrderUpdate():
                 levels.update(decision)
@@ -294,7 +291,8 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                     trades.append(closed)
     trades += book.open_trades()
     return _Decisions(
-        book, moves, trades, sources, signals, predictions, risk, dict(refusals), flows, short, lines, levels
+        *(book, moves, trades, causes.sources, signals, predictions, risk, dict(refusals), flows),
+        *(short, lines, levels),
     )
 
 

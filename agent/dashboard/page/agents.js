@@ -172,7 +172,6 @@ async function refresh() {
 export async function showAgents() {
   byId("agents").hidden = false;
   byId("connection").hidden = true;
-  byId("to-agents").setAttribute("aria-current", "page");
   document.title = "Agents · Tapewire";
   byId("agent-table").addEventListener("click", (event) => {
     const { agent, action } = event.target.closest("[data-action]")?.dataset ?? {};

@@ -1,16 +1,20 @@
 // The page: the running agent over a WebSocket, or a recorded run at the moment that the slider selects.
 import { showAgents } from "./agents.js";
 import { CandleChart, EquityChart, chartHelp } from "./charts.js";
-import { address, arrow, element, number, pathParts, percent, quantity, second, tone } from "./format.js";
+import { address, arrow, element, number, pathParts, percent, quantity, second, tone, untrusted } from "./format.js";
+import { chooseFor, foldedInterval, isFolded, offerIntervals, readFolded } from "./intervals.js";
 import * as panels from "./panels.js";
 import { decode, errorText } from "./requests.js";
 import { startResearch } from "./research.js";
+import { watchScrolling } from "./scrolling.js";
 import { setUpStories } from "./stories.js";
 import { showLiveTwin, showRecordedTwin } from "./twin.js";
+import { setUpViews, showViews, whenNowIsSelected } from "./views.js";
 import { open as openWhatIf, setMoment, setUpWhatIf } from "./what-if.js";
 
 const RESUME_FROM_KILL = "resume from kill"; // the same as in agent/risk.py
 const LIMITS = { bars: 300, headlines: 80, trades: 200, acts: 100 };
+const LONG_RUN = 4_000; // bars, from which on the chart begins with folded ones
 const SILENCE_LIMIT = 4_000; // ms; the agent sends its health every second
 const byId = (id) => document.getElementById(id);
 
@@ -32,11 +36,13 @@ function startRun(head) {
   state.sleeves = [];
   panels.sleeves([]);
   if (!head.symbols.includes(state.symbol)) state.symbol = head.symbols[0];
-  byId("board").hidden = false;
+  byId("board").hidden = byId("moment-board").hidden = false;
+  showViews(head.run, { live: live.socket !== null });
   state.strategy = null;
   candles ??= new CandleChart(byId("candles"), byId("legend"), head.interval);
   candles.interval = head.interval;
   candles.clear();
+  offerIntervals(head.interval, changeInterval);
   equity ??= new EquityChart(byId("equity"));
   byId("candles").title = chartHelp(head.interval);
   for (const render of Object.values(renderers)) render();
@@ -73,9 +79,14 @@ const renderers = {
     updateButtons();
     updateTitle();
   },
-  market: () => (panels.market(state.market, state.health.overdue), renderTabs()),
+  market: () => {
+    panels.market(state.market, state.health.overdue);
+    if (live.socket) panels.closers(state.market, closeOne);
+    renderTabs();
+    drawLines();
+  },
   headlines: () => panels.headlines(state.headlines, noHeadlines()),
-  orders: () => panels.orders(state.orders),
+  orders: () => (panels.orders(state.orders), drawLines()),
   sleeves: () => panels.sleeves(state.sleeves),
   trades: () => panels.fills(state.trades),
   acts: () => panels.activity(state.acts),
@@ -100,18 +111,102 @@ function applyMessage(message) {
   mergeRows(state.acts, message.acts ?? [], "key", LIMITS.acts);
   for (const [section, render] of Object.entries(renderers)) if (message[section]) render();
   if (message.curve) equity.setCurve(message.curve);
-  const bars = message.bars?.symbol === state.symbol ? message.bars : null;
+  const bars = message.bars?.symbol === state.symbol && !isFolded() ? message.bars : null;
   if (bars) candles.update(bars, LIMITS.bars);
-  const plots = message.plots?.symbol === state.symbol ? message.plots : null;
+  const plots = message.plots?.symbol === state.symbol && !isFolded() ? message.plots : null;
   if (plots) candles.updatePlots(plots);
+  if (bars || plots) (offerPlots(), drawLines());
+  if (isFolded()) return finish(message);
   if (message.trades || message.headlines || bars?.all || bars?.rows.length) {
     candles.setMarkers(
       [...state.trades.values()].filter((trade) => trade.symbol === state.symbol),
       [...state.headlines.values()].filter((headline) => headline.symbols.includes(state.symbol)),
     );
   }
+  finish(message);
+}
+
+function finish(message) {
   if (message.head || message.account) updateBanner();
 }
+
+// -- what is drawn over the candles -------------------------------------------------------------------------
+
+const LINES = { STOP: ["stop", "danger"], TAKE_PROFIT: ["take profit", "up"], LIMIT: ["limit", "muted"] };
+
+/** The price at which an order waits. That of a trailing stop is an estimate from the bars since it was placed. */
+function priceOf(order) {
+  if (order.trail === null) return order.trigger ?? order.price;
+  const isSale = order.side === "SELL";
+  const best = candles.bestSince(order.at, isSale);
+  const moved = best === null ? null : best + (isSale ? -order.trail : order.trail);
+  if (moved === null || order.trigger === null) return moved ?? order.trigger;
+  return isSale ? Math.max(moved, order.trigger) : Math.min(moved, order.trigger);
+}
+
+function drawLines() {
+  if (!candles) return;
+  const lines = [];
+  const position = state.market.get(state.symbol);
+  if (byId("chart-lines").checked) {
+    if (position?.qty) lines.push({ price: position.entry, title: position.qty > 0 ? "long" : "short", kind: "accent" });
+    for (const order of state.orders.filter((one) => one.symbol === state.symbol)) {
+      const [title, kind] = order.trail === null ? LINES[order.type] ?? [] : ["trailing stop ≈", "danger"];
+      const at = title ? priceOf(order) : null;
+      if (at) lines.push({ price: at, title: `${title} ${quantity(order.qty)}`, kind });
+    }
+  }
+  candles.setLines(lines);
+}
+
+/** A box for each line that the strategy plots. */
+function offerPlots() {
+  const box = byId("chart-plots");
+  const names = candles.plotNames;
+  if (box.dataset.names === JSON.stringify(names)) return;
+  box.dataset.names = JSON.stringify(names);
+  box.replaceChildren(...names.map((name) => {
+    const tick = element("input", { type: "checkbox" });
+    tick.checked = true;
+    candles.showPlot(name, true);
+    tick.addEventListener("change", () => candles.showPlot(name, tick.checked));
+    return element("label", {}, tick, " ", untrusted(name));
+  }));
+}
+
+byId("chart-lines").addEventListener("change", drawLines);
+byId("chart-volume").addEventListener("change", () => candles?.showVolume(byId("chart-volume").checked));
+
+/** Draws folded bars until the moment of the slider, or until now. */
+async function drawFolded() {
+  const shown = state.symbol;
+  try {
+    const found = await readFolded(state.head.run, shown, live.socket ? null : playback.moment || null);
+    if (!found || shown !== state.symbol || !isFolded()) return;
+    candles.interval = foldedInterval();
+    candles.visible = found.bars.length;
+    candles.update({ all: true, rows: found.bars }, found.bars.length);
+    const headlines = [...state.headlines.values()].filter((headline) => headline.symbols.includes(shown));
+    candles.setMarkers(found.fills, headlines);
+    offerPlots();
+    drawLines();
+  } catch (error) {
+    showBanner(error.message, "lost");
+  }
+}
+
+function changeInterval() {
+  candles.clear();
+  candles.interval = state.head.interval;
+  candles.visible = undefined;
+  if (isFolded()) drawFolded();
+  else if (live.socket) live.sendSelection();
+  else playback.show();
+}
+
+setInterval(() => {
+  if (live.socket && isFolded() && state.head && !document.hidden) drawFolded();
+}, 5_000);
 
 function updateBanner() {
   if (live.lost) return;
@@ -158,6 +253,7 @@ function selectSymbol(symbol) {
   renderTabs();
   if (live.socket) live.sendSelection();
   else playback.show();
+  if (live.socket && isFolded()) drawFolded();
 }
 
 for (const id of ["tabs", "market"]) {
@@ -265,6 +361,7 @@ function updateButtons() {
   byId("flatten").disabled = unavailable;
   byId("use-strategy").disabled = unavailable || account.warming;
   byId("kill").disabled = unavailable;
+  for (const button of byId("closers").children) button.disabled = unavailable;
 }
 
 const isKilled = () => state.account.risk === "HALTED" && state.account.rule === "kill";
@@ -274,6 +371,13 @@ const describePosition = (row) => {
   return `${row.symbol} ${quantity(row.qty, { signed: true })}, worth about ${worth}`;
 };
 const openPositions = () => [...state.market.values()].filter((row) => row.qty).map(describePosition);
+
+let closing = ""; // symbol whose position the dialog closes
+
+function closeOne(symbol) {
+  closing = symbol;
+  openDialog("close");
+}
 
 const describeOrder = (order) => {
   const protection = order.reduce_only ? "protection: " : "";
@@ -310,6 +414,12 @@ const dialogs = {
       "The new strategy begins without state; working entries are cancelled. " +
       (openPositions().length ? "Open positions stay, with their protection, unless you close them:" : ""),
     extra: openPositions().length ? `Close ${openPositions().join("; ")}` : "",
+  }),
+  close: () => ({
+    title: `Close ${closing}?`, confirm: `Close ${closing}`,
+    list: openPositions().filter((line) => line.startsWith(`${closing} `)),
+    text: "This position will be closed at the market price, and the symbol's working entries are cancelled. " +
+      "Other positions stay. The strategy may open a new one right away.",
   }),
   kill: () => ({
     title: "Kill trading?", confirm: "Kill", list: workingOrders(),
@@ -358,7 +468,9 @@ async function sendCommand(action) {
   byId("confirm-yes").disabled = true;
   try {
     const body = JSON.stringify({
-      ...(action === "use-strategy" ? typedStrategy() : { action }),
+      ...(action === "use-strategy" ? typedStrategy() : {}),
+      ...(action === "close" ? { action: "flatten", symbol: closing } : {}),
+      ...(["use-strategy", "close"].includes(action) ? {} : { action }),
       run: state.head.run,
       flatten: byId("confirm-flatten").checked,
       confirm: byId("confirm-typed").value.trim(),
@@ -375,7 +487,7 @@ async function sendCommand(action) {
   return undefined;
 }
 
-for (const action of Object.keys(dialogs)) byId(action).addEventListener("click", () => openDialog(action));
+for (const action of Object.keys(dialogs)) byId(action)?.addEventListener("click", () => openDialog(action));
 byId("confirm-yes").addEventListener("click", () => sendCommand(byId("confirm").dataset.action));
 
 // -- a recorded run -----------------------------------------------------------------------------------------
@@ -393,22 +505,32 @@ const playback = {
   async start(run) {
     this.run = run;
     byId("health-panel").hidden = true;
+    byId("board").hidden = byId("loading").hidden = false;
+    showViews(run, { live: false }); // which need no moment: they are there before the run is read
     byId("report").href = address(`runs/${encodeURIComponent(run)}/report`);
     setConnection("recorded", "quiet");
     let opened = await fetchJson(`api/runs/${encodeURIComponent(run)}?again`);
     while (opened && !opened.ready) {
-      showBanner(`Loading the run … ${opened.share ? percent(opened.share, 0) : ""}`);
+      if (!state.head) await this.showGlimpse(opened);
+      byId("loading").textContent = `Loading the run … ${opened.share ? percent(opened.share, 0) : ""}`;
       await new Promise((resolve) => setTimeout(resolve, 250));
       opened = await fetchJson(`api/runs/${encodeURIComponent(run)}`);
     }
-    if (!opened) return;
+    if (!opened) {
+      byId("loading").hidden = true; // the banner states the error
+      return;
+    }
+    byId("loading").hidden = true;
+    byId("moment-board").classList.remove("glimpse");
     this.failure = opened.failure;
     if (opened.failure) setConnection(`recorded, ${panels.statusName(opened.status)}`, "lost");
     byId("to-live").hidden = !opened.live;
     this.begins = opened.begins;
     this.ends = opened.ends;
     this.bookmarks = opened.marks;
+    const wasShown = state.head !== null;
     startRun(opened.head);
+    if (!wasShown) this.chooseInterval();
     const slider = byId("moment");
     slider.min = opened.begins;
     slider.max = opened.ends;
@@ -427,6 +549,23 @@ const playback = {
     this.show();
   },
 
+  /** Shows the whole run from what is recorded, while its events are read. */
+  async showGlimpse({ is_read: isRead, glimpse: { head, begins, ends, curve } }) {
+    startRun(head);
+    byId("moment-board").classList.add("glimpse");
+    this.begins = begins;
+    this.ends = this.moment = ends;
+    equity.setCurve(curve);
+    this.chooseInterval();
+    if (!isRead) await whenNowIsSelected(); // the other views need no moment
+    if (isFolded()) await drawFolded();
+  },
+
+  /** A long run begins with bars that show all of it. */
+  chooseInterval() {
+    if (this.ends - this.begins > LONG_RUN * state.head.interval) chooseFor(this.ends - this.begins);
+  },
+
   /** Shows the selected moment. While a request is in flight, only the latest selection is kept. */
   async show({ byUser = false } = {}) {
     const slider = byId("moment");
@@ -443,15 +582,16 @@ const playback = {
         const page = await fetchJson(`api/runs/${encodeURIComponent(this.run)}/at?${query}`);
         if (!page) break;
         for (const rows of [state.market, state.headlines, state.trades, state.acts]) rows.clear();
-        candles.clear();
+        if (!isFolded()) candles.clear();
         equity.setCurve([[], []]);
         applyMessage({ orders: [], ...page });
+        if (isFolded()) drawFolded();
         byId("when").dataset.shown = String(this.moment);
       }
     } finally {
       this.busy = false;
     }
-    history.replaceState(null, "", `?at=${this.moment}`);
+    history.replaceState(null, "", `?at=${this.moment}${location.hash}`);
   },
 
   onKey(event) {
@@ -520,7 +660,10 @@ async function listRuns() {
   panels.runs(listed);
 }
 
+setUpViews(() => candles?.frame());
+watchScrolling();
 const [section, run] = pathParts();
+byId(`to-${section}`)?.setAttribute("aria-current", "page");
 if (section === "runs" && run) playback.start(decodeURIComponent(run));
 else if (section === "runs") listRuns();
 else if (section === "agents") showAgents();

@@ -42,14 +42,22 @@ export class CandleChart {
   #legendTexts = new Map(); // by start of the bar
   #plots = new Map(); // by name of the line
   #last = -1;
+  #isFramed = false;
+  #lines = []; // of the position and its working orders
+  #hidden = new Set(); // names of plots that aren't drawn
 
   constructor(element, legend, interval) {
+    this.element = element;
     this.interval = interval;
     this.legend = legend;
     this.chart = LightweightCharts.createChart(element, themeOptions());
     this.series = this.chart.addSeries(LightweightCharts.CandlestickSeries, {
       borderVisible: true, lastValueVisible: false, priceLineVisible: false,
     });
+    this.volume = this.chart.addSeries(LightweightCharts.HistogramSeries, {
+      priceScaleId: "volume", priceFormat: { type: "volume" }, lastValueVisible: false, priceLineVisible: false,
+    });
+    this.chart.priceScale("volume").applyOptions({ scaleMargins: { top: 0.84, bottom: 0 } });
     this.priceLine = null; // of the last price, in a colour that is readable in both themes
     this.markers = LightweightCharts.createSeriesMarkers(this.series, []);
     this.chart.subscribeCrosshairMove((at) => this.#updateLegend(at.time));
@@ -67,6 +75,47 @@ export class CandleChart {
     this.#updatePriceLine();
     if (this.marked) this.setMarkers(...this.marked);
     for (const plot of this.#plots.values()) plot.series?.applyOptions({ color: colour(plot.colour) });
+    this.#drawVolume();
+    if (this.lined) this.setLines(this.lined);
+  }
+
+  #volumeOf(start) {
+    const { time, open, close, volume } = this.#bars.get(start);
+    return { time, value: volume, color: colour(close >= open ? "up-wash" : "down-wash") };
+  }
+
+  #drawVolume() {
+    this.volume.setData([...this.#bars.keys()].sort((a, b) => a - b).map((start) => this.#volumeOf(start)));
+  }
+
+  /** Draws horizontal lines: each has a price, a title, and a kind that gives its colour. */
+  setLines(lines) {
+    this.lined = lines;
+    for (const line of this.#lines) this.series.removePriceLine(line);
+    this.#lines = lines.map(({ price: at, title, kind }) => this.series.createPriceLine({
+      price: at, title, color: colour(kind), lineWidth: 1, lineStyle: kind === "accent" ? 0 : 2, axisLabelVisible: true,
+    }));
+  }
+
+  /** The best price of the bars since a time, for the one side or the other; null without such bars. */
+  bestSince(at, isHighest) {
+    const since = [...this.#bars].filter(([start]) => start >= at).map(([, bar]) => (isHighest ? bar.high : bar.low));
+    return since.length ? (isHighest ? Math.max(...since) : Math.min(...since)) : null;
+  }
+
+  get plotNames() {
+    return [...this.#plots.keys()];
+  }
+
+  /** Shows or hides the volume, or a plotted line. */
+  showVolume(visible) {
+    this.volume.applyOptions({ visible });
+  }
+
+  showPlot(name, visible) {
+    if (visible) this.#hidden.delete(name);
+    else this.#hidden.add(name);
+    this.#plots.get(name)?.series?.applyOptions({ visible });
   }
 
   /** Applies changed bars, or replaces all of them, and keeps the latest `limit`. */
@@ -77,12 +126,15 @@ export class CandleChart {
       this.#clearPlots(); // the lines of all bars follow
     }
     let ordered = !all;
-    for (const [start, open, high, low, close] of rows) {
-      const bar = { time: toSeconds(start), open, high, low, close };
+    for (const [start, open, high, low, close, volume] of rows) {
+      const bar = { time: toSeconds(start), open, high, low, close, volume };
       this.#bars.set(start, bar);
       if (start < this.#last) ordered = false;
       this.#last = all ? start : Math.max(this.#last, start);
-      if (ordered) this.series.update(bar);
+      if (ordered) {
+        this.series.update(bar);
+        this.volume.update(this.#volumeOf(start));
+      }
     }
     if (this.#bars.size > limit) {
       const oldest = [...this.#bars.keys()].sort((a, b) => a - b).slice(0, this.#bars.size - limit);
@@ -92,15 +144,24 @@ export class CandleChart {
     if (!ordered) {
       const starts = [...this.#bars.keys()].sort((a, b) => a - b);
       this.series.setData(starts.map((start) => this.#bars.get(start)));
+      this.#drawVolume();
     }
     if (first && this.#bars.size) {
       const digits = digitsOf([...this.#bars.values()].at(-1).close);
       this.series.applyOptions({ priceFormat: { type: "price", precision: digits, minMove: 10 ** -digits } });
-      const count = this.#bars.size;
-      this.chart.timeScale().setVisibleLogicalRange({ from: count - VISIBLE_CANDLES, to: count + 4 });
+      this.#isFramed = false;
+      this.frame();
     }
     this.#updatePriceLine();
     this.#updateLegend();
+  }
+
+  /** Shows the latest candles, once the chart has a width: it may be in a view that is not selected. */
+  frame() {
+    const count = this.#bars.size;
+    if (this.#isFramed || !count || !this.element.clientWidth) return;
+    this.#isFramed = true;
+    this.chart.timeScale().setVisibleLogicalRange({ from: count - (this.visible ?? VISIBLE_CANDLES), to: count + 4 });
   }
 
   #updatePriceLine() {
@@ -154,7 +215,7 @@ export class CandleChart {
     const change = bar.close / bar.open - 1;
     const figures = document.createElement("span");
     figures.textContent = `${second(start)}  O ${price(bar.open)}  H ${price(bar.high)}  ` +
-      `L ${price(bar.low)}  C ${price(bar.close)}  ` +
+      `L ${price(bar.low)}  C ${price(bar.close)}  V ${number(bar.volume, bar.volume < 100 ? 2 : 0)}  ` +
       `${arrow(change)} ${percent(change, 2, { signed: true })}`;
     const texts = (this.#legendTexts.get(start) ?? []).slice(0, LEGEND_LINES).map((text) => {
       const line = document.createElement("bdi");
@@ -188,7 +249,7 @@ export class CandleChart {
       const over = values.every((value) => value >= low - slack && value <= high + slack);
       plot.colour = PLOT_COLOURS[[...this.#plots.keys()].indexOf(name) % PLOT_COLOURS.length];
       plot.series = this.chart.addSeries(LightweightCharts.LineSeries, {
-        title: name, lineWidth: 1, color: colour(plot.colour), priceLineVisible: false,
+        title: name, lineWidth: 1, visible: !this.#hidden.has(name), color: colour(plot.colour), priceLineVisible: false,
       }, over ? 0 : this.chart.panes().length);
       this.chart.panes()[0].setStretchFactor(3);
     }
@@ -206,6 +267,8 @@ export class CandleChart {
     this.#clearPlots();
     this.#last = -1;
     this.series.setData([]);
+    this.volume.setData([]);
+    this.setLines([]);
     this.setMarkers([], []);
   }
 }

@@ -32,11 +32,16 @@ export function tiles(account, head) {
     tile(`Equity, ${head.currency}`, number(equity), toned(total, `${signedNumber(total)} since the start`)),
     tile("Today", signedPercent(equity / opened - 1), tonedNumber(equity - opened)),
     tile("Drawdown", percent(drawdown), `peak ${number(highest)}`, drawdown < 0 ? "down" : ""),
-    tile("Exposure", percent(leverage, 0), `${number(exposure)} gross, cash ${number(cash)}`),
+    tile("Exposure", percent(leverage, 0), exposureNote(exposure, cash, head)),
     tile("Costs", number(fees - funding), `fees ${number(fees)}, funding ${signedNumber(funding)}`),
     tile("Realised P&L", signedNumber(realised), `${number(fills, 0)} fills`),
     tile("Risk", account.risk, riskReason(account), `risk ${account.risk.toLowerCase()}`),
   );
+}
+
+/** What is sold of a perpetual isn't cash in hand, so cash is only shown of an account that buys and owns. */
+function exposureNote(exposure, cash, { margined }) {
+  return margined ? `${number(exposure)} gross, on margin` : `${number(exposure)} gross, cash ${number(cash)}`;
 }
 
 function riskReason({ rule, detail, since }) {
@@ -204,6 +209,21 @@ export function market(rows, overdue) {
       prediction(row.prediction),
     ],
   })), "Waiting for the first bars.");
+}
+
+/** A button for each open position. They stay while the table above is drawn anew, so that they can be pressed. */
+export function closers(rows, onClose) {
+  const box = byId("closers");
+  const open = [...rows.values()].filter((row) => row.qty).map((row) => row.symbol);
+  box.hidden = !open.length;
+  if (box.dataset.open === open.join()) return;
+  box.dataset.open = open.join();
+  box.replaceChildren("Close one position: ", ...open.map((symbol) => {
+    const button = element("button", { type: "button", class: "small", "data-close": symbol, text: symbol });
+    button.setAttribute("aria-label", `Close ${symbol}`);
+    button.addEventListener("click", () => onClose(symbol));
+    return button;
+  }));
 }
 
 function symbolName(symbol, overdue) {
