@@ -64,13 +64,13 @@ class JobSurroundings(NamedTuple):
     venue: str
 
 
-class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
+class _AnyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
     def arguments(self, at: JobSurroundings) -> tuple[str, ...]:
         """Return the arguments of `tapewire`. Raises UsageError for a file or strategy that isn't listed."""
         raise NotImplementedError
 
 
-class _Replay(_Request, frozen=True, kw_only=True):
+class _Replay(_AnyRequest, frozen=True, kw_only=True):
     """History, strategy and window. What is left out is that of the server's configuration."""
 
     strategy: Annotated[
@@ -230,7 +230,7 @@ class CostsRequest(_Check, frozen=True, kw_only=True, tag="check-costs"):
     jobs: ClassVar = 1
 
 
-class DownloadRequest(_Request, frozen=True, kw_only=True, tag="download"):
+class DownloadRequest(_AnyRequest, frozen=True, kw_only=True, tag="download"):
     """Download klines into the first data folder, SYMBOL-INTERVAL.parquet; again: continue there."""
 
     symbol: Annotated[str, Meta(pattern=r"^[A-Za-z0-9^][A-Za-z0-9.^=-]{0,39}$")]
@@ -252,7 +252,7 @@ class DownloadRequest(_Request, frozen=True, kw_only=True, tag="download"):
         return ("download", "klines", *options, "--json", "--", self.symbol)
 
 
-class ImportRequest(_Request, frozen=True, kw_only=True, tag="import"):
+class ImportRequest(_AnyRequest, frozen=True, kw_only=True, tag="import"):
     """Convert a file of headlines that lies in a data folder, into the first one."""
 
     file: _DataName
