@@ -216,8 +216,8 @@ async def test_the_waiting_list_is_bounded(tapewire: Callable[..., Outcome]) -> 
         ),
         (
             "walkforward",
-            {"train": "12h", "test": "8h", "embargo": "1h", "warmup": "1h"},
-            ("walkforward", "--train", "12h", "--test", "8h", "--embargo", "1h", "--warmup", "1h"),
+            {"train": "8h", "test": "1d", "embargo": "1h", "warmup": "1h"},
+            ("walkforward", "--train", "8h", "--test", "1d", "--embargo", "1h", "--warmup", "1h"),
             lambda result: (result["evidence"], result["verdict"], result["returns"]),
         ),
         ("check-startup", {}, ("check", "startup"), lambda result: (result["passed"], result["trials"])),
