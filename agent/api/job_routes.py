@@ -94,7 +94,8 @@ class JobRoutes:
 
     async def _strategy(self, _: web.Request, query: Any) -> StrategyDescription:
         try:
-            return await self._jobs().short.describe_strategy(query.name)
+            queue = self._jobs()
+            return await queue.short.describe_strategy(query.name or queue.config.strategy.name)
         except UsageError as error:
             raise RequestProblem("invalid-job", error.message, where="name", hint=error.hint) from None
 

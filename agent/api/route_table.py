@@ -97,7 +97,9 @@ class RowsQuery(WindowQuery, frozen=True, forbid_unknown_fields=True):
 class StrategyQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which strategy to describe."""
 
-    name: Annotated[Text, Meta(description="As GET /strategies lists it.")]
+    name: Annotated[
+        Text | None, Meta(description="As GET /strategies lists it; without it, the configured one.")
+    ] = None
 
 
 TradeColumn = Literal[

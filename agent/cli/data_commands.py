@@ -152,7 +152,7 @@ def news(
 
 
 def data(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Klines, headlines or funding rates.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Klines, headlines or funding rates.")],
     timezone: Annotated[
         str | None, option("--timezone", "Zone of times in the files that state none, such as UTC.", "ZONE")
     ] = None,

@@ -108,7 +108,7 @@ def test_every_response_is_one_that_the_document_describes(backtested: Callable[
             async with http.request(method, url, data=body, headers=headers) as response:
                 return response.status, response.content_type, await response.read()
 
-        @settings(max_examples=150, deadline=None, database=None)
+        @settings(max_examples=300, deadline=None, database=None)
         @given(requests())
         def check(request: tuple[str, str, dict[str, Any], bytes | None]) -> None:
             path, method, operation, body = request

@@ -231,11 +231,16 @@ async def test_an_error_states_what_was_wrong_where_and_what_would_be_right(
         assert said in f"{problem.detail} {problem.hint}"
 
 
+JOB_ROUTES = ("listJobs", "getJob", "listData", "listStrategies", "getStrategy")
+
+
 async def test_every_response_fits_its_schema(backtested: Tapewire) -> None:
     document = openapi.document()
     async with stored(StubAgent()) as served, served.session("read") as http:
         for route in ROUTES:
-            if route.body or route.stream or route.name == "getState":
+            if route.method == "POST" or route.stream or route.name == "getState":
+                continue
+            if route.name in JOB_ROUTES:  # test_jobs has them
                 continue
             async with http.get(f"{BASE}{route.path.replace('{run}', 'latest')}") as response:
                 assert response.status == 200

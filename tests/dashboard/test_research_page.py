@@ -111,7 +111,7 @@ async def test_a_job_that_fails_says_why_and_one_that_runs_is_cancelled(
         await page.run("document.querySelector('#job-own-file').value = 'sample/headlines.csv'")
         await page.click("#job-start-button")
         await page.until("document.querySelector('[data-job]') !== null")
-        await page.click("[data-job] button")
+        await page.click("[data-job] .job button")
         await page.until("document.querySelector(\"[data-state='cancelled']\") !== null", within=SLOW)
         assert await page.console_errors() == []
 

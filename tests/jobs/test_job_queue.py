@@ -7,6 +7,7 @@ import json
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from agent.config import Config, parse
 from agent.core.errors import UsageError
 from agent.jobs.job_queue import JobQueue
 from agent.jobs.job_records import Job, JobState
-from agent.jobs.job_requests import BacktestRequest, JobRequest
+from agent.jobs.job_requests import BacktestRequest, DownloadRequest, ImportRequest, JobRequest
+from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.queries import find_run
 from agent.store.runs import RunStatus
@@ -201,3 +203,61 @@ async def test_the_waiting_list_is_bounded(tapewire: Callable[..., Outcome]) -> 
     assert [job.state for job in again.list()] == [JobState.INTERRUPTED]  # of two, the newest
     assert len(list(Path("var/jobs").glob("*.json"))) == 1
     await again.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "fields", "command", "figures"),
+    [
+        (
+            "sweep",
+            {"ranges": ["fast=5:15:5"]},
+            ("sweep", "--range", "fast=5:15:5"),
+            lambda result: [(row["params"], row["final_equity"], row["metrics"]) for row in result],
+        ),
+        (
+            "walkforward",
+            {"train": "8h", "test": "1d", "embargo": "1h", "warmup": "1h"},
+            ("walkforward", "--train", "8h", "--test", "1d", "--embargo", "1h", "--warmup", "1h"),
+            lambda result: (result["evidence"], result["verdict"], result["returns"]),
+        ),
+        ("check-startup", {}, ("check", "startup"), lambda result: (result["passed"], result["trials"])),
+        ("check-costs", {}, ("check", "costs"), lambda result: (result["passed"], result["table"])),
+    ],
+)
+async def test_each_kind_has_the_figures_of_the_command_line(
+    queue: JobQueue,
+    tapewire: Callable[..., Outcome],
+    kind: str,
+    fields: dict[str, Any],
+    command: tuple[str, ...],
+    figures: Callable[[Any], Any],
+) -> None:
+    body = {"kind": kind, "strategy": "sma_cross", "klines": KLINES, "params": {"slow": 40}} | fields
+    wanted: Any = msgspec.convert(body, JobRequest)
+    job, result = await finished(queue, wanted)
+    options = ("--strategy", "sma_cross", "--klines", SAMPLES / "BTCUSDT-1m.csv", "--set", "slow=40")
+    direct = await asyncio.to_thread(tapewire, *command, *options, "--json")
+    assert figures(result) == figures(json.loads(direct.out))
+    assert job.summary is not None
+    assert len(job.runs) == (len(result["folds"]) if kind == "walkforward" else 0)
+
+
+@pytest.mark.slow
+async def test_klines_are_downloaded_and_headlines_imported_into_the_first_folder(
+    tapewire: Callable[..., Outcome], sandbox: Sandbox
+) -> None:
+    config = parse({"bybit": {"endpoint": sandbox.rest_url}, "log": {"level": "error"}}, where="test")
+    queue = JobQueue(config)
+    try:
+        now = datetime.now(UTC)  # the sandbox replays its files as the present
+        start, end = (f"{now - timedelta(hours=hours):%Y-%m-%dT%H:%MZ}" for hours in (5, 4))
+        job, result = await finished(queue, DownloadRequest(symbol="BTCUSDT", start=start, end=end))
+        assert (result["rows"], result["gaps"]) == (60, 0)
+        assert "60 bars of BTCUSDT" in (job.summary.verdict if job.summary else "")
+        assert queue.data.find("klines/BTCUSDT-1m.parquet").is_file()
+        _, imported = await finished(queue, ImportRequest(file="sample/headlines.csv", name="wire"))
+        assert imported["news"] == 63
+        assert queue.data.find("klines/wire.parquet").is_file()
+    finally:
+        await queue.close()

@@ -76,6 +76,9 @@ export const KINDS = {
   },
 };
 
+/** An option that stands for no choice. */
+const unset = (text) => Object.assign(element("option", { text }), { value: "" });
+
 const kind = () => KINDS[byId("job-kind").value];
 let strategies = { items: [], configured: "" };
 let files = [];
@@ -103,7 +106,7 @@ export async function setUpForm(started) {
   strategies = await getJson("api/v1/strategies");
   const own = strategies.items.map(({ name, doc }) => element("option", { value: name, text: doc ? `${name}: ${doc}` : name }));
   const configured = strategies.configured ? `as configured: ${strategies.configured}` : "as configured: the sleeves";
-  byId("job-strategy").replaceChildren(element("option", { value: "", text: configured }), ...own);
+  byId("job-strategy").replaceChildren(unset(configured), ...own);
   await showStrategy();
 }
 
@@ -171,7 +174,7 @@ function parameter({ name, type, default: initial, low, high, above, below, choi
   const id = `job-param-${name}`;
   const numeric = type === "int" || type === "float";
   const input = choices.length
-    ? element("select", { id, "data-param": name }, element("option", { value: "", text: "default" }),
+    ? element("select", { id, "data-param": name }, unset("default"),
       ...choices.map((one) => element("option", { value: String(one), text: String(one) })))
     : element("input", {
       id, "data-param": name, type: numeric ? "number" : "text", step: numeric ? "any" : "", autocomplete: "off",
@@ -215,7 +218,7 @@ function showFiles() {
     if (!select) return;
     const before = select.value;
     const options = items.map((file) => element("option", { value: file.name, text: `${file.name} (${factsInWords(file)})` }));
-    select.replaceChildren(...(none ? [element("option", { value: "", text: none })] : []), ...options);
+    select.replaceChildren(...(none ? [unset(none)] : []), ...options);
     if (items.some((file) => file.name === before)) select.value = before;
   };
   offer("job-news", "as configured", ofKind("news"));

@@ -153,12 +153,13 @@ class JobCard {
       ["Tries", summary?.tries ? number(summary.tries, 0) : "–"],
     ].filter(([, value]) => value !== "–");
     const best = Object.entries(summary?.params ?? {}).map(([name, value]) => `${name}=${value}`).join(" ");
-    this.result.replaceChildren(
+    this.result.replaceChildren(...[
       element("p", { class: `verdict ${{ good: "up", bad: "down" }[summary?.tone] ?? ""}` }, untrusted(summary?.verdict ?? "")),
       element("dl", { class: "figures" }, ...figures.flatMap(([name, value, colour]) =>
         [element("div", {}, element("dt", { text: name }), element("dd", { class: colour, text: value }))])),
       best ? element("p", { class: "note" }, untrusted(`best: ${best}`)) : null,
-      ...this.#runs(runs));
+      ...this.#runs(runs),
+    ].filter(Boolean));
   }
 
   #runs(runs) {
@@ -176,7 +177,7 @@ class JobCard {
     return [
       element("ul", { class: "runs" }, ...rows),
       rest > 0 ? element("p", { class: "note" }, `and ${number(rest, 0)} more in the list of runs`) : null,
-    ].filter(Boolean);
+    ];
   }
 
   async #cancel() {
