@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from agent.analysis.report import formats
-from agent.analysis.report.candles import PriceBars, candles_of
+from agent.analysis.report.candles import BarColumns, candles_of
 from agent.analysis.report.html import SHOWN_TRADES, render, write_report
 from agent.analysis.report.report_data import ReportData
 from agent.analysis.report.report_loader import load_report_data
@@ -240,7 +240,7 @@ def test_a_year_of_minutes_of_two_symbols_fits_and_says_what_detail_it_has(data:
         high, low = np.maximum(opened, close) + reach, np.minimum(opened, close) - reach
         start = START + np.arange(len(close)) * MINUTE_MS
         values = np.array([opened, high, low, close, dice.lognormal(3, 2, len(close))])
-        bars[symbol] = PriceBars(start, start + MINUTE_MS, values)
+        bars[symbol] = BarColumns(start, start + MINUTE_MS, values)
     candles = {symbol: candles_of(own, MINUTE_MS, 40_000) for symbol, own in bars.items()}
     year = msgspec.structs.replace(with_many_trades(data, 2_000), candles=candles)
     html = render(year)

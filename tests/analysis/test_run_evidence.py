@@ -207,9 +207,10 @@ def test_scored_headlines_are_marked_on_the_price_chart_once_per_story(tmp_path:
     # Two headlines of each story, of which the first counts
     assert sum(path.events for path in study.classes.values()) + study.left_out == 400
     page = Page(render(data))
-    trace = next(trace for trace in page.figures["price-BTCUSDT"]["data"] if trace.get("name") == "Headline")
-    assert len(trace["x"]) == MARKED_HEADLINES
-    assert "event-study" in page.figures
+    drawn = page.data["figures"]["price-BTCUSDT"]["headlines"]
+    assert [at for at, *_ in drawn] == [mark.ts // 1_000 for mark in marks]
+    assert [title for *_, title, _ in drawn] == [mark.title for mark in marks]
+    assert "Price moves around headlines" in page.text
 
 
 @pytest.mark.parametrize(("fingerprint", "found"), [("of-the-run", 4 * HOUR_MS), ("of-another", None)])

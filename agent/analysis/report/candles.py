@@ -25,7 +25,7 @@ LADDER: Final = (
 """Lengths of candles (ms). Weeks begin on Thursday, the weekday of 1970-01-01."""
 
 
-class PriceBars(NamedTuple):
+class BarColumns(NamedTuple):
     """Bars of one symbol in order of time: open and close times (UTC ms), both of shape (n,), and `values` of
     shape (5, n): open, high, low, close and volume.
     """
@@ -40,13 +40,13 @@ class PriceBars(NamedTuple):
         prices: Floats = self.values[3]
         return prices
 
-    def since(self, ts: int) -> PriceBars:
+    def since(self, ts: int) -> BarColumns:
         """Return the bars that close after `ts`."""
         first = int(np.searchsorted(self.close_ts, ts, side="right"))
-        return PriceBars(self.start[first:], self.close_ts[first:], self.values[:, first:])
+        return BarColumns(self.start[first:], self.close_ts[first:], self.values[:, first:])
 
 
-def candles_of(bars: PriceBars, interval: int, most: int) -> Candles:
+def candles_of(bars: BarColumns, interval: int, most: int) -> Candles:
     """Return at most about `most` candles, the shortest possible, of bars of `interval` (ms)."""
     return fold(Candles(interval, bars.start.tolist(), *bars.values.tolist()), most)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from agent.analysis.report.candles import PriceBars
+from agent.analysis.report.candles import BarColumns
 from agent.analysis.report.run_evidence import past_of
 from agent.config import Config
 from agent.core.events import Kline
@@ -23,7 +23,7 @@ COLUMNS: Final = VALUES[:5]  # without the turnover
 
 def bars_of(
     database: Database, run: Run, config: Config, start: int, end: int, notes: list[str]
-) -> dict[str, PriceBars]:
+) -> dict[str, BarColumns]:
     """Read the bars by symbol from `past_of` before `start` to `end` (UTC ms), as far as there are any.
 
     A live run's bars come from its journal. Files that are missing or have changed are left out, with a
@@ -51,7 +51,7 @@ def bars_of(
     }
 
 
-def _journalled(database: Database, run: Run, config: Config, end: int) -> dict[str, PriceBars]:
+def _journalled(database: Database, run: Run, config: Config, end: int) -> dict[str, BarColumns]:
     """Read the closed bars of the run's journal; some may have arrived late, so sort them by time."""
     found: dict[str, dict[int, Kline]] = {symbol: {} for symbol in config.market.symbols}
     for _, event in read_journal(database, run.id):
@@ -65,14 +65,14 @@ def _journalled(database: Database, run: Run, config: Config, end: int) -> dict[
     return {symbol: _of_events([bars[ts] for ts in sorted(bars)]) for symbol, bars in found.items() if bars}
 
 
-def _columns(bars: Bars) -> PriceBars:
-    return PriceBars(bars.start, bars.close, np.array(bars.values[: len(COLUMNS)]))
+def _columns(bars: Bars) -> BarColumns:
+    return BarColumns(bars.start, bars.close, np.array(bars.values[: len(COLUMNS)]))
 
 
-def _of_events(bars: list[Kline]) -> PriceBars:
+def _of_events(bars: list[Kline]) -> BarColumns:
     start, close_ts = (np.array([getattr(bar, name) for bar in bars], np.int64) for name in ("start", "ts"))
     values = [[getattr(bar, name) for bar in bars] for name in COLUMNS]
-    return PriceBars(start, close_ts, np.array(values, np.float64))
+    return BarColumns(start, close_ts, np.array(values, np.float64))
 
 
 def _unchanged(file: InputFile, notes: list[str]) -> bool:
