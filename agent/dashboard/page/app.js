@@ -520,6 +520,7 @@ const playback = {
       byId("loading").hidden = true; // the banner states the error
       return;
     }
+    run = this.run = opened.head.run; // the address may have the beginning of an id, or `latest`
     byId("loading").hidden = true;
     byId("moment-board").classList.remove("glimpse");
     this.failure = opened.failure;

@@ -11,6 +11,7 @@ let limit = ROWS;
 let asked = 0;
 let typing = null;
 
+const isFiltered = () => byId("log-level").value !== "" || byId("log-search").value.trim() !== "";
 const ofAgent = () => shown.live && byId("log-source").value === "agent";
 
 async function load() {
@@ -53,7 +54,7 @@ function renderActivity({ total, omitted, matching, items }) {
 function render(rows, matching, note) {
   const list = byId("log-lines");
   const time = timeRenderer(rows);
-  const empty = element("li", { class: "empty", text: "Nothing matches." });
+  const empty = element("li", { class: "empty", text: isFiltered() ? "Nothing matches." : "" });
   list.classList.toggle("dated", time.dated);
   list.replaceChildren(...(rows.length ? rows.map((row) => element("li", {
     class: `level-${row.level}`, "data-id": String(row.id),

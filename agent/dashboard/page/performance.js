@@ -58,7 +58,7 @@ function tiles({ performance: own, buy_and_hold: hold, trades, ...all }) {
     tile("Best", signed(trades.best), `worst ${signed(trades.worst)}`),
     tile("Average duration", trades.average_holding_time === null ? MISSING : duration(trades.average_holding_time)),
     tile("Fees", number(all.fees), `slippage ${number(all.slippage)}, included in prices`),
-    tile("Funding", signed(all.funding), all.funding < 0 ? "paid" : "received"),
+    tile("Funding", signed(all.funding), all.funding < 0 ? "paid" : all.funding > 0 ? "received" : ""),
   ];
 }
 
