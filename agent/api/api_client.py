@@ -34,9 +34,12 @@ from agent.api.api_messages import (
     JobDetail,
     JobList,
     JobRow,
+    LogPage,
     OrderEntry,
     OrderPage,
+    PerformanceReport,
     Problem,
+    RunConfiguration,
     RunDetail,
     RunEntry,
     RunMetrics,
@@ -155,6 +158,14 @@ class Client:
         """Return the figures of a run's report."""
         return self._get(_of_run(run, "metrics"), RunMetrics)
 
+    def performance(self, run: str = "latest") -> PerformanceReport:
+        """Return a run's figures, its closed round trips in groups, and its worst drawdowns."""
+        return self._get(_of_run(run, "performance"), PerformanceReport)
+
+    def configuration(self, run: str = "latest") -> RunConfiguration:
+        """Return what a run ran with: settings and their defaults, versions, inputs, models."""
+        return self._get(_of_run(run, "configuration"), RunConfiguration)
+
     def trades(
         self, run: str = "latest", *, symbol: str = "", since: int | None = None, until: int | None = None
     ) -> Iterator[TradeEntry]:
@@ -250,6 +261,12 @@ class Client:
         """Return what the token allows, and the server's version."""
         return self._get("/access", AccessInfo)
 
+    def log(self, *, level: str = "", search: str = "", after: int = 0) -> LogPage:
+        """Return the latest lines of the agent's log: of a level and above, with words, after a number."""
+        given = {"level": level, "search": search, "after": after or ""}
+        query = urlencode({name: value for name, value in given.items() if value != ""})
+        return self._get(f"/log?{query}" if query else "/log", LogPage)
+
     def command(self, action: Action, **fields: Any) -> CommandResult:
         """Have the agent journal and execute a command; the fields are those of `CommandRequest`.
 
@@ -267,9 +284,9 @@ class Client:
         """Trade again; after a kill `confirm` must be "resume from kill"."""
         return self.command("resume", confirm=confirm)
 
-    def flatten(self) -> CommandResult:
-        """Close all positions."""
-        return self.command("flatten")
+    def flatten(self, symbol: str = "") -> CommandResult:
+        """Close all positions, or that of `symbol`."""
+        return self.command("flatten", symbol=symbol)
 
     def kill(self, *, flatten: bool = False, reason: str = "") -> CommandResult:
         """Cancel all orders and halt until an operator resumes; with `flatten`, close all positions."""

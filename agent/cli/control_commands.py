@@ -147,10 +147,16 @@ def kill(
         _show(reply, json, "kill")
 
 
-def flatten(agent: AgentOptions, json: Json = False, wait: Wait = _WAIT) -> None:
+def flatten(
+    agent: AgentOptions,
+    json: Json = False,
+    symbol: Annotated[str, option("--symbol", "Close the position of this symbol only.", "SYMBOL")] = "",
+    wait: Wait = _WAIT,
+) -> None:
     """Close all positions. The strategy may open new ones: `pause` first to stay flat."""
     client, seconds = agent.connect(), _seconds(wait)
-    _wait_until_flat(client, client.request("flatten"), json, seconds, "flatten")
+    reply = client.request("flatten", {"symbol": symbol} if symbol else {})
+    _wait_until_flat(client, reply, json, seconds, "flatten", symbol)
 
 
 def use(
@@ -212,8 +218,11 @@ def _seconds(wait: str) -> float:
     return parse_span(wait, "--wait") / 1000 if wait != "0" else 0.0
 
 
-def _wait_until_flat(client: AgentClient, reply: dict[str, Any], json: bool, seconds: float, do: str) -> None:
-    """Show `reply` to the command `do`, and wait until the positions that it closes are closed.
+def _wait_until_flat(
+    client: AgentClient, reply: dict[str, Any], json: bool, seconds: float, do: str, symbol: str = ""
+) -> None:
+    """Show `reply` to the command `do`, and wait until the positions that it closes, all or that of `symbol`,
+    are closed.
 
     Raises TapewireError if one is open after `seconds`; 0 doesn't wait.
     """
@@ -224,12 +233,12 @@ def _wait_until_flat(client: AgentClient, reply: dict[str, Any], json: bool, sec
             print_json(reply)
         return
     end = time.monotonic() + seconds
-    while (left := _open_positions(client)) and time.monotonic() < end:
+    while (left := _open_positions(client, symbol)) and time.monotonic() < end:
         time.sleep(_POLL)
     if json:
         print_json(reply | {"flat": not left, "open": left})
     elif not left:
-        out.print("all positions are closed")
+        out.print(f"the position of {symbol} is closed" if symbol else "all positions are closed")
     if left:
         what = ", ".join(f"{qty} {symbol}" for symbol, qty in left.items())
         raise TapewireError(
@@ -238,10 +247,10 @@ def _wait_until_flat(client: AgentClient, reply: dict[str, Any], json: bool, sec
         )
 
 
-def _open_positions(client: AgentClient) -> dict[str, str]:
+def _open_positions(client: AgentClient, symbol: str) -> dict[str, str]:
     """Return the quantities, by symbol, of the positions that the agent is still closing."""
     status = client.request("status")
-    closing = status["flattening"]
+    closing = [one for one in status["flattening"] if not symbol or one == symbol]
     return {one["symbol"]: str(one["qty"]) for one in status["positions"] if one["symbol"] in closing}
 
 

@@ -59,6 +59,7 @@ _PAGE: Final = Path(__file__).with_name("page")
 _ASSETS: Final = {
     "agents.js": "agents.js",
     "app.js": "app.js",
+    "beside.js": "beside.js",
     "charts.js": "charts.js",
     "configuration.js": "configuration.js",
     "drift.js": "drift.js",

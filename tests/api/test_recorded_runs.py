@@ -59,11 +59,16 @@ async def test_figures_of_the_api_the_command_line_and_the_report_are_the_same(b
             lambda client: {name: list(getattr(client, name)()) for name in (*ROWS, "runs")}
         )
         metrics = await served.call(lambda client: client.metrics())
+        performance = await served.call(lambda client: client.performance())
+        configuration = await served.call(lambda client: client.configuration())
         detail = await served.call(lambda client: client.run(run[:12]))
     shown = [json.loads(msgspec.json.encode(row)) for row in found["runs"]]
     assert [{key: row[key] for key in listed[0]} for row in shown] == listed
     assert json.loads(msgspec.json.encode(metrics.metrics)) == told["metrics"] == file["metrics"]
     assert metrics.recorded
+    assert performance.metrics == metrics.metrics
+    assert performance.trades.trades == metrics.metrics.trades.trades
+    assert {one.role for one in configuration.inputs} == {one.role for one in data.run.inputs}
     assert detail.run == data.run
     trades = [entry.trade for entry in found["trades"]]
     assert len(trades) > 3

@@ -33,6 +33,11 @@ READY = {
     "log": "document.querySelector('#log-note').textContent",
     "configuration": "document.querySelector('#configuration-versions td')",
 }
+PAGES = {
+    "runs": "document.querySelector('#run-table td')",
+    "research": "!document.querySelector('#research').hidden",
+    "agents": "!document.querySelector('#agents').hidden",
+}
 SHOWN = "[...document.querySelectorAll('main [role=tabpanel]')].filter(one => !one.hidden).map(one => one.id)"
 LINES = "document.querySelector('#log-lines').textContent"
 CELLS = """return [...document.querySelectorAll(arguments[0] + " tbody tr")].map(
@@ -283,6 +288,22 @@ async def test_views_are_accessible_and_fit_every_screen(
             assert await page.console_errors() == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("place", "ready"), PAGES.items())
+async def test_pages_beside_the_board_are_accessible(
+    page: BrowserPage, runs: RecordedRuns, place: str, ready: str
+) -> None:
+    async with served(runs.database) as server:
+        for screen, dark in ((DESKTOP, False), (PHONE, True)):
+            base, _, query = server.login_url().partition("?")
+            await page.open(f"{base}{place}?{query}", screen=screen, dark=dark)
+            await page.until(ready, within=SLOW)
+            assert await page.run("return document.documentElement.scrollWidth - innerWidth") <= 0
+            assert await serious_findings(page) == []
+            # This server runs no jobs, which the page states
+            assert [one for one in await page.console_errors() if "api/v1/jobs" not in one] == []
+
+
 async def test_one_position_is_closed_and_the_others_stay(
     page: BrowserPage, database: Database, tmp_path: Path
 ) -> None:
@@ -338,4 +359,27 @@ async def test_the_chart_shows_longer_bars_until_the_moment(page: BrowserPage, r
         for name, value in zip("OHLC", by_hand, strict=True):
             assert f"{name} {value:,.2f}" in legend
         assert f"V {sum(volume):,.0f}" in legend
+        assert await page.console_errors() == []
+
+
+async def test_other_symbols_are_drawn_beside_and_selected_there(
+    page: BrowserPage, runs: RecordedRuns
+) -> None:
+    closes = {}
+    for path, _ in KLINES:
+        with path.open(newline="") as file:
+            closes[path.name.partition("-")[0]] = float(list(csv.reader(file))[-1][4])
+    async with served(runs.database) as server:
+        await page.open(url_of(server, runs.backtest.id, "now"))
+        await page.until(READY["now"], within=SLOW)
+        await page.click("#chart-beside")
+        beside = "document.querySelector('#beside').textContent"
+        assert await page.until(f"{beside} === 'ETHUSDT {closes['ETHUSDT']:,.2f}' && {beside}")
+        drawn = "[...document.querySelectorAll('#beside canvas')].some((one) => one.width > 100)"
+        await page.until(drawn)
+        await page.click("#beside button")
+        await page.until(f"{beside} === 'BTCUSDT {closes['BTCUSDT']:,.2f}'")
+        assert await page.text("#chart-title") == "ETHUSDT"
+        await page.click("#chart-beside")
+        await page.until("document.querySelector('#beside').hidden")
         assert await page.console_errors() == []

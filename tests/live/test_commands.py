@@ -130,6 +130,8 @@ async def test_commands_connect_to_the_agent_in_the_configured_folder(tmp_path: 
                 assert {"positions", "queue", "latencies", "producers", "recent", "uptime_s"} <= status.keys()
                 assert json.loads(await invoke("pause", "--json"))["risk"] == "REDUCING"
                 await invoke("resume")
+                one = json.loads(await invoke("flatten", "--symbol", "ETHUSDT", "--json"))
+                assert (one["flat"], one["open"]) == (True, {})
                 model = json.loads(await invoke("model", "use", str(tmp_path / "other"), "--json"))
                 assert model["folder"] == str(tmp_path / "other")
 

@@ -1,5 +1,6 @@
 // The page: the running agent over a WebSocket, or a recorded run at the moment that the slider selects.
 import { showAgents } from "./agents.js";
+import { drawBeside } from "./beside.js";
 import { CandleChart, EquityChart, chartHelp } from "./charts.js";
 import { address, arrow, element, number, pathParts, percent, quantity, second, tone, untrusted } from "./format.js";
 import { chooseFor, foldedInterval, isFolded, offerIntervals, readFolded } from "./intervals.js";
@@ -46,6 +47,7 @@ function startRun(head) {
   equity ??= new EquityChart(byId("equity"));
   byId("candles").title = chartHelp(head.interval);
   for (const render of Object.values(renderers)) render();
+  drawOthers();
 }
 
 function mergeRows(rows, changed, key, limit) {
@@ -202,10 +204,25 @@ function changeInterval() {
   if (isFolded()) drawFolded();
   else if (live.socket) live.sendSelection();
   else playback.show();
+  drawOthers();
 }
 
+/** Draws the charts of other symbols, at the time that the page shows. */
+async function drawOthers() {
+  if (!state.head) return;
+  try {
+    await drawBeside(state.head, state.symbol, live.socket ? null : playback.moment || null, selectSymbol);
+  } catch (error) {
+    showBanner(error.message, "lost");
+  }
+}
+
+byId("chart-beside").addEventListener("change", drawOthers);
+
 setInterval(() => {
-  if (live.socket && isFolded() && state.head && !document.hidden) drawFolded();
+  if (!live.socket || !state.head || document.hidden) return;
+  if (isFolded()) drawFolded();
+  if (byId("chart-beside").checked) drawOthers();
 }, 5_000);
 
 function updateBanner() {
@@ -254,6 +271,7 @@ function selectSymbol(symbol) {
   if (live.socket) live.sendSelection();
   else playback.show();
   if (live.socket && isFolded()) drawFolded();
+  drawOthers();
 }
 
 for (const id of ["tabs", "market"]) {
@@ -587,6 +605,7 @@ const playback = {
         equity.setCurve([[], []]);
         applyMessage({ orders: [], ...page });
         if (isFolded()) drawFolded();
+        drawOthers();
         byId("when").dataset.shown = String(this.moment);
       }
     } finally {

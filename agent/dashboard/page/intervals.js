@@ -10,6 +10,7 @@ const FILLS = { limit: 1_000, pages: 5 }; // whose arrows are drawn
 let chosen = ""; // empty: the run's own interval
 let asked = 0;
 
+export const chosenInterval = () => chosen;
 export const isFolded = () => chosen !== "";
 export const foldedInterval = () => INTERVALS[chosen];
 
