@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -326,6 +327,10 @@ class _RemoteAgent:
                 status, content = response.status, await read_body(response, _MOST_BYTES)
         except TimeoutError:
             raise VenueError(f"no answer within {timeout:g} s", hint="is the machine reachable?") from None
+        except aiohttp.ClientConnectorError as error:
+            cause = error.os_error
+            why = os.strerror(cause.errno) if (cause.errno or 0) > 0 else one_line(str(cause.strerror), _TEXT)
+            raise VenueError(f"no connection: {why}", hint="does the agent run?") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = one_line(str(error), _TEXT).replace(self._token.reveal(), "***")
             raise VenueError(f"{type(error).__name__}: {reason}", hint="does the agent run?") from None

@@ -257,7 +257,7 @@ async def test_servers_that_fail_are_explained_and_do_not_hold_up_the_others(
                 "moved": "redirects are not followed",
                 "endless": "more than 4,000,000 bytes",
                 "wrong": "unknown, revoked or expired",
-                "nobody": "ClientConnector",
+                "nobody": "no connection: Connection refused",
             }
             for name, why in expected.items():
                 row = await row_of(http, name, reachable=False)
