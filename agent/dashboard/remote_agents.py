@@ -329,7 +329,8 @@ class _RemoteAgent:
             raise VenueError(f"no answer within {timeout:g} s", hint="is the machine reachable?") from None
         except aiohttp.ClientConnectorError as error:
             cause = error.os_error
-            why = os.strerror(cause.errno) if (cause.errno or 0) > 0 else one_line(str(cause.strerror), _TEXT)
+            number = cause.errno or 0  # negative: of a name that is not found
+            why = os.strerror(number) if number > 0 else one_line(str(cause.strerror), _TEXT)
             raise VenueError(f"no connection: {why}", hint="does the agent run?") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = one_line(str(error), _TEXT).replace(self._token.reveal(), "***")
