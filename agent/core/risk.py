@@ -144,14 +144,14 @@ class RiskManager:
                 ts,
                 RiskState.HALTED,
                 "max_drawdown",
-                f"equity {equity:.2f} is {1 - equity / self._peak:.1%} below its peak",
+                _fall(equity, self._peak, "its peak"),
             )
         elif equity <= self._day_open * (1 - config.max_daily_loss) and self.state is RiskState.ACTIVE:
             self._move(
                 ts,
                 RiskState.REDUCING,
                 "max_daily_loss",
-                f"equity {equity:.2f} is {1 - equity / self._day_open:.1%} below the day's start",
+                _fall(equity, self._day_open, "the day's start"),
             )
         self.ceiling = self._peak
         self.floor = max(self._day_open * (1 - config.max_daily_loss), self._peak * (1 - config.max_drawdown))
@@ -342,3 +342,10 @@ class RiskManager:
             self._refused[symbol] = rule
             self._emit(RiskEvent(now, self.state, rule, detail, symbol))
         return False
+
+
+def _fall(equity: float, before: float, when: str) -> str:
+    """Return in words how far equity has fallen; a share is told only of a positive value."""
+    if before > 0:
+        return f"equity {equity:.2f} is {1 - equity / before:.1%} below {when}"
+    return f"equity {equity:.2f}; {when} is {before:.2f}"

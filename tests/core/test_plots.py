@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.analysis.report.plotted_lines import LINES, PlottedLines, draw_lines
+from agent.analysis.report.plotted_lines import LINES, PlottedLines, pane_lines
 from agent.analysis.report.report_data import Curve
 from agent.core import plots
 from agent.core.errors import StrategyError
@@ -102,12 +102,11 @@ def test_a_line_near_the_prices_is_drawn_over_them_and_others_in_panes_below() -
         "rsi": Curve([1, 2], [30.0, 70.0]),
         "<b>macd": Curve([1, 2], [-1.0, 2.0]),
     }
-    traces, axes = draw_lines(lines, prices)
-    assert [trace.get("yaxis", "y") for trace in traces] == ["y", "y2", "y3"]
-    assert traces[2]["name"] == "&lt;b&gt;macd"
-    tops = [axes[name]["domain"] for name in ("yaxis", "yaxis2", "yaxis3")]
-    assert tops[0][1] == 1
-    assert tops[0][0] > tops[1][1] > tops[1][0] > tops[2][1] > tops[2][0] >= 0
+    over, *below = pane_lines(lines, prices)
+    assert [one.name for one in over.lines] == ["ema"]
+    assert [pane.title for pane in below] == ["rsi", "<b>macd"]
+    assert [[one.name for one in pane.lines] for pane in below] == [["rsi"], ["<b>macd"]]
+    assert all(0 < pane.share < 1 for pane in below)
 
 
 def test_the_report_draws_the_first_lines_of_a_symbol_and_names_the_others() -> None:

@@ -50,6 +50,29 @@ def test_each_limit_records_its_refusal_once_and_passes_reductions(
     assert allows(risk, reduces=True, **values)
 
 
+@pytest.mark.parametrize(
+    ("equities", "moved", "state", "detail"),
+    [
+        # A first equity that isn't positive, as that of an account that owes its fees
+        ([0.0], 0.0, HALTED, "equity 0.00; its peak is 0.00"),
+        ([-5.0], 0.0, HALTED, "equity -5.00; its peak is 0.00"),
+        # All is withdrawn, and the open position then loses
+        ([1_000.0, -1.0], -1_000.0, HALTED, "equity -1.00; its peak is 0.00"),
+        ([1_000.0, 400.0], -500.0, HALTED, "equity 400.00 is 20.0% below its peak"),
+    ],
+)
+def test_a_peak_that_is_not_positive_halts_in_words_without_a_share(
+    equities: list[float], moved: float, state: RiskState, detail: str
+) -> None:
+    risk, emitted = manager(max_drawdown=0.2, max_daily_loss=0.1)
+    for number, equity in enumerate(equities):
+        if number:
+            risk.on_transfer(moved)
+        risk.on_equity(T0 + number * MINUTE_MS, equity)
+    assert risk.state is state
+    assert emitted[-1].detail == detail
+
+
 def test_data_are_stale_if_overdue_by_more_than_the_limit() -> None:
     risk, _ = manager(stale_after="5m")
     assert allows(risk, data_age=5 * MINUTE_MS)

@@ -54,7 +54,8 @@ def alone(plan: Plan, config: Config, params: dict[str, Any]) -> SweepResult:
     sink = Chain()
     done = replay(history, strategy, sink, history.sources(), run_id=RUN_ID)
     equity = done.engine.portfolio.exact_equity()
-    return SweepResult(params, equity, done.metrics, sink.chain.count, sink.chain.head)
+    made = sink.chain.count, sink.chain.head
+    return SweepResult(params, equity, done.metrics, *made, moments=done.moments, period=done.period)
 
 
 SMA = [{"fast": fast, "slow": slow, "allow_short": True} for fast in (5, 10, 20) for slow in (30, 60)]
@@ -233,7 +234,7 @@ def test_sweep_lists_the_valid_combinations_as_single_backtests_have_them(
     )
     assert (rows[3]["final_equity"], rows[3]["trades"]) == (single["final_equity"], single["trades"])
     assert rows[3]["metrics"] == single["metrics"]
-    assert set(rows[3]) == {"params", "final_equity", "trades", "metrics", "decisions"}
+    assert set(rows[3]) == {"params", "final_equity", "trades", "metrics", "decisions", "study"}
 
 
 def test_each_variant_reads_the_warm_up_that_it_needs(tapewire: Tapewire, tmp_path: Path) -> None:

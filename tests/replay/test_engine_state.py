@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
@@ -70,6 +70,7 @@ def assert_resumes_identically(story: Story, cut: int) -> Engine:
     return whole
 
 
+@example(seed=1014, share=0.0)  # all cash is withdrawn while a position is open
 @given(seed=st.integers(0, 10_000), share=st.floats(0, 1))
 @how(max_examples=25, deadline=None)
 def test_a_restored_engine_makes_the_same_decisions(tmp_path_factory: Any, seed: int, share: float) -> None:

@@ -62,7 +62,8 @@ def pack_candles(candles: Candles) -> PackedCandles:
     volume = np.array(candles.volume, np.float64)
     step = 10.0 ** _exponent(float(np.abs(prices).max(initial=0.0)), _DIGITS)
     typical = float(np.median(volume[volume > 0])) if (volume > 0).any() else 1.0
-    volume_step = 10.0 ** _exponent(typical, _VOLUME_DIGITS)
+    largest = float(volume.max(initial=0.0)) / 2**53  # beyond it a count of steps isn't an integer
+    volume_step = max(10.0 ** _exponent(typical, _VOLUME_DIGITS), largest)
     opened, high, low, close = np.rint(prices / step).astype(np.int64)
     before = np.concatenate(([0], close[:-1]))[: len(close)]
     columns = [
