@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from hypothesis import HealthCheck, settings
-
-Row = TypeVar("Row")
 
 LONG: Final = os.environ.get("TAPEWIRE_TESTS") == "long"
 
@@ -17,14 +13,6 @@ LONG: Final = os.environ.get("TAPEWIRE_TESTS") == "long"
 def usual(number: int, *, long: int) -> int:
     """Return `number`, or `long` in a long run."""
     return long if LONG else number
-
-
-def some_of(rows: Sequence[Row], number: int) -> list[Row]:
-    """Return `number` rows of a table of slow cases, others every day; all of them in a long run."""
-    if LONG:
-        return list(rows)
-    first = datetime.now(UTC).toordinal() * number
-    return [rows[(first + place) % len(rows)] for place in range(min(number, len(rows)))]
 
 
 def limit_examples() -> None:
