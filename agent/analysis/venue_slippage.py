@@ -25,7 +25,7 @@ from agent.core.portfolio import Portfolio
 from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import RecordedDecision, read_decisions
-from agent.store.runs import Run
+from agent.store.runs import Run, RunKind
 
 _UNLIMITED: Final = Decimal(10) ** 15
 _BPS: Final = 10_000
@@ -81,11 +81,11 @@ class SlippageReport(msgspec.Struct, frozen=True):
 
 def compare_with_paper(database: Database, run: Run) -> SlippageReport:
     """Compare a testnet run with the paper exchange. Raises UsageError if the run itself traded on paper."""
-    config = parse(run.config, where=f"run {run.id}")
-    if config.execution.mode != "testnet":
+    if run.kind is not RunKind.LIVE or run.config.get("execution", {}).get("mode") != "testnet":
         raise UsageError(
             f"run {run.id} traded on paper", hint="slippage compares a run in testnet mode with paper"
         )
+    config = parse(run.config, where=f"run {run.id}")
     decisions = list(read_decisions(database, run.id))
     paper, references = _on_paper(database, run, config, decisions)
     venue: dict[str, list[Fill]] = defaultdict(list)

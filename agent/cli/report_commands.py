@@ -162,7 +162,7 @@ def _print_slippage(found: SlippageReport) -> None:
         order = f"{row.symbol} {row.side.lower()} {row.type.lower()}"
         rows.append((iso(row.ts)[5:19], order, filled, mark, *costs, delay))
     titles = figures("filled", "mark", "paper", "venue", "excess", "ms")
-    print_columns((Column("decided"), Column("order"), *titles), rows)
+    print_columns((Column("decided"), Column("order", wraps=True), *titles), rows)
     out.print("paper, venue and excess in basis points of the mark", style="dim")
     if len(found.orders) > _SHOWN:
         out.print(f"the last {_SHOWN} of {len(found.orders):,} orders; --json prints all")

@@ -116,12 +116,13 @@ def _watched(
 
 
 async def _follow(screen: AgentScreen, watch: AgentWatch) -> None:
-    """Draw the screen until `q` is typed or a signal comes."""
+    """Draw the screen until `q` is typed or a signal comes. Raises what ends the reading."""
     from rich.live import Live
 
     stop = stop_on_signals()
     with _keys(stop), Live(screen, console=out, auto_refresh=False, screen=True) as live:
         reading = asyncio.create_task(_read_again(screen, watch))
+        reading.add_done_callback(lambda _: stop.set())
         try:
             while not stop.is_set():
                 live.refresh()
@@ -129,6 +130,8 @@ async def _follow(screen: AgentScreen, watch: AgentWatch) -> None:
                     await asyncio.wait_for(stop.wait(), _FRAME)
                 except TimeoutError:
                     continue
+            if reading.done():
+                await reading
         finally:
             reading.cancel()
 

@@ -12,6 +12,7 @@ from agent.core.protection import Protection
 from agent.core.target import Target
 
 _ZERO = Decimal(0)
+_UNPROTECTED: Final = Protection()
 _MAX_LOTS: Final = 1e15  # keeps absurd targets finite; the risk limits refuse them
 
 
@@ -62,9 +63,10 @@ def size(
     if delta % instrument.qty_step:  # a fee in base coin leaves less than a lot, which no order can sell
         delta = instrument.round_qty(delta)
     same_side = wanted * held > 0
+    if not delta:
+        return None
     # A weight drifts with the price, a quantity doesn't
-    slack = _ZERO if target.qty is not None else abs(wanted) * Decimal(repr(band))
-    if not delta or (same_side and abs(delta) < slack):
+    if same_side and target.qty is None and abs(delta) < abs(wanted) * Decimal(repr(band)):
         return None
     side = Side.BUY if delta > 0 else Side.SELL
     opposite = Side.SELL if side is Side.BUY else Side.BUY
@@ -108,6 +110,8 @@ def _rounded(limit: float | None, instrument: Instrument, side: Side) -> Decimal
 
 def protection_of(target: Target, instrument: Instrument, mark: float, side: Side) -> Protection:
     """Return triggers and distances of the target's protection; `side` is that of the protective orders."""
+    if not target.protects:
+        return _UNPROTECTED
     anchor = target.anchor
     price = Decimal(repr(float(mark if anchor is None else anchor)))
     trail: Decimal | None = None

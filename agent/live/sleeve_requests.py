@@ -31,8 +31,8 @@ def checked_args(
     """Return the arguments to journal of a command.
 
     One that names no sleeve is returned as it is. `reads_news` states that the agent reads headlines. Raises
-    UsageError or ConfigError if a sleeve can't be added or isn't there, and SafetyError for a resume while
-    the account is halted.
+    UsageError or ConfigError if a sleeve can't be added, isn't there or doesn't trade the symbol to close,
+    and SafetyError for a resume while the account is halted.
     """
     if "sleeve" not in args and action not in (ADD, REMOVE):
         return dict(args)
@@ -45,7 +45,10 @@ def checked_args(
         return _definition(engine, config, name, args, reads_news=reads_news)
     if action not in _FOR_ONE:
         raise UsageError(f"{action} concerns the whole account, not one sleeve")
-    present_sleeve(engine, name)
+    own = tuple(present_sleeve(engine, name).engine.states)
+    if action == "flatten" and args.get("symbol", own[0]) not in own:
+        hint = did_you_mean(args["symbol"], own, f"its symbols are {', '.join(own)}")
+        raise UsageError(f"sleeve {name} doesn't trade {args['symbol']}", hint=hint)
     if action == "resume" and engine.risk.halted:
         raise SafetyError(
             f"the account is HALTED by {engine.risk.rule}, so sleeve {name} can't be resumed",

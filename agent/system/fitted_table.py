@@ -95,10 +95,13 @@ def _widths(
 def _stacked(
     columns: Sequence[Column], cells: Sequence[Sequence[Text]], shown: Sequence[int], width: int
 ) -> Iterator[RenderableType]:
-    """Show each row as its first cell, and below it the others with their headings."""
+    """Show each row as its first cell, with its heading if it is a figure, and below it the others with
+    theirs.
+    """
     first, *others = shown
+    heading = f"{columns[first].heading} ".lstrip() if columns[first].right else ""
     for row in cells:
-        yield Text(overflow="fold").append_text(row[first])
+        yield Text.assemble((heading, "dim"), row[first], overflow="fold")
         lines: list[Text] = []
         for number in others:
             if not row[number].plain:

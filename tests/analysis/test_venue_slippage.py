@@ -56,10 +56,15 @@ def bar(number: int, price: float) -> Kline:
     return Kline("BTCUSDT", MINUTE, start, start + MINUTE, start + MINUTE, price, price, price, price, 100.0)
 
 
-def record(database: Database, mode: str, venue_price: str) -> None:
-    """Record a buy at a mark of 100: paper fills it at 101, the venue at `venue_price` in two parts."""
+def record(
+    database: Database, mode: str, venue_price: str, kind: RunKind = RunKind.LIVE, **more: object
+) -> None:
+    """Record a buy at a mark of 100: paper fills it at 101, the venue at `venue_price` in two parts.
+
+    `more` is recorded with the configuration.
+    """
     config = settings(mode)
-    run = Run(id="run", kind=RunKind.LIVE, started_at=T0, strategy="sma_cross", config=config.persisted())
+    run = Run(id="run", kind=kind, started_at=T0, strategy="sma_cross", config=config.persisted() | more)
     with Recorder(database, run) as recorder:
         journal = Journal(database, run.id)
         engine = Engine(
@@ -120,7 +125,17 @@ def test_costs_are_relative_to_the_mark_at_the_decision(
     assert (found.summary.orders, found.summary.both, found.summary.only_paper) == (1, 1, 0)
 
 
-def test_a_run_on_paper_is_rejected(database: Database) -> None:
-    record(database, "paper", "100")
+@pytest.mark.parametrize(
+    ("mode", "kind", "more"),
+    [
+        ("paper", RunKind.LIVE, {}),
+        ("paper", RunKind.BACKTEST, {"window": {"start": T0}}),
+        ("testnet", RunKind.BACKTEST, {"window": {"start": T0}}),
+    ],
+)
+def test_a_run_on_paper_is_rejected(
+    database: Database, mode: str, kind: RunKind, more: dict[str, object]
+) -> None:
+    record(database, mode, "100", kind, **more)
     with pytest.raises(UsageError, match="run run traded on paper"):
         compare_with_paper(database, find_run(database))

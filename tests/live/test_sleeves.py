@@ -21,6 +21,7 @@ from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.pipeline import Pipeline
 from agent.live.session import open_run
+from agent.live.sleeve_requests import checked_args
 from agent.replay.verify import verify
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
@@ -29,6 +30,7 @@ from agent.store.runs import Run
 from agent.store.state_snapshots import list_snapshots
 from tests.support.command_line import run_command
 from tests.support.live import handled, journal, living, load_words, of, options, settings, until
+from tests.support.sleeves import BTC, ETH, account, sleeve, sleeved_config
 from tests.support.stories import Story
 
 HERE = "tests.live.test_sleeves"
@@ -233,6 +235,18 @@ async def test_sleeves_are_paused_resumed_added_and_removed_by_commands(
     assert proof.snapshots > 0
     added = [one for one in of(Command, journal(store)) if one.action == "add-sleeve"]
     assert [json.loads(one.args["definition"])["name"] for one in added] == ["later", "third"]
+
+
+def test_a_sleeve_can_only_close_what_it_trades() -> None:
+    config = sleeved_config(
+        sleeve("both", 0.5), sleeve("btc", 0.5, symbols=[BTC]), market={"symbols": [BTC, ETH]}
+    )
+    engine, _ = account(config, {"both": {}, "btc": {}})
+    wanted = {"sleeve": "both", "symbol": ETH}
+    assert checked_args(engine, config, "flatten", wanted, reads_news=False) == wanted
+    wanted["sleeve"] = "btc"
+    with pytest.raises(UsageError, match=f"sleeve btc doesn't trade {ETH}"):
+        checked_args(engine, config, "flatten", wanted, reads_news=False)
 
 
 async def test_an_error_of_a_strategy_halts_its_sleeve_and_is_journalled(

@@ -43,6 +43,11 @@ def test_a_wide_table_has_one_line_a_row_and_a_narrow_one_blocks() -> None:
     assert lines(40)[:3] == ["lora", "  rows 11,931  accuracy 0.9123 ±0.0041", "  macro F1 0.8912 ±0.0102"]
 
 
+def test_a_block_that_begins_with_a_figure_names_it() -> None:
+    columns = (*figures("profit", "orders"), Column("story"))
+    assert lines(20, columns, [("+13.74", "+2", "an ether fund")])[0] == "profit +13.74"
+
+
 def test_words_are_wrapped_before_rows_become_blocks() -> None:
     assert lines(80)[2].strip() == "loss rose"
 

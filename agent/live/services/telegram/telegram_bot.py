@@ -244,7 +244,9 @@ class TelegramBot:
         elif self._admit(chat, kill=command == KILL):
             sender = message.sender or BotUser(0)
             running.start(
-                lambda: self._obey(chat, sender, command, rest), lambda why: self._refuse(chat, why)
+                lambda: self._obey(chat, sender, command, rest),
+                lambda why: self._refuse(chat, why),
+                always=command == KILL,
             )
 
     def _parse(self, text: str) -> tuple[str, str]:
@@ -285,7 +287,9 @@ class TelegramBot:
         self._replies.put(Reply(chat, f"{pending.action} is executed", press=press.id))
         sender, args = press.sender, pending.args
         running.start(
-            lambda: self._command(chat, sender, pending.action, args), lambda why: self._refuse(chat, why)
+            lambda: self._command(chat, sender, pending.action, args),
+            lambda why: self._refuse(chat, why),
+            always=pending.action == KILL,
         )
 
     # -- commands --------------------------------------------------------------------------------------
@@ -391,15 +395,21 @@ class TelegramBot:
 
 
 class CommandTasks:
-    """Commands that are executed at once, at most eight; they end with the bot."""
+    """Commands that are executed at once, at most eight and kills; they end with the bot."""
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
         self._running: set[asyncio.Task[Any]] = set()
 
-    def start(self, work: Callable[[], Awaitable[None]], refuse: Callable[[SafetyError], None]) -> None:
-        """Begin a command; with too many at once, call `refuse` instead."""
-        if len(self._running) >= _AT_ONCE:
+    def start(
+        self,
+        work: Callable[[], Awaitable[None]],
+        refuse: Callable[[SafetyError], None],
+        *,
+        always: bool = False,
+    ) -> None:
+        """Begin a command; with too many at once, call `refuse` instead, unless `always`."""
+        if len(self._running) >= _AT_ONCE and not always:
             refuse(SafetyError(f"{_AT_ONCE} commands are being executed already"))
             return
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from agent.core.errors import SafetyError
 from agent.live.services.telegram.confirmations import Confirmations
 from agent.live.services.telegram.replies import HELP, error_text, joined, safe
+from agent.live.services.telegram.telegram_bot import CommandTasks
 from tests.support.telegram_server import text_of
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=600)
@@ -57,3 +60,24 @@ def test_a_confirmation_is_for_one_run() -> None:
     code = confirmations.request(1, 2, "run-1", "kill", {})
     with pytest.raises(SafetyError, match="run-1, now run run-2"):
         confirmations.redeem(code, 1, 2, "run-2")
+
+
+async def test_commands_that_hang_do_not_keep_out_a_kill() -> None:
+    refused: list[SafetyError] = []
+    hangs, killed = asyncio.Event(), asyncio.Event()
+
+    async def command() -> None:
+        await hangs.wait()
+
+    async def kill() -> None:
+        killed.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        running = CommandTasks(tasks)
+        for _ in range(9):
+            running.start(command, refused.append)
+        assert len(refused) == 1
+        running.start(kill, refused.append, always=True)
+        await asyncio.wait_for(killed.wait(), 5)
+        hangs.set()
+    assert len(refused) == 1
