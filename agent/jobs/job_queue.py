@@ -170,6 +170,10 @@ class JobQueue:
             job.state, job.error, job.hint = JobState.FAILED, error.message, error.hint
         except OSError as error:
             job.state, job.error = JobState.FAILED, f"the process can't be started: {error.strerror}"
+        except asyncio.CancelledError:
+            if not job.state.is_end:  # `_end` didn't cancel it: the event loop ends
+                job.state, job.error = JobState.INTERRUPTED, "the server ended"
+            raise
         finally:
             self._finish(running)
 
@@ -232,6 +236,8 @@ class JobQueue:
     def _finish(self, running: _Running) -> None:
         job = running.job
         self._current(job)
+        if not job.state.is_end:  # a mistake of this program: its traceback follows in the log
+            job.state, job.error, job.hint = JobState.FAILED, "the job failed", "see the server's log"
         job.ended_at, job.line = self._clock.now(), ""
         self._running.pop(job.id, None)
         try:
