@@ -45,9 +45,9 @@ class RoundTrips:
     def of(self, run: Run) -> list[TradeEntry]:
         """Return the round trips of a run, those that are open last changed; don't change the list."""
         with self._lock:
-            fold = self._runs.setdefault(run.id, _TripsOfRun(self._database, run.id))
-            self._runs.move_to_end(run.id)
-            entries = fold.entries()
+            fold = self._runs.pop(run.id, None) or _TripsOfRun(self._database, run.id)
+            entries = fold.entries()  # if the store fails half-way, the fold is lost and made anew
+            self._runs[run.id] = fold
             held = sum(len(one.closed) for one in self._runs.values())
             while len(self._runs) > 1 and (len(self._runs) > _RUNS or held > _TRIPS):
                 held -= len(self._runs.popitem(last=False)[1].closed)
