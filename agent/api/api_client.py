@@ -104,8 +104,9 @@ class Client:
         timeout: Seconds to wait for a response.
         allow_plain: Send the token to another machine over plain HTTP, where the network can read it.
 
-    Methods raise ApiError. A request beyond the token's rate limit is repeated after the time that the server
-    names, if it is at most a minute. Redirects and proxies of the environment are not followed.
+    Methods raise ApiError, and UsageError for fields that don't exist or have another type. A request beyond
+    the token's rate limit is repeated after the time that the server names, if it is at most a minute.
+    Redirects and proxies of the environment are not followed.
     """
 
     def __init__(self, url: str, token: str, *, timeout: float = 60.0, allow_plain: bool = False) -> None:
@@ -213,7 +214,7 @@ class Client:
 
         It is sent once. If no response comes, look at `jobs` before sending it again.
         """
-        body = msgspec.json.encode(msgspec.convert({"kind": kind, **fields}, JobRequest))
+        body = _body({"kind": kind, **fields}, JobRequest)
         found: JobRow = self._decode(self._request("POST", "/jobs", body), JobRow)
         return found
 
@@ -232,7 +233,7 @@ class Client:
         return found
 
     def wait_for_job(self, job: str, *, every: float = 1.0) -> JobDetail:
-        """Return a job once it has ended, asked for every so many seconds."""
+        """Return a job once it has ended; `every` is the time in seconds between two requests."""
         while True:
             row = next((one for one in self.jobs() if one.id == job), None)
             if row is None or JobState(row.state).is_end:
@@ -272,7 +273,7 @@ class Client:
 
         It is sent once. If no response comes, ask for `state` before sending it again.
         """
-        body = msgspec.json.encode(msgspec.convert({"action": action, **fields}, CommandRequest))
+        body = _body({"action": action, **fields}, CommandRequest)
         result: CommandResult = self._decode(self._request("POST", "/commands", body), CommandResult)
         return result
 
@@ -412,6 +413,13 @@ class Client:
 
 def _of_run(run: str, part: str = "") -> str:
     return f"/runs/{quote(run, safe='')}" + (f"/{part}" if part else "")
+
+
+def _body(fields: dict[str, Any], kind: Any) -> bytes:
+    try:
+        return msgspec.json.encode(msgspec.convert(fields, kind))
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the request is not valid: {error}", hint="GET /api/v1/openapi.json") from None
 
 
 def _window(symbol: str, since: int | None, until: int | None) -> dict[str, str | int | None]:
