@@ -170,10 +170,6 @@ class JobQueue:
             job.state, job.error, job.hint = JobState.FAILED, error.message, error.hint
         except OSError as error:
             job.state, job.error = JobState.FAILED, f"the process can't be started: {error.strerror}"
-        except asyncio.CancelledError:
-            if not job.state.is_end:  # `_end` didn't cancel it: the event loop ends
-                job.state, job.error = JobState.INTERRUPTED, "the server ended"
-            raise
         finally:
             self._finish(running)
 
@@ -215,7 +211,13 @@ class JobQueue:
         result = bytes(last.result)
         await self._threads.run(lambda: self._records.write_result(job, result))
         found = msgspec.json.decode(result)
-        job.runs, job.summary = runs_of(job.kind, found), summarise(job.kind, found)
+        try:
+            job.runs, job.summary = runs_of(job.kind, found), summarise(job.kind, found)
+        except (LookupError, TypeError, ValueError) as error:
+            _log.exception("the result of a job can't be summarised", job=job.id)
+            raise TapewireError(
+                "the result is not what this version expects", hint="see the server's log, and report it"
+            ) from error
 
     def _check_time(self, elapsed: float) -> None:
         limit = self.config.jobs.timeout
@@ -236,8 +238,6 @@ class JobQueue:
     def _finish(self, running: _Running) -> None:
         job = running.job
         self._current(job)
-        if not job.state.is_end:  # a mistake of this program: its traceback follows in the log
-            job.state, job.error, job.hint = JobState.FAILED, "the job failed", "see the server's log"
         job.ended_at, job.line = self._clock.now(), ""
         self._running.pop(job.id, None)
         try:

@@ -259,10 +259,10 @@ class OtherCommand(msgspec.Struct, frozen=True, tag="backtest", tag_field="kind"
 
 
 @pytest.mark.slow
-async def test_a_job_ends_as_failed_if_the_queue_cannot_read_its_result(queue: JobQueue) -> None:
+async def test_a_job_fails_if_its_result_is_that_of_another_command(queue: JobQueue) -> None:
     job = await ended(queue, await queue.start(OtherCommand(), "test"))
-    assert (job.state, job.error, job.hint) == (JobState.FAILED, "the job failed", "see the server's log")
-    assert job.ended_at
+    assert job.state is JobState.FAILED
+    assert "not what this version expects" in job.error
 
 
 async def test_the_waiting_list_is_bounded(tapewire: Callable[..., Outcome]) -> None:
