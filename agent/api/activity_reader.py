@@ -8,8 +8,9 @@ from itertools import chain
 from threading import Lock
 from typing import Final, NamedTuple
 
-from agent.api.api_messages import LEVELS, ActivityEntry, ActivityPage, Level
+from agent.api.api_messages import LEVELS, Level
 from agent.api.route_table import ActivityQuery
+from agent.api.run_messages import ActivityEntry, ActivityPage
 from agent.core.events import (
     CashAdjustment,
     Command,

@@ -24,21 +24,22 @@ from agent.api.api_messages import (
     AgentChange,
     CommandRequest,
     CommandResult,
-    DataFileList,
+    LogPage,
+    Problem,
+    StreamReset,
+)
+from agent.api.job_messages import DataFileList, JobDetail, JobList, JobRow, StrategyList
+from agent.api.route_table import BASE, MAX_LIMIT
+from agent.api.run_messages import (
     EquityPage,
     EquityPoint,
     FillEntry,
     FillPage,
     HeadlineEntry,
     HeadlinePage,
-    JobDetail,
-    JobList,
-    JobRow,
-    LogPage,
     OrderEntry,
     OrderPage,
     PerformanceReport,
-    Problem,
     RunConfiguration,
     RunDetail,
     RunEntry,
@@ -46,12 +47,9 @@ from agent.api.api_messages import (
     RunPage,
     SignalEntry,
     SignalPage,
-    StrategyList,
-    StreamReset,
     TradeEntry,
     TradePage,
 )
-from agent.api.route_table import BASE, MAX_LIMIT
 from agent.core.errors import SafetyError, TapewireError, UsageError
 from agent.jobs.job_records import JobState
 from agent.jobs.job_requests import JobRequest

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from msgspec import to_builtins
 
-from agent.api.api_messages import ModelFacts, RunConfiguration, Setting
+from agent.api.run_messages import ModelFacts, RunConfiguration, Setting
 from agent.config import NOT_PERSISTED, Config, InstrumentConfig
 from agent.core.errors import ModelError
 from agent.core.masking import MASK, is_secret_field, masked

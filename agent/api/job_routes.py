@@ -9,14 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from agent.api.api_access import SENDER
-from agent.api.api_messages import (
-    DataFileList,
-    DataFileRow,
-    JobDetail,
-    JobList,
-    JobRow,
-    StrategyList,
-)
+from agent.api.job_messages import DataFileList, DataFileRow, JobDetail, JobList, JobRow, StrategyList
 from agent.api.problems import RequestProblem
 from agent.api.request_body import read_body
 from agent.core.errors import UsageError

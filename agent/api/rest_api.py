@@ -14,18 +14,7 @@ from aiohttp import web
 from agent import __version__
 from agent.api.activity_reader import RunActivities, activity_page
 from agent.api.api_access import SENDER
-from agent.api.api_messages import (
-    AccessInfo,
-    ActivityPage,
-    CommandRequest,
-    CommandResult,
-    LogPage,
-    PerformanceReport,
-    RunMetrics,
-    Scope,
-    TradePage,
-    TradeTable,
-)
+from agent.api.api_messages import AccessInfo, CommandRequest, CommandResult, LogPage, Scope
 from agent.api.change_feed import ChangeFeed, ChangeStream
 from agent.api.command_arguments import arguments, check_fields, timeout_of
 from agent.api.configuration_reader import read_configuration
@@ -47,6 +36,7 @@ from agent.api.route_table import (
     TradeTableQuery,
 )
 from agent.api.run_bars import RunBars
+from agent.api.run_messages import ActivityPage, PerformanceReport, RunMetrics, TradePage, TradeTable
 from agent.api.run_reader import (
     check_symbol,
     read_equity,

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from agent.analysis.order_causes import OrderCauses
 from agent.analysis.trades import RoundTrip, TradeBook
-from agent.api.api_messages import CausingHeadline, TradeEntry, TradeTable
 from agent.api.route_table import TradeColumn, TradeFilter, TradeTableQuery
+from agent.api.run_messages import CausingHeadline, TradeEntry, TradeTable
 from agent.core.events import Fill, FillKind, FundingPayment, Order, Side, Signal
 from agent.data.text import MAX_TITLE, one_line, web_url
 from agent.store.database import Database

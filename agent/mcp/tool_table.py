@@ -9,9 +9,11 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from agent.api.api_messages import DataFileList, RunPage, Scope
+from agent.api.api_messages import Scope
+from agent.api.job_messages import DataFileList
 from agent.api.job_routes import list_data
 from agent.api.route_table import RunsQuery
+from agent.api.run_messages import RunPage
 from agent.api.run_reader import read_metrics, read_runs
 from agent.config import Config
 from agent.core.errors import UsageError

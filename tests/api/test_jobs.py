@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tapewire as tw
-from agent.api.api_messages import JobDetail
+from agent.api.job_messages import JobDetail
 from agent.config import parse
 from agent.jobs.job_queue import JobQueue
 from agent.store.database import Database, open_database

@@ -14,10 +14,10 @@ import pytest
 import structlog
 
 from agent.api.activity_reader import Activities, RunActivities, activity_page
-from agent.api.api_messages import ActivityEntry
 from agent.api.configuration_reader import read_configuration
 from agent.api.log_reader import log_page
 from agent.api.route_table import BASE, ActivityQuery, LogQuery
+from agent.api.run_messages import ActivityEntry
 from agent.config.live import LogConfig
 from agent.core.events import Command, Fill
 from agent.live import log
