@@ -239,7 +239,7 @@ class Client:
             time.sleep(every)
 
     def data(self) -> DataFileList:
-        """Return the files that jobs may read. While it is `reading`, facts are missing: ask again."""
+        """Return the files that jobs may read. While it is `reading`, facts are missing: call it again."""
         return self._get("/data", DataFileList)
 
     def strategies(self) -> StrategyList:
@@ -269,7 +269,7 @@ class Client:
     def command(self, action: Action, **fields: Any) -> CommandResult:
         """Have the agent journal and execute a command; the fields are those of `CommandRequest`.
 
-        It is sent once. If no response comes, ask for `state` before sending it again.
+        It is sent once. If no response comes, read `state` before sending it again.
         """
         body = _body({"action": action, **fields}, CommandRequest)
         result: CommandResult = self._decode(self._request("POST", "/commands", body), CommandResult)

@@ -59,7 +59,7 @@ class DataFileRow(msgspec.Struct, frozen=True):
 
 
 class DataFileList(msgspec.Struct, frozen=True):
-    """Data files by name. While `reading`, facts are missing: ask again."""
+    """Data files by name. While `reading`, facts are missing: request it again."""
 
     items: tuple[DataFileRow, ...]
     left_out: int  # files beyond the most that are listed

@@ -22,7 +22,7 @@ from agent.store.runs import Run
 from agent.system.clock import iso
 
 _RUNS: Final = 8  # in memory
-_TRIPS: Final = 200_000  # in memory, of all runs; the run asked for is kept in any case
+_TRIPS: Final = 200_000  # in memory, of all runs; the requested run is kept in any case
 _HEADLINES: Final = 5  # of a round trip
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 """Beginnings of a text that a spreadsheet would take for a formula."""

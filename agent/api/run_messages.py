@@ -72,7 +72,7 @@ class TradePage(PageEnd, frozen=True):
 
 
 class TradeTable(msgspec.Struct, frozen=True):
-    """Rows of the table of round trips, in the order and with the filters that were asked for.
+    """Rows of the table of round trips, in the order and with the filters of the query.
 
     The sums are over all round trips that match and are closed, not only over `items`.
     """

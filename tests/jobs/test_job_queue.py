@@ -280,6 +280,14 @@ async def test_the_waiting_list_is_bounded(tapewire: Callable[..., Outcome]) -> 
     await again.close()
 
 
+async def test_two_jobs_do_not_write_the_same_file(queue: JobQueue) -> None:
+    first = await queue.start(ImportRequest(file="sample/headlines.csv", name="wire"), "test")
+    with pytest.raises(UsageError, match=rf"wire.parquet is being written by job {first.id}"):
+        await queue.start(ImportRequest(file="sample/headlines.csv", name="wire"), "test")
+    await queue.cancel(first.id)
+    await queue.start(ImportRequest(file="sample/headlines.csv", name="wire"), "test")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fields", "command", "figures"),
