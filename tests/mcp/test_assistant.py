@@ -182,7 +182,7 @@ async def test_a_cancelled_call_leaves_no_process(tmp_path: Path) -> None:
         await until(lambda: not workers())
         assert answer(await client.call_tool("list_data", {}))["items"]  # the server lives
         (record,) = tmp_path.rglob("jobs/*.json")
-        assert json.loads(record.read_bytes())["state"] == "cancelled"
+        await until(lambda: json.loads(record.read_bytes())["state"] == "cancelled")
 
 
 @pytest.mark.slow
