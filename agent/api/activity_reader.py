@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Final
+from itertools import chain
+from threading import Lock
+from typing import Final, NamedTuple
 
-from agent.api.api_messages import LEVELS, ActivityEntry, ActivityPage, Level
+from agent.api.api_messages import LEVELS, Level
 from agent.api.route_table import ActivityQuery
+from agent.api.run_messages import ActivityEntry, ActivityPage
 from agent.core.events import (
     CashAdjustment,
     Command,
@@ -26,53 +29,100 @@ from agent.live.formatting import describe
 from agent.store.database import Database
 from agent.store.journal import decode, read_journal_rows
 from agent.store.queries import read_numbered
-from agent.store.runs import Run, RunKind
+from agent.store.runs import Run, RunKind, RunStatus
 
 MAX_KEPT: Final = 20_000
 """Activities of a run that are kept: the newest."""
 
+_RUNS: Final = 8  # in memory
 _TEXT: Final = 500  # characters
 _KINDS: Final = (RiskEvent, Notice, StrategyChange, CashAdjustment, OrderUpdate)
 _ROUTINE: Final = ("heartbeat", "reconciling", "life", "warm-up", "warm-up-done")
 _SERIOUS: Final = ("kill", "halt", "alarm", "emergency-kill", "strategy-error")
 
 
-class Activities:
+class Activities(NamedTuple):
     """The activities of a run, newest first, and how many older ones were left out."""
 
-    def __init__(self, entries: list[ActivityEntry], omitted: int) -> None:
-        self.entries = entries
-        self.omitted = omitted
+    entries: list[ActivityEntry]
+    omitted: int
 
 
-def read_activities(database: Database, run: Run) -> Activities:
-    """Read all activities of a run."""
-    kept: deque[ActivityEntry] = deque(maxlen=MAX_KEPT)
-    count = 0
-    for entry in _decided(database, run):
-        kept.append(entry)
-        count += 1
-    found = [*kept, *_commanded(database, run)]
-    found.sort(key=lambda entry: (entry.event, entry.seq), reverse=True)
-    omitted = count - len(kept) + max(len(found) - MAX_KEPT, 0)
-    return Activities(found[:MAX_KEPT], omitted)
+class RunActivities:
+    """The activities of runs, read once and continued with what was recorded since.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._runs: OrderedDict[str, _ActivitiesOfRun] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, run: Run) -> Activities:
+        """Return all activities of a run; don't change the list."""
+        with self._lock:
+            fold = self._runs.pop(run.id, None) or _ActivitiesOfRun(self._database, run.id)
+            found = fold.read(run)  # if the store fails half-way, the fold is lost and made anew
+            self._runs[run.id] = fold
+            if len(self._runs) > _RUNS:
+                self._runs.popitem(last=False)
+            return found
 
 
-def _decided(database: Database, run: Run) -> Iterator[ActivityEntry]:
-    for seq, event, _, decision in read_numbered(database, run.id, _KINDS):
-        if not isinstance(decision, OrderUpdate) or decision.status is OrderStatus.REJECTED:
-            yield _entry(decision, event, seq, _level_of(decision))
+class _ActivitiesOfRun:
+    """The activities of one run up to a decision and an event of its journal."""
+
+    def __init__(self, database: Database, run_id: str) -> None:
+        self._database = database
+        self._run_id = run_id
+        self._decision = self._event = 0
+        self._ended: int | None = None  # when the run ended that was read to its end
+        self._found = Activities([], 0)
+
+    def read(self, run: Run) -> Activities:
+        """Read what was recorded since the last call; of a run that has ended, only once."""
+        if run.status is RunStatus.RUNNING or self._ended is None or self._ended != run.finished_at:
+            self._continue(run)
+            self._ended = None if run.status is RunStatus.RUNNING else run.finished_at
+        return self._found
+
+    def _continue(self, run: Run) -> None:
+        entries, omitted = list(self._found.entries), self._found.omitted
+        known = len(entries)
+        for entry in chain(self._decided(), self._commanded(run)):
+            entries.append(entry)
+            if len(entries) > 2 * MAX_KEPT:
+                omitted += _keep_newest(entries)
+        if len(entries) > known or omitted > self._found.omitted:
+            omitted += _keep_newest(entries)
+            self._found = Activities(entries, omitted)
+
+    def _decided(self) -> Iterator[ActivityEntry]:
+        recorded = read_numbered(self._database, self._run_id, _KINDS, self._decision + 1)
+        for seq, event, _, decision in recorded:
+            self._decision = seq
+            if not isinstance(decision, OrderUpdate) or decision.status is OrderStatus.REJECTED:
+                yield _entry(decision, event, seq, _level_of(decision))
+
+    def _commanded(self, run: Run) -> Iterator[ActivityEntry]:
+        """Yield the commands of a live run; a backtest has none."""
+        if run.kind is not RunKind.LIVE:
+            return
+        for row in read_journal_rows(self._database, run.id, self._event + 1):
+            self._event = row.seq
+            if row.kind == _COMMAND:
+                command = decode(row.payload)
+                if isinstance(command, Command) and command.action not in _ROUTINE:
+                    yield _entry(command, row.seq, 0, "warning" if command.action in _SERIOUS else "info")
 
 
-def _commanded(database: Database, run: Run) -> Iterator[ActivityEntry]:
-    """Yield the commands of a live run; a backtest has none."""
-    if run.kind is not RunKind.LIVE:
-        return
-    for row in read_journal_rows(database, run.id):
-        if row.kind == _COMMAND:
-            command = decode(row.payload)
-            if isinstance(command, Command) and command.action not in _ROUTINE:
-                yield _entry(command, row.seq, 0, "warning" if command.action in _SERIOUS else "info")
+def _keep_newest(entries: list[ActivityEntry]) -> int:
+    """Sort entries, newest first, and cut them to `MAX_KEPT`; return how many were cut."""
+    entries.sort(key=lambda entry: (entry.event, entry.seq), reverse=True)
+    cut = max(len(entries) - MAX_KEPT, 0)
+    del entries[MAX_KEPT:]
+    return cut
 
 
 _COMMAND: Final = kind_of(Command("", 0, 0, {}, ""))

@@ -24,21 +24,22 @@ from agent.api.api_messages import (
     AgentChange,
     CommandRequest,
     CommandResult,
-    DataFileList,
+    LogPage,
+    Problem,
+    StreamReset,
+)
+from agent.api.job_messages import DataFileList, JobDetail, JobList, JobRow, StrategyList
+from agent.api.route_table import BASE, MAX_LIMIT
+from agent.api.run_messages import (
     EquityPage,
     EquityPoint,
     FillEntry,
     FillPage,
     HeadlineEntry,
     HeadlinePage,
-    JobDetail,
-    JobList,
-    JobRow,
-    LogPage,
     OrderEntry,
     OrderPage,
     PerformanceReport,
-    Problem,
     RunConfiguration,
     RunDetail,
     RunEntry,
@@ -46,12 +47,9 @@ from agent.api.api_messages import (
     RunPage,
     SignalEntry,
     SignalPage,
-    StrategyList,
-    StreamReset,
     TradeEntry,
     TradePage,
 )
-from agent.api.route_table import BASE, MAX_LIMIT
 from agent.core.errors import SafetyError, TapewireError, UsageError
 from agent.jobs.job_records import JobState
 from agent.jobs.job_requests import JobRequest
@@ -104,8 +102,9 @@ class Client:
         timeout: Seconds to wait for a response.
         allow_plain: Send the token to another machine over plain HTTP, where the network can read it.
 
-    Methods raise ApiError. A request beyond the token's rate limit is repeated after the time that the server
-    names, if it is at most a minute. Redirects and proxies of the environment are not followed.
+    Methods raise ApiError, and UsageError for fields that don't exist or have another type. A request beyond
+    the token's rate limit is repeated after the time that the server names, if it is at most a minute.
+    Redirects and proxies of the environment are not followed.
     """
 
     def __init__(self, url: str, token: str, *, timeout: float = 60.0, allow_plain: bool = False) -> None:
@@ -213,7 +212,7 @@ class Client:
 
         It is sent once. If no response comes, look at `jobs` before sending it again.
         """
-        body = msgspec.json.encode(msgspec.convert({"kind": kind, **fields}, JobRequest))
+        body = _body({"kind": kind, **fields}, JobRequest)
         found: JobRow = self._decode(self._request("POST", "/jobs", body), JobRow)
         return found
 
@@ -232,7 +231,7 @@ class Client:
         return found
 
     def wait_for_job(self, job: str, *, every: float = 1.0) -> JobDetail:
-        """Return a job once it has ended, asked for every so many seconds."""
+        """Return a job once it has ended; `every` is the time in seconds between two requests."""
         while True:
             row = next((one for one in self.jobs() if one.id == job), None)
             if row is None or JobState(row.state).is_end:
@@ -240,7 +239,7 @@ class Client:
             time.sleep(every)
 
     def data(self) -> DataFileList:
-        """Return the files that jobs may read. While it is `reading`, facts are missing: ask again."""
+        """Return the files that jobs may read. While it is `reading`, facts are missing: call it again."""
         return self._get("/data", DataFileList)
 
     def strategies(self) -> StrategyList:
@@ -270,9 +269,9 @@ class Client:
     def command(self, action: Action, **fields: Any) -> CommandResult:
         """Have the agent journal and execute a command; the fields are those of `CommandRequest`.
 
-        It is sent once. If no response comes, ask for `state` before sending it again.
+        It is sent once. If no response comes, read `state` before sending it again.
         """
-        body = msgspec.json.encode(msgspec.convert({"action": action, **fields}, CommandRequest))
+        body = _body({"action": action, **fields}, CommandRequest)
         result: CommandResult = self._decode(self._request("POST", "/commands", body), CommandResult)
         return result
 
@@ -412,6 +411,13 @@ class Client:
 
 def _of_run(run: str, part: str = "") -> str:
     return f"/runs/{quote(run, safe='')}" + (f"/{part}" if part else "")
+
+
+def _body(fields: dict[str, Any], kind: Any) -> bytes:
+    try:
+        return msgspec.json.encode(msgspec.convert(fields, kind))
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the request is not valid: {error}", hint="GET /api/v1/openapi.json") from None
 
 
 def _window(symbol: str, since: int | None, until: int | None) -> dict[str, str | int | None]:

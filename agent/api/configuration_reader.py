@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from msgspec import to_builtins
 
-from agent.api.api_messages import ModelFacts, RunConfiguration, Setting
-from agent.config import Config, InstrumentConfig
+from agent.api.run_messages import ModelFacts, RunConfiguration, Setting
+from agent.config import NOT_PERSISTED, Config, InstrumentConfig
 from agent.core.errors import ModelError
 from agent.core.masking import MASK, is_secret_field, masked
 from agent.store.runs import Run
@@ -19,9 +19,8 @@ from models.sentiment.serve.model_paths import STARTER, starter_dir
 _STATES: Final = ("changed", "given", "default")
 _NO_DEFAULT: Final = object()
 _SERVICES: Final = (
-    "Sections that don't affect decisions and may hold addresses or secrets (dashboard, api, metrics, mqtt, "
-    "workers, notify, store, news, archive, backup) are not stored with a run: tapewire config show prints "
-    "those of the file."
+    "Sections that don't affect decisions and may hold addresses or secrets "
+    f"({', '.join(NOT_PERSISTED)}) are not stored with a run: tapewire config show prints those of the file."
 )
 
 

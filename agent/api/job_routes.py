@@ -6,22 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from agent.api.api_access import SENDER
-from agent.api.api_messages import (
-    DataFileList,
-    DataFileRow,
-    JobDetail,
-    JobList,
-    JobRow,
-    StrategyList,
-)
+from agent.api.job_messages import DataFileList, DataFileRow, JobDetail, JobList, JobRow, StrategyList
 from agent.api.problems import RequestProblem
 from agent.api.request_body import read_body
 from agent.core.errors import UsageError
-from agent.data.file_facts import FileFacts
 from agent.jobs.job_queue import JobQueue
 from agent.jobs.job_records import Job
 from agent.jobs.job_requests import JobRequest
@@ -72,19 +63,7 @@ class JobRoutes:
         return _row(await queue.cancel(_find(queue, request).id))
 
     async def _data(self, _: web.Request, __: Any) -> DataFileList:
-        queue = self._jobs()
-        files, left_out = await asyncio.to_thread(queue.data.files)
-        facts, reading = queue.short.facts(files)
-        rows = tuple(
-            DataFileRow(
-                file.name,
-                file.size,
-                file.changed // 1_000_000,
-                None if found is None else msgspec.convert(found, FileFacts),
-            )
-            for file, found in zip(files, facts, strict=True)
-        )
-        return DataFileList(rows, left_out, reading)
+        return await list_data(self._jobs())
 
     async def _strategies(self, _: web.Request, __: Any) -> StrategyList:
         queue = self._jobs()
@@ -98,6 +77,17 @@ class JobRoutes:
             return await queue.short.describe_strategy(query.name or queue.config.strategy.name)
         except UsageError as error:
             raise RequestProblem("invalid-job", error.message, where="name", hint=error.hint) from None
+
+
+async def list_data(queue: JobQueue) -> DataFileList:
+    """List the files that jobs may read, and have those read whose facts are missing."""
+    files, left_out = await asyncio.to_thread(queue.data.files)
+    facts, reading = queue.short.facts(files)
+    rows = tuple(
+        DataFileRow(file.name, file.size, file.changed // 1_000_000, found)
+        for file, found in zip(files, facts, strict=True)
+    )
+    return DataFileList(rows, left_out, reading)
 
 
 def _find(queue: JobQueue, request: web.Request) -> Job:

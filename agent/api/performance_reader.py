@@ -10,7 +10,7 @@ from agent.analysis.equity import without_flows
 from agent.analysis.report.report_data import recorded_config
 from agent.analysis.trade_groups import TradeGroup, analyse_trades, group_trades, worst_drawdowns
 from agent.analysis.trades import RoundTrip, TradeBook
-from agent.api.api_messages import PerformanceReport, RunMetrics
+from agent.api.run_messages import PerformanceReport, RunMetrics
 from agent.core.events import CashAdjustment, Fill, FundingPayment
 from agent.store.database import Database
 from agent.store.queries import read_numbered, read_rows

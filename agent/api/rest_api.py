@@ -6,26 +6,15 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from agent import __version__
-from agent.api.activity_reader import Activities, activity_page, read_activities
+from agent.api.activity_reader import RunActivities, activity_page
 from agent.api.api_access import SENDER
-from agent.api.api_messages import (
-    AccessInfo,
-    ActivityPage,
-    CommandRequest,
-    CommandResult,
-    LogPage,
-    PerformanceReport,
-    RunMetrics,
-    Scope,
-    TradePage,
-    TradeTable,
-)
+from agent.api.api_messages import AccessInfo, CommandRequest, CommandResult, LogPage, Scope
 from agent.api.change_feed import ChangeFeed, ChangeStream
 from agent.api.command_arguments import arguments, check_fields, timeout_of
 from agent.api.configuration_reader import read_configuration
@@ -47,6 +36,7 @@ from agent.api.route_table import (
     TradeTableQuery,
 )
 from agent.api.run_bars import RunBars
+from agent.api.run_messages import ActivityPage, PerformanceReport, RunMetrics, TradePage, TradeTable
 from agent.api.run_reader import (
     check_symbol,
     read_equity,
@@ -75,7 +65,7 @@ T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _MAX_METRICS: Final = 32  # figures in memory, of ended runs that did not record them
-_MAX_ANALYSES: Final = 8  # performance and activity in memory, of ended runs
+_MAX_PERFORMANCE: Final = 8  # of ended runs, in memory
 _LONGEST_NAME: Final = 100
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -117,10 +107,11 @@ class ApiRoutes:
         self._still_authorized = still_authorized
         self._threads = LimitedThreads("api")
         self._streams: set[ChangeStream] = set()
-        self._metrics: OrderedDict[str, RunMetrics] = OrderedDict()
+        self._metrics = _OfEndedRuns[RunMetrics](_MAX_METRICS)
+        self._performance = _OfEndedRuns[PerformanceReport](_MAX_PERFORMANCE)
         self._trips = RoundTrips(database)
         self._bars = RunBars(database)
-        self._analyses: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._activities = RunActivities(database)
         self._rows: dict[str, Callable[[Database, Run, Any], msgspec.Struct]] = {
             "listTrades": self._trades,
             "getTradeTable": self._trade_table,
@@ -220,15 +211,7 @@ class ApiRoutes:
         return _respond(msgspec.Raw(body), tag)
 
     def _metrics_of(self, run: Run) -> RunMetrics:
-        key = _record_of(run)
-        found = self._metrics.get(key)
-        if found is None:
-            found = read_metrics(self._database, run)
-            if run.status is not RunStatus.RUNNING:
-                self._metrics[key] = found
-                if len(self._metrics) > _MAX_METRICS:
-                    self._metrics.popitem(last=False)
-        return found
+        return self._metrics.of(run, lambda: read_metrics(self._database, run))
 
     def _trades(self, _: Database, run: Run, query: RowsQuery) -> TradePage:
         return read_trades(self._trips.of(run), run, query)
@@ -245,28 +228,14 @@ class ApiRoutes:
         return web.Response(text=text, content_type="text/csv", charset="utf-8", headers=headers)
 
     def _performance_of(self, run: Run) -> PerformanceReport:
-        trades = [entry.trade for entry in self._trips.of(run)]
-        return self._kept(
-            "performance",
-            run,
-            lambda: read_performance(self._database, run, self._metrics_of(run), trades),
-        )
+        def read() -> PerformanceReport:
+            trades = [entry.trade for entry in self._trips.of(run)]
+            return read_performance(self._database, run, self._metrics_of(run), trades)
 
-    def _activity(self, database: Database, run: Run, query: ActivityQuery) -> ActivityPage:
-        found: Activities = self._kept("activity", run, lambda: read_activities(database, run))
-        return activity_page(found, query)
+        return self._performance.of(run, read)
 
-    def _kept(self, name: str, run: Run, read: Callable[[], T]) -> T:
-        """Return what `read` returns; of an ended run it is read once and kept."""
-        key = name, _record_of(run)
-        found: T | None = self._analyses.get(key)
-        if found is None:
-            found = read()
-            if run.status is not RunStatus.RUNNING:
-                self._analyses[key] = found
-                if len(self._analyses) > _MAX_ANALYSES:
-                    self._analyses.popitem(last=False)
-        return found
+    def _activity(self, _: Database, run: Run, query: ActivityQuery) -> ActivityPage:
+        return activity_page(self._activities.of(run), query)
 
     async def _find(self, request: web.Request) -> Run:
         name = request.match_info["run"]
@@ -339,6 +308,26 @@ class ApiRoutes:
 
     async def _document(self, _: web.Request, __: Any) -> Any:
         return document()
+
+
+class _OfEndedRuns(Generic[T]):
+    """What was read of runs that have ended, at most `count` of them."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._found: OrderedDict[str, T] = OrderedDict()
+
+    def of(self, run: Run, read: Callable[[], T]) -> T:
+        """Return what `read` returns; of an ended run it is read once and kept."""
+        key = _record_of(run)
+        found = self._found.get(key)
+        if found is None:
+            found = read()
+            if run.status is not RunStatus.RUNNING:
+                self._found[key] = found
+                if len(self._found) > self._count:
+                    self._found.popitem(last=False)
+        return found
 
 
 def _record_of(run: Run) -> str:

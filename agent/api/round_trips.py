@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from agent.analysis.order_causes import OrderCauses
 from agent.analysis.trades import RoundTrip, TradeBook
-from agent.api.api_messages import CausingHeadline, TradeEntry, TradeTable
 from agent.api.route_table import TradeColumn, TradeFilter, TradeTableQuery
+from agent.api.run_messages import CausingHeadline, TradeEntry, TradeTable
 from agent.core.events import Fill, FillKind, FundingPayment, Order, Side, Signal
 from agent.data.text import MAX_TITLE, one_line, web_url
 from agent.store.database import Database
@@ -22,7 +22,7 @@ from agent.store.runs import Run
 from agent.system.clock import iso
 
 _RUNS: Final = 8  # in memory
-_TRIPS: Final = 200_000  # in memory, of all runs; the run asked for is kept in any case
+_TRIPS: Final = 200_000  # in memory, of all runs; the requested run is kept in any case
 _HEADLINES: Final = 5  # of a round trip
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 """Beginnings of a text that a spreadsheet would take for a formula."""
@@ -45,9 +45,9 @@ class RoundTrips:
     def of(self, run: Run) -> list[TradeEntry]:
         """Return the round trips of a run, those that are open last changed; don't change the list."""
         with self._lock:
-            fold = self._runs.setdefault(run.id, _TripsOfRun(self._database, run.id))
-            self._runs.move_to_end(run.id)
-            entries = fold.entries()
+            fold = self._runs.pop(run.id, None) or _TripsOfRun(self._database, run.id)
+            entries = fold.entries()  # if the store fails half-way, the fold is lost and made anew
+            self._runs[run.id] = fold
             held = sum(len(one.closed) for one in self._runs.values())
             while len(self._runs) > 1 and (len(self._runs) > _RUNS or held > _TRIPS):
                 held -= len(self._runs.popitem(last=False)[1].closed)

@@ -13,19 +13,19 @@ from msgspec import Meta
 
 from agent.api.api_messages import (
     AccessInfo,
-    ActivityPage,
     AgentChange,
     CommandRequest,
     CommandResult,
-    DataFileList,
+    Level,
+    LogPage,
+    Scope,
+)
+from agent.api.job_messages import DataFileList, JobDetail, JobList, JobRow, StrategyList
+from agent.api.run_messages import (
+    ActivityPage,
     EquityPage,
     FillPage,
     HeadlinePage,
-    JobDetail,
-    JobList,
-    JobRow,
-    Level,
-    LogPage,
     OrderPage,
     PerformanceReport,
     PriceBars,
@@ -33,9 +33,7 @@ from agent.api.api_messages import (
     RunDetail,
     RunMetrics,
     RunPage,
-    Scope,
     SignalPage,
-    StrategyList,
     TradePage,
     TradeTable,
 )

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from agent.analysis.report.report_data import recorded_config
 from agent.analysis.run_rows import traded_symbols
-from agent.api.api_messages import PriceBars
 from agent.api.problems import RequestProblem
 from agent.api.route_table import BarsQuery
+from agent.api.run_messages import PriceBars
 from agent.api.run_reader import check_symbol
 from agent.config import Config
 from agent.core.durations import format_bar_length, parse_duration

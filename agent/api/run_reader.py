@@ -14,7 +14,10 @@ import msgspec
 
 from agent.analysis.run_metrics import Metrics
 from agent.analysis.run_rows import traded_symbols
-from agent.api.api_messages import (
+from agent.api.problems import RequestProblem
+from agent.api.query_parameters import decode_cursor, encode_cursor
+from agent.api.route_table import RowsQuery, RunsQuery, WindowQuery
+from agent.api.run_messages import (
     AssetProbabilities,
     EquityPage,
     EquityPoint,
@@ -34,9 +37,6 @@ from agent.api.api_messages import (
     TradeEntry,
     TradePage,
 )
-from agent.api.problems import RequestProblem
-from agent.api.query_parameters import decode_cursor, encode_cursor
-from agent.api.route_table import RowsQuery, RunsQuery, WindowQuery
 from agent.core.errors import did_you_mean
 from agent.core.events import (
     AssetSentiment,

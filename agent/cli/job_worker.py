@@ -95,6 +95,7 @@ def _no_memory() -> TapewireError:
 
 def _refuse_cpu_time(seconds: int) -> Any:
     def refuse(*_: object) -> None:
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)  # it comes every second, also while the end is recorded
         raise TapewireError(
             f"the job used more CPU time than jobs.cpu, {format_duration(seconds * 1000)}",
             hint="raise it, choose a shorter window or fewer variants, or use the command line",

@@ -20,7 +20,7 @@ from agent.core.errors import NotRunning, TapewireError, UsageError
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from agent.api.api_messages import HeadlineEntry, ScoreEntry
+    from agent.api.run_messages import HeadlineEntry, ScoreEntry
     from agent.cli.watched_agent import AgentRows, AgentWatch, WatchedAgent
     from agent.core.events import Fill, Sentiment, Signal
     from agent.live.agent_screen import AgentScreen, ShownHeadline

@@ -11,8 +11,8 @@ import msgspec
 
 from agent.api import run_reader
 from agent.api.api_client import ApiError
-from agent.api.api_messages import EquityPoint, FillEntry, HeadlineEntry, OrderEntry, SignalEntry
 from agent.api.route_table import MAX_LIMIT, RowsQuery, WindowQuery
+from agent.api.run_messages import EquityPoint, FillEntry, HeadlineEntry, OrderEntry, SignalEntry
 from agent.config import Config
 from agent.core.errors import TapewireError, UsageError
 from agent.core.events import DAY_MS

@@ -58,6 +58,7 @@ from agent.system.backoff import BackoffConfig
 from agent.system.resources import resource
 
 __all__ = [
+    "NOT_PERSISTED",
     "AccountConfig",
     "Category",
     "Config",
@@ -72,6 +73,12 @@ __all__ = [
     "load",
     "parse",
 ]
+NOT_PERSISTED: Final = (
+    *("dashboard", "api", "jobs", "mcp", "metrics", "mqtt", "workers", "notify", "telegram", "agents"),
+    *("store", "news", "archive", "backup"),
+)
+"""Sections that are not stored with a run: no URLs, which may hold secrets, and no services."""
+
 _NESTED: Final = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
@@ -192,10 +199,8 @@ class Config(CoreConfig):
         return self.api.token_file or self.dashboard_token_file().with_name("api-tokens.json")
 
     def persisted(self) -> dict[str, Any]:
-        """Return the part that is stored with a run: no URLs, which may hold secrets, and no services."""
-        services = {"dashboard", "api", "jobs", "mcp", "metrics", "mqtt", "workers", "notify"}
-        services |= {"telegram", "agents"}
-        return self.model_dump(mode="json", exclude=services | {"store", "news", "archive", "backup"})
+        """Return the part that is stored with a run: all but `NOT_PERSISTED`."""
+        return self.model_dump(mode="json", exclude=set(NOT_PERSISTED))
 
     def deterministic_subset(self) -> dict[str, Any]:
         """Return the part that affects the core's decisions."""

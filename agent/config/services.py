@@ -92,9 +92,7 @@ class DashboardConfig(ListenerConfig):
     attempts: int = Field(10, gt=0)  # wrong tokens per minute and client; the right token is always accepted
     browsers: int = Field(20, gt=0)  # open pages at once
     bars: int = Field(300, gt=0, le=5_000)  # of each symbol
-    agents_every: Duration = Field(
-        5_000, ge=100
-    )  # how often the agents of [[agents]] are asked for their state
+    agents_every: Duration = Field(5_000, ge=100)  # how often the state of the [[agents]] is read
     # limits of the process that folds a recorded run again for a what-if, the twin or the stories
     replay_timeout: Duration = Field(600_000, ge=1_000)
     replay_memory: int = Field(4_096, ge=256)  # MiB

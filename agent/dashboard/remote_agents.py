@@ -14,9 +14,10 @@ import aiohttp
 import msgspec
 
 from agent import __version__
-from agent.api.api_messages import AccessInfo, CommandRequest, CommandResult, EquityPage, Problem, RunDetail
+from agent.api.api_messages import AccessInfo, CommandRequest, CommandResult, Problem
 from agent.api.command_arguments import check_fields
 from agent.api.route_table import BASE
+from agent.api.run_messages import EquityPage, RunDetail
 from agent.config.services import RemoteAgentConfig
 from agent.core.errors import ConfigError, DataError, SafetyError, UsageError, VenueError, did_you_mean
 from agent.core.events import DAY_MS

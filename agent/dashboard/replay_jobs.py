@@ -54,8 +54,8 @@ class ReplayJob:
         self.result: Any = None
         self.error: TapewireError | None = None
         self.task: asyncio.Task[None] | None = None
-        self.asked_at = 0.0  # by a browser, monotonic seconds
-        self.is_kept = False  # not ended if no browser asks for it
+        self.fetched_at = 0.0  # by a browser, monotonic seconds
+        self.is_kept = False  # not ended if no browser fetches it
 
     @property
     def done(self) -> bool:
@@ -93,14 +93,14 @@ class ReplayJobs:
         """
         shared = next((job for job in self._jobs.values() if job.serves(work, run)), None)
         if shared is not None:
-            return self._asked(shared)
+            return self._fetched(shared)
         if self._database.is_sqlite and self._database.file is None:
             raise UsageError("a store in memory can't be read by another process")
         if sum(not job.done for job in self._jobs.values()) >= _MAX_UNFINISHED:
             raise ServerBusy(
                 "other runs are being folded", hint="try again when they are done, or cancel one"
             )
-        job = self._asked(ReplayJob(work, run, what_if or WhatIfRequest()))
+        job = self._fetched(ReplayJob(work, run, what_if or WhatIfRequest()))
         self._jobs[job.id] = job
         finished = [one for one in self._jobs.values() if one.done]
         for oldest in finished[: max(len(finished) - _MAX_KEPT, 0)]:
@@ -112,7 +112,7 @@ class ReplayJobs:
         """Return a job. Raises UsageError if it doesn't exist, or no longer."""
         if id not in self._jobs:
             raise UsageError("there is no such job", hint="start it again")
-        return self._asked(self._jobs[id])
+        return self._fetched(self._jobs[id])
 
     def known(self, work: Work, run: Run) -> Any:
         """Return the result of a finished job; None without one."""
@@ -131,8 +131,8 @@ class ReplayJobs:
         for id in list(self._jobs):
             await self.cancel(id)
 
-    def _asked(self, job: ReplayJob) -> ReplayJob:
-        job.asked_at = asyncio.get_running_loop().time()
+    def _fetched(self, job: ReplayJob) -> ReplayJob:
+        job.fetched_at = asyncio.get_running_loop().time()
         return job
 
     async def _run(self, job: ReplayJob) -> None:
@@ -185,7 +185,7 @@ class ReplayJobs:
                 f"the run could not be folded in {format_duration(round(self._timeout * 1000))}",
                 hint="raise dashboard.replay_timeout, or use the command line, which has no limit",
             )
-        if not job.is_kept and asyncio.get_running_loop().time() - job.asked_at > ABANDONED:
+        if not job.is_kept and asyncio.get_running_loop().time() - job.fetched_at > ABANDONED:
             raise TapewireError("cancelled, because no page asked for the result")
 
     def _crash(self, job: ReplayJob, process: WatchedProcess) -> TapewireError:

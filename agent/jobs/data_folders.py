@@ -58,7 +58,7 @@ class DataFolders:
         folder, *parts = name.split("/")
         where = self._folders.get(folder)
         wrong = len(name) > _MAX_NAME or not name.isprintable() or not parts or len(parts) > _MAX_DEPTH + 1
-        if where is None or wrong or any(part in ("", ".", "..") or "\\" in part for part in parts):
+        if where is None or wrong or any(not part or part.startswith(".") or "\\" in part for part in parts):
             raise UsageError(
                 f"{name[:_MAX_NAME]!r} is no data file that jobs may read",
                 hint=f"name it FOLDER/FILE, with a folder of {', '.join(self._folders)}",

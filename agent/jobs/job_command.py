@@ -17,4 +17,4 @@ class JobCommand(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     memory: int
     cpu: int
-    by: str = "cli"  # who asked for it (`agent.store.tries.Try.by`)
+    by: str = "cli"  # its sender (`agent.store.tries.Try.by`)

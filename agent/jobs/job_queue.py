@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shlex
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -79,9 +80,16 @@ class JobQueue:
     async def start(self, request: RequestedCommand, by: str) -> Job:
         """Start a job, or have it wait for its turn. `by` names the sender.
 
-        Raises UsageError for a file or strategy that jobs may not use, ServerBusy if too many jobs wait.
+        Raises UsageError for a file or strategy that jobs may not use, and for a file that another job
+        writes; ServerBusy if too many jobs wait.
         """
         arguments = await self._threads.run(lambda: request.arguments(self._surroundings))
+        written = [one for one in arguments if one.startswith("--output=")]
+        other = next((one for one in self._running.values() if {*written} & {*one.arguments}), None)
+        if other is not None:
+            raise UsageError(
+                f"{Path(written[0]).name} is being written by job {other.job.id}", hint="wait for its end"
+            )
         limits = self.config.jobs
         if len(self._running) >= limits.parallel + limits.waiting:
             raise ServerBusy(
@@ -211,7 +219,13 @@ class JobQueue:
         result = bytes(last.result)
         await self._threads.run(lambda: self._records.write_result(job, result))
         found = msgspec.json.decode(result)
-        job.runs, job.summary = runs_of(job.kind, found), summarise(job.kind, found)
+        try:
+            job.runs, job.summary = runs_of(job.kind, found), summarise(job.kind, found)
+        except (LookupError, TypeError, ValueError) as error:
+            _log.exception("the result of a job can't be summarised", job=job.id)
+            raise TapewireError(
+                "the result is not what this version expects", hint="see the server's log, and report it"
+            ) from error
 
     def _check_time(self, elapsed: float) -> None:
         limit = self.config.jobs.timeout

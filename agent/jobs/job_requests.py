@@ -1,4 +1,4 @@
-"""What a remote caller may ask for: one struct for each kind of job, and the command that it stands for.
+"""What a remote caller may have run: one struct for each kind of job, and the command that it stands for.
 
 A caller chooses data files and strategies by name only, and no file that is written. Each value becomes one
 argument `--option=VALUE`, so that none can be taken for another option.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from agent.config import Config
 from agent.core.errors import TapewireError
+from agent.data.file_facts import FileFacts
 from agent.jobs.data_folders import DataFile, DataFolders
 from agent.jobs.job_command import JobCommand
 from agent.jobs.known_strategies import KnownStrategies
@@ -25,7 +26,6 @@ _TIMEOUT: Final = 300  # seconds
 _MAX_RESULT: Final = 4 * 1024 * 1024
 _TAIL: Final = 4_000
 _BATCH: Final = 20  # files that one process reads
-_UNREADABLE: Final = {"kind": "unknown"}
 
 
 class ShortCommands:
@@ -37,11 +37,11 @@ class ShortCommands:
         self._data = data
         self._strategies = strategies
         self._turn = asyncio.Semaphore(1)
-        self._facts: dict[DataFile, dict[str, Any]] = {}
+        self._facts: dict[DataFile, FileFacts] = {}
         self._described: dict[tuple[str, int], StrategyDescription] = {}
         self._reading: asyncio.Task[None] | None = None
 
-    def facts(self, files: Sequence[DataFile]) -> tuple[list[dict[str, Any] | None], bool]:
+    def facts(self, files: Sequence[DataFile]) -> tuple[list[FileFacts | None], bool]:
         """Return what is known of each file, and whether the others are being read.
 
         A file's facts are read again once its size or time of change differs.
@@ -74,13 +74,18 @@ class ShortCommands:
             await asyncio.wait({self._reading})
 
     async def _read(self, files: Sequence[DataFile]) -> None:
+        """Read files in one process; if it fails, each in one of its own: the others may be fine."""
         try:
             read = msgspec.json.decode(
                 await self._run("data", "--json", "--", *(str(one.path) for one in files)),
-                type=list[dict[str, Any]],
+                type=list[FileFacts],
             )
         except TapewireError as error:
-            read = [_UNREADABLE | {"note": error.message}] * len(files)
+            if len(files) > 1:
+                for one in files:
+                    await self._read([one])
+                return
+            read = [FileFacts("unknown", note=error.message)]
         self._facts |= dict(zip(files, read, strict=True))
 
     async def _run(self, *arguments: str) -> msgspec.Raw:

@@ -6,8 +6,10 @@ lines of JSON on standard output. What the work itself prints there goes to stan
 
 from __future__ import annotations
 
+import atexit
 import os
 import resource
+import select
 import signal
 import threading
 import time
@@ -71,8 +73,10 @@ def limit_process(*, memory: int, cpu: int | None = None) -> None:
 def end_with_parent(grace: float = 0.0) -> None:
     """End this process and its group once the parent closes standard input.
 
-    With `grace` (seconds) it is interrupted first, so that it can record its end.
+    With `grace` (seconds) it is interrupted first, so that it can record its end; when it exits, so does its
+    group.
     """
+    atexit.register(_end_group_of_orphan)
     threading.Thread(target=_end_with_parent, args=(grace,), daemon=True).start()
 
 
@@ -82,6 +86,18 @@ def _end_with_parent(grace: float) -> None:
     if grace:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(grace)
+    _end_group()
+    os._exit(1)
+
+
+def _end_group_of_orphan() -> None:
+    """End the group if the parent, which does it otherwise, has closed standard input."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    if any(event & select.POLLHUP for _, event in poll.poll(0)):
+        _end_group()
+
+
+def _end_group() -> None:
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
-    os._exit(1)

@@ -130,21 +130,6 @@ class TemplateAnswer(msgspec.Struct, frozen=True):
     source: str
 
 
-class DataLine(msgspec.Struct, frozen=True):
-    """A data file by the name that tools take; `bytes` on disk, `changed_at` in UTC ms."""
-
-    name: str
-    bytes: int
-    changed_at: int
-
-
-class DataAnswer(msgspec.Struct, frozen=True):
-    """Data files; `left_out` more are not listed."""
-
-    files: list[DataLine]
-    left_out: int
-
-
 class DocsAnswer(msgspec.Struct, frozen=True):
     """Sections of the documentation, best first; read_doc returns their text."""
 

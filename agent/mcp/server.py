@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import closing
+from inspect import iscoroutinefunction
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -177,6 +178,8 @@ class AssistantServer:
         query = tool.parse(arguments)
         if tool.read is not None:
             read = tool.read
+            if iscoroutinefunction(read):
+                return await read(self._at, query)
             return await self._threads.run(lambda: read(self._at, query))
         if isinstance(query, CommandQuery):
             return await self._command(query, caller)

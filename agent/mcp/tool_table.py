@@ -9,8 +9,11 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from agent.api.api_messages import RunPage, Scope
+from agent.api.api_messages import Scope
+from agent.api.job_messages import DataFileList
+from agent.api.job_routes import list_data
 from agent.api.route_table import RunsQuery
+from agent.api.run_messages import RunPage
 from agent.api.run_reader import read_metrics, read_runs
 from agent.config import Config
 from agent.core.errors import UsageError
@@ -37,7 +40,10 @@ class Surroundings(NamedTuple):
 
 
 class Tool(NamedTuple):
-    """A tool. It either reads, in a thread, or is a job whose printed JSON `shape` makes the answer."""
+    """A tool. It either reads, or is a job whose printed JSON `shape` makes the answer.
+
+    `read` is called in a thread, unless it is a coroutine function.
+    """
 
     name: str
     description: str
@@ -176,10 +182,8 @@ def _template(at: Surroundings, query: TemplateQuery) -> answers.TemplateAnswer:
     return answers.TemplateAnswer(f"{query.name}.py", at.template(query.name, query.template))
 
 
-def _list_data(at: Surroundings, _: Nothing) -> answers.DataAnswer:
-    files, left_out = at.queue.data.files()
-    lines = [answers.DataLine(one.name, one.size, one.changed // 1_000_000) for one in files]
-    return answers.DataAnswer(lines, left_out)
+async def _list_data(at: Surroundings, _: Nothing) -> DataFileList:
+    return await list_data(at.queue)
 
 
 def _search_docs(_: Surroundings, query: DocsQuery) -> answers.DocsAnswer:
@@ -262,10 +266,11 @@ READ_TOOLS: Final = (
     ),
     Tool(
         "list_data",
-        "Data files that research may read, by the names that `klines`, `news`, `sentiment`, `funding` take.",
+        "Data files that research may read, by the names that `klines`, `news`, `sentiment`, `funding` take, "
+        "with kind, symbol, range and gaps. While `reading`, facts are missing: call again.",
         Scope.READ,
         Nothing,
-        answers.DataAnswer,
+        DataFileList,
         _list_data,
     ),
     Tool(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import tapewire as tw
-from agent.api.api_messages import JobDetail
+from agent.api.job_messages import JobDetail
 from agent.config import parse
 from agent.jobs.job_queue import JobQueue
 from agent.store.database import Database, open_database
@@ -128,6 +128,8 @@ async def test_a_job_that_may_not_be_started_is_a_problem(
     async with project() as served:
         found = await refusal(served, lambda client: client.start_job(kind, **fields))
         assert found[:2] == (status, problem)
+        with pytest.raises(tw.UsageError, match=r"unknown field `modle`"):
+            await served.call(lambda client: client.start_job("backtest", modle="x"))
         async with served.session("research") as http:
             async with http.post("/api/v1/jobs", json={"kind": "backtest", "model": "x"}) as response:
                 assert response.status == 400

@@ -13,24 +13,27 @@ from typing import Any
 import pytest
 import structlog
 
-from agent.api.activity_reader import Activities, activity_page, read_activities
-from agent.api.api_messages import ActivityEntry
+from agent.api.activity_reader import Activities, RunActivities, activity_page
 from agent.api.configuration_reader import read_configuration
 from agent.api.log_reader import log_page
 from agent.api.route_table import BASE, ActivityQuery, LogQuery
+from agent.api.run_messages import ActivityEntry
 from agent.config.live import LogConfig
-from agent.core.events import Fill
+from agent.core.events import Command, Fill
 from agent.live import log
 from agent.live.log_lines import RecentLines
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
-from agent.store.queries import find_run, read_rows
+from agent.store.journal import Journal, read_journal
+from agent.store.queries import find_run, read_decisions, read_rows
+from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunKind
 from tests.api.api_harness import api_served
 from tests.cli.conftest import Outcome
 from tests.dashboard.dashboard_harness import agent_with_page, client
 from tests.dashboard.replays import record_venue_run
 from tests.support.live import handled, until
+from tests.support.recorded_venue import BEGIN
 
 URL = "sqlite:///var/tapewire.db"
 
@@ -102,7 +105,8 @@ def test_what_differs_from_the_defaults_comes_first() -> None:
         ("risk.max_leverage", 1.0, 1.0, "default"),
         ("instruments.BTCUSDT.min_qty", None, None, "default"),
     ]
-    assert any("not stored with a run" in note for note in found.notes)
+    (note,) = found.notes
+    assert all(name in note for name in ("not stored with a run", "jobs", "mcp", "telegram", "agents"))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,7 @@ async def test_the_card_of_the_model_that_scored_is_shown(backtested: Callable[.
 
 def test_the_activity_of_a_run_at_a_venue_has_its_rejections(database: Database) -> None:
     run = record_venue_run(database)
-    found = read_activities(database, run)
+    found = RunActivities(database).of(run)
     rejected = [one for one in found.entries if one.what == "order update"]
     assert rejected
     assert {one.level for one in rejected} == {"warning"}
@@ -143,6 +147,30 @@ def test_the_activity_of_a_run_at_a_venue_has_its_rejections(database: Database)
     assert events == sorted(events, reverse=True)
     page = activity_page(found, ActivityQuery(search="rejected", limit=1))
     assert (page.matching, len(page.items), page.total) == (len(rejected), 1, len(found.entries))
+
+
+def test_activity_goes_on_where_it_ended(database: Database) -> None:
+    source = record_venue_run(database)
+    events = [event for _, event in read_journal(database, source.id)]
+    decisions = [(one.event_seq, one.decision) for one in read_decisions(database, source.id)]
+    recorder = Recorder(database, Run("20260101-000000-aaaa", RunKind.LIVE, 1, source.strategy), batch=None)
+    journal = Journal(database, recorder.run.id)
+    growing, sizes = RunActivities(database), set[int]()
+    for begin in range(1, len(events) + 1, 200):
+        journal.append(events[begin - 1 : begin + 199])
+        for event, decision in decisions:
+            if begin <= event < begin + 200:
+                recorder.event_seq = event
+                recorder.decision(decision)
+        recorder.flush()
+        sizes.add(len(growing.of(recorder.run).entries))
+    pause = Command("pause", BEGIN, BEGIN, {}, "test")
+    journal.append([pause])
+    found = growing.of(recorder.run)
+    assert len(sizes) > 2
+    assert (found.entries[0].event, found.entries[0].what) == (len(events) + 1, "command")
+    assert found.entries[1:] == RunActivities(database).of(source).entries
+    assert growing.of(recorder.run) is found  # nothing was recorded since
 
 
 LEVELS = ("info", "error", "debug", "warning")

@@ -12,9 +12,9 @@ from typing import Any, get_args
 import pytest
 
 from agent.analysis.trades import RoundTrip
-from agent.api.api_messages import CausingHeadline, TradeEntry
 from agent.api.round_trips import CSV_COLUMNS, RoundTrips, selected, trade_table, trades_as_csv
 from agent.api.route_table import BASE, TradeColumn, TradeFilter, TradeTableQuery
+from agent.api.run_messages import CausingHeadline, TradeEntry
 from agent.core.events import Decision, Side
 from agent.store.database import Database, open_database
 from agent.store.queries import find_run, read_decisions

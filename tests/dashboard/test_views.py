@@ -11,8 +11,8 @@ import pytest
 import structlog
 from selenium.webdriver.common.keys import Keys
 
-from agent.api.api_messages import TradeEntry
 from agent.api.round_trips import RoundTrips
+from agent.api.run_messages import TradeEntry
 from agent.config.live import LogConfig
 from agent.core.errors import UsageError
 from agent.live import log

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -19,18 +22,47 @@ from agent.config import Config, parse
 from agent.core.errors import UsageError
 from agent.jobs.job_queue import JobQueue
 from agent.jobs.job_records import Job, JobState
-from agent.jobs.job_requests import BacktestRequest, DownloadRequest, ImportRequest, JobRequest
+from agent.jobs.job_requests import (
+    BacktestRequest,
+    DownloadRequest,
+    ImportRequest,
+    JobRequest,
+    JobSurroundings,
+)
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.queries import find_run
 from agent.store.runs import RunStatus
 from agent.system.limited_threads import ServerBusy
 from tests.cli.conftest import Outcome
+from tests.conftest import ROOT
 from tests.support.live import SAMPLES, until
 
 KLINES = ("sample/BTCUSDT-1m.csv",)
 SLOW = 900.0
 """Seconds for a job: its process has the lowest priority, and the machine may be busy."""
+
+SERVER = f"""
+import asyncio
+
+from agent.config import Config
+from agent.jobs.job_queue import JobQueue
+from agent.jobs.job_requests import BacktestRequest
+
+
+async def main() -> None:
+    queue = JobQueue(Config())
+    for _ in range(2):
+        await queue.start(BacktestRequest(strategy="hanging.py", klines={KLINES}), "test")
+    await asyncio.Event().wait()
+
+
+asyncio.run(main())
+"""
+"""A server whose first job hangs and whose second one waits."""
+
+AVERAGES: dict[str, Any] = {"strategy": "sma_cross", "params": {"slow": 40}}
+NEWS: dict[str, Any] = {"strategy": "sentiment", "news": "sample/headlines.csv"}
 
 HANGING = """
 import subprocess
@@ -78,6 +110,10 @@ async def finished(queue: JobQueue, request: JobRequest) -> tuple[Job, Any]:
     result = await queue.result(job.id)
     assert result is not None
     return job, msgspec.json.decode(result)
+
+
+def whole(result: Any) -> Any:
+    return result
 
 
 def write_hanging(work: str) -> str:
@@ -150,6 +186,31 @@ async def test_cancelling_ends_the_process_and_those_that_it_started(queue: JobQ
 
 
 @pytest.mark.slow
+async def test_a_killed_server_leaves_no_process_and_its_jobs_are_interrupted(
+    tapewire: Callable[..., Outcome],
+) -> None:
+    write_hanging("time.sleep(1)")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", SERVER], env=environment) as server:
+        try:
+            processes = await started_processes()
+            assert len(alive(processes)) == 2
+            beside = JobQueue(configured())
+            assert beside.list() == []  # the jobs of a server that lives are its own
+            await beside.close()
+        finally:
+            server.kill()
+    await until(lambda: alive(processes) == [])
+    with closing(open_database("sqlite:///var/tapewire.db")) as database:
+        assert find_run(database, "latest").status is not RunStatus.RUNNING  # it could record its end
+    later = JobQueue(configured())
+    assert [(job.state, job.error, job.hint) for job in later.list()] == [
+        (JobState.INTERRUPTED, "the server that ran it ended", "start it again")
+    ] * 2
+    await later.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "limits", "error"),
     [
@@ -190,6 +251,20 @@ async def test_an_error_of_the_command_is_that_of_the_job(queue: JobQueue) -> No
         queue.find("0123")
 
 
+class OtherCommand(msgspec.Struct, frozen=True, tag="backtest", tag_field="kind"):
+    """A backtest by name, whose command prints something else."""
+
+    def arguments(self, at: JobSurroundings) -> tuple[str, ...]:
+        return ("strategy", "show", "--json", "--", "sma_cross")
+
+
+@pytest.mark.slow
+async def test_a_job_fails_if_its_result_is_that_of_another_command(queue: JobQueue) -> None:
+    job = await ended(queue, await queue.start(OtherCommand(), "test"))
+    assert job.state is JobState.FAILED
+    assert "not what this version expects" in job.error
+
+
 async def test_the_waiting_list_is_bounded(tapewire: Callable[..., Outcome]) -> None:
     queue = JobQueue(configured(waiting=1))
     try:
@@ -203,6 +278,14 @@ async def test_the_waiting_list_is_bounded(tapewire: Callable[..., Outcome]) -> 
     assert [job.state for job in again.list()] == [JobState.INTERRUPTED]  # of two, the newest
     assert len(list(Path("var/jobs").glob("*.json"))) == 1
     await again.close()
+
+
+async def test_two_jobs_do_not_write_the_same_file(queue: JobQueue) -> None:
+    first = await queue.start(ImportRequest(file="sample/headlines.csv", name="wire"), "test")
+    with pytest.raises(UsageError, match=rf"wire.parquet is being written by job {first.id}"):
+        await queue.start(ImportRequest(file="sample/headlines.csv", name="wire"), "test")
+    await queue.cancel(first.id)
+    await queue.start(ImportRequest(file="sample/headlines.csv", name="wire"), "test")
 
 
 @pytest.mark.slow
@@ -221,8 +304,27 @@ async def test_the_waiting_list_is_bounded(tapewire: Callable[..., Outcome]) -> 
             ("walkforward", "--train", "8h", "--test", "1d", "--embargo", "1h", "--warmup", "1h"),
             lambda result: (result["evidence"], result["verdict"], result["returns"]),
         ),
-        ("check-startup", {}, ("check", "startup"), lambda result: (result["passed"], result["trials"])),
-        ("check-costs", {}, ("check", "costs"), lambda result: (result["passed"], result["table"])),
+        (
+            "tune",
+            {"ranges": ["fast=5:15:5"], "trials": 3, "batch": 3, "folds": 2, "placebo": 0}
+            | {"holdout": "1d", "embargo": "1h", "warmup": "1h"},
+            (
+                *("tune", "--range", "fast=5:15:5", "--trials", "3", "--batch", "3", "--folds", "2"),
+                *("--placebo", "0", "--holdout", "1d", "--embargo", "1h", "--warmup", "1h"),
+            ),
+            lambda result: (
+                *(
+                    result[name]
+                    for name in ("trials", "pruned", "params", "value", "in_sample", "overfitting")
+                ),
+                *(result["held_out"][name] for name in ("evidence", "verdict", "returns")),
+            ),
+        ),
+        ("check-lookahead", {"cuts": 2}, ("check", "lookahead", "--cuts", "2"), whole),
+        ("check-startup", {}, ("check", "startup"), whole),
+        ("check-costs", {}, ("check", "costs"), whole),
+        ("check-placebo", NEWS | {"draws": 19}, ("check", "placebo", "--draws", "19"), whole),
+        ("check-masked", NEWS, ("check", "masked"), whole),
     ],
 )
 async def test_each_kind_has_the_figures_of_the_command_line(
@@ -233,14 +335,22 @@ async def test_each_kind_has_the_figures_of_the_command_line(
     command: tuple[str, ...],
     figures: Callable[[Any], Any],
 ) -> None:
-    body = {"kind": kind, "strategy": "sma_cross", "klines": KLINES, "params": {"slow": 40}} | fields
+    body = {"kind": kind, "klines": KLINES} | (fields if "news" in fields else AVERAGES | fields)
     wanted: Any = msgspec.convert(body, JobRequest)
     job, result = await finished(queue, wanted)
-    options = ("--strategy", "sma_cross", "--klines", SAMPLES / "BTCUSDT-1m.csv", "--set", "slow=40")
-    direct = await asyncio.to_thread(tapewire, *command, *options, "--json")
-    assert figures(result) == figures(json.loads(direct.out))
+    options: tuple[str | Path, ...] = ("--strategy", "sma_cross", "--set", "slow=40")
+    if "news" in fields:
+        options = ("--strategy", "sentiment", "--news", SAMPLES / "headlines.csv")
+    klines = SAMPLES / "BTCUSDT-1m.csv"
+    direct = json.loads(
+        (await asyncio.to_thread(tapewire, *command, *options, "--klines", klines, "--json")).out
+    )
+    assert figures(result) == figures(direct)
     assert job.summary is not None
-    assert len(job.runs) == (len(result["folds"]) if kind == "walkforward" else 0)
+    assert job.summary.passed == (result["passed"] if kind.startswith("check-") else None)
+    study = result["held_out"] if kind == "tune" else result
+    folds = study["folds"] if kind in ("walkforward", "tune") else []
+    assert job.runs == tuple(fold["run"] for fold in folds)
 
 
 @pytest.mark.slow

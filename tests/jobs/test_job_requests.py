@@ -126,6 +126,7 @@ def test_files_are_written_into_the_servers_own_folders_only(project: JobSurroun
         ("../secret/a.csv", "no data file that jobs may read"),
         ("klines/../../secret/a.csv", "no data file that jobs may read"),
         ("klines/./BTCUSDT-1m.parquet", "no data file that jobs may read"),
+        ("klines/.old/BTCUSDT-1m.parquet", "no data file that jobs may read"),
         ("klines//BTCUSDT-1m.parquet", "no data file that jobs may read"),
         ("klines/a/b/c/d/e.csv", "no data file that jobs may read"),
         ("klines/x\0.csv", "no data file that jobs may read"),

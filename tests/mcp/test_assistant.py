@@ -83,8 +83,14 @@ async def test_what_an_assistant_reads_and_what_it_is_refused(tapewire: Tapewire
         tries = answer(await client.call_tool("list_tries", {"run": run}))
         assert (tries["study"]["id"], tries["count"]) == (study["study"], 1)
         assert tries["tries"][0]["by"] == "cli"
-        files = answer(await client.call_tool("list_data", {}))["files"]
-        assert "sample/BTCUSDT-1m.csv" in [one["name"] for one in files]
+        async with asyncio.timeout(PATIENCE):
+            while (data := answer(await client.call_tool("list_data", {})))["reading"]:
+                await asyncio.sleep(0.2)
+        facts = {one["name"]: one["facts"] for one in data["items"]}
+        bars = facts["sample/BTCUSDT-1m.csv"]
+        assert (bars["kind"], bars["symbol"], bars["interval"]) == ("klines", "BTCUSDT", 60_000)
+        assert bars["end"] - bars["first"] == bars["rows"] * 60_000  # and so there are no gaps
+        assert facts["sample/headlines.csv"]["kind"] == "news"
         strategies = answer(await client.call_tool("list_strategies", {}))["strategies"]
         assert [one["name"] for one in strategies] == ["buy_and_hold", "fusion", "sentiment", "sma_cross"]
         template = answer(await client.call_tool("strategy_template", {"name": "mine", "template": "news"}))
@@ -174,9 +180,9 @@ async def test_a_cancelled_call_leaves_no_process(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await call
         await until(lambda: not workers())
-        assert answer(await client.call_tool("list_data", {}))["files"]  # the server lives
+        assert answer(await client.call_tool("list_data", {}))["items"]  # the server lives
         (record,) = tmp_path.rglob("jobs/*.json")
-        assert json.loads(record.read_bytes())["state"] == "cancelled"
+        await until(lambda: json.loads(record.read_bytes())["state"] == "cancelled")
 
 
 @pytest.mark.slow
