@@ -29,6 +29,7 @@ async function load() {
     render(found);
   } catch (problem) {
     if (request !== asked) return;
+    run = ""; // the next look tries again
     error.replaceChildren(untrusted(problem.message));
     error.hidden = false;
     byId("performance-body").hidden = true;

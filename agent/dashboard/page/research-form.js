@@ -148,6 +148,7 @@ async function showStrategy() {
   const own = described;
   const name = byId("job-strategy").value || strategies.configured;
   const box = byId("job-params");
+  byId("job-reads").textContent = "";
   box.replaceChildren(element("p", { class: "quiet", text: name ? "Reading the parameters …" : "The sleeves have their own parameters." }));
   if (!name) return;
   try {
