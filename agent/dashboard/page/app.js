@@ -190,6 +190,8 @@ async function drawFolded() {
     candles.update({ all: true, rows: found.bars }, found.bars.length);
     const headlines = [...state.headlines.values()].filter((headline) => headline.symbols.includes(shown));
     candles.setMarkers(found.fills, headlines);
+    const note = found.isCut ? `arrows of the first ${number(found.fills.length, 0)} fills only` : "";
+    byId("chart-note").textContent = note;
     offerPlots();
     drawLines();
   } catch (error) {
@@ -199,6 +201,7 @@ async function drawFolded() {
 
 function changeInterval() {
   candles.clear();
+  byId("chart-note").textContent = "";
   candles.interval = state.head.interval;
   candles.visible = undefined;
   if (isFolded()) drawFolded();

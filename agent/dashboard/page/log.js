@@ -53,7 +53,7 @@ function renderActivity({ total, omitted, matching, items }) {
   }));
   const left = omitted ? `; the ${number(omitted, 0)} oldest are left out` : "";
   const what = "changes of risk, commands, notes and rejected orders";
-  render(rows, matching, total ? `${number(total, 0)} ${what}${left}.` : `The run has no ${what}.`);
+  render(rows, matching, total ? `${number(total, 0)} ${what}${left}.` : "Nothing happened in the run: no change of risk, command, note or rejected order.");
 }
 
 function render(rows, matching, note) {

@@ -78,7 +78,7 @@ function render({ metrics, trades, sleeves, drawdowns, recorded, status }) {
 
 function groupSection(title, rows) {
   const columns = [
-    [title.replace(/^By /, "")], ["Trips", "n"], ["Won", "n"], ["Result", "n"], ["Mean %", "n"],
+    [title.replace(/^By /, "").split(/ of |,/)[0]], ["Trips", "n"], ["Won", "n"], ["Result", "n"], ["Mean %", "n"],
     ["Profit factor", "n"], ["Mean duration", "n"], ["Fees", "n"], ["Funding", "n"],
   ];
   const table = element("table", { class: "groups" });
