@@ -7,6 +7,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, Final, Never, TypeVar
 from urllib.parse import quote
 
@@ -41,6 +42,10 @@ _COMMAND_TIMEOUT: Final = 20.0  # the other server waits for its agent up to 15 
 _MOST_BYTES: Final = 4_000_000  # of a response
 _TEXT: Final = 300  # characters of a text of the other server
 _POSITIONS: Final = 200  # of one agent
+_PROBLEMS: Final = 20  # of one agent
+_RUN: Final = 100  # characters of a run's id
+_MOST: Final = 1_000_000_000  # working orders
+_OTHER_API: Final = "the answer is not that of this version's API"
 
 
 class HeldPosition(msgspec.Struct, frozen=True):
@@ -204,7 +209,7 @@ class _RemoteAgent:
                 self._soon.clear()
                 wait = self._every
                 try:
-                    row = await self._ask_all()
+                    row = await self._ask()
                 except (VenueError, DataError, UsageError, SafetyError) as error:
                     row = self._unreachable(error.message, error.hint)
                     if isinstance(error, SafetyError):
@@ -222,8 +227,26 @@ class _RemoteAgent:
             self.row, reachable=False, since=since, why=why, hint=hint, commands=False, no_commands=""
         )
 
+    async def _ask(self) -> AgentRow:
+        """Return the row of a new answer. Raises DataError for one that has no sense, and like `_get`."""
+        try:
+            row = await self._ask_all()
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{_OTHER_API}: {type(error).__name__}: {one_line(str(error), _TEXT)}",
+                hint=f"this is {__version__}",
+            ) from None
+        figures = [row.equity, row.drawdown, row.exposure, *(one.qty for one in row.positions)]
+        if not all(isfinite(one) for one in figures if one is not None):
+            raise DataError(f"{_OTHER_API}: a figure is no finite number")
+        if not 0 <= row.working <= _MOST:
+            raise DataError(f"{_OTHER_API}: there can't be so many working orders")
+        return row
+
     async def _ask_all(self) -> AgentRow:
         status = await self._get("/state", Status)
+        if len(status.run) > _RUN:
+            raise DataError(f"{_OTHER_API}: the id of the run has more than {_RUN} characters")
         if self._run is None or self._run.run.id != status.run:
             self._run = await self._get(f"/runs/{quote(status.run, safe='')}", RunDetail)
         access, refusal = await self._access()
@@ -255,7 +278,7 @@ class _RemoteAgent:
                 HeldPosition(one.symbol[:40], float(one.qty), one.value) for one in held[:_POSITIONS]
             ),
             working=sum(one.open_orders for one in status.positions),
-            problems=tuple(one_line(one, _TEXT) for one in _problems(status)),
+            problems=tuple(one_line(one, _TEXT) for one in _problems(status)[:_PROBLEMS]),
             commands=access is not None and access.commands,
             no_commands="" if access and access.commands else refusal,
         )
@@ -341,9 +364,7 @@ class _RemoteAgent:
         try:
             found: T = msgspec.json.decode(content, type=kind)
         except JSON_DECODE_ERRORS as error:
-            raise DataError(
-                f"the answer is not that of this version's API: {error}", hint=f"this is {__version__}"
-            ) from None
+            raise DataError(f"{_OTHER_API}: {error}", hint=f"this is {__version__}") from None
         return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -270,6 +270,56 @@ async def test_servers_that_fail_are_explained_and_do_not_hold_up_the_others(
                     await asyncio.sleep(0.05)
             assert secret not in str(await listing(http))
     assert reached == []
+
+
+def with_first(rows: list[dict[str, Any]], **changed: Any) -> list[dict[str, Any]]:
+    return [rows[0] | changed, *rows[1:]]
+
+
+SENSELESS_ANSWERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "signalling": lambda state: {"positions": with_first(state["positions"], qty="sNaN")},
+    "infinite": lambda state: {"positions": with_first(state["positions"], qty="1E+400")},
+    "summed up": lambda state: {"positions": [state["positions"][0] | {"value": 1e308}] * 9},
+    "countless": lambda state: {"positions": with_first(state["positions"], open_orders=10**4_000)},
+    "long run": lambda state: {"run": "x" * 1_000_000},
+    "other keys": lambda state: {"producers": [{"called": "wire"}]},
+}
+
+
+async def test_an_answer_without_sense_makes_that_agent_unreachable_until_it_has_sense(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    changes = dict(SENSELESS_ANSWERS)
+    async with remote("sound", sandbox, tmp_path / "a") as known, AsyncExitStack() as stack:
+        programs = await stack.enter_async_context(
+            ClientSession(headers={"Authorization": f"Bearer {known.token}"})
+        )
+
+        async def serve(name: str) -> dict[str, Any]:
+            async def answer(request: web.Request) -> web.Response:
+                async with programs.get(known.config["url"] + request.raw_path) as response:
+                    found = await response.json()
+                if request.path.endswith("/state") and name in changes:
+                    found |= changes[name](found)
+                return web.json_response(found, status=response.status)
+
+            url = await stack.enter_async_context(other_server(answer))
+            return known.config | {"name": name, "url": url}
+
+        configs = [await serve(name) for name in SENSELESS_ANSWERS]
+        _, http = await stack.enter_async_context(fleet(database, known.config, *configs))
+        await row_of(http, "sound", reachable=True)
+        for name in SENSELESS_ANSWERS:
+            async with asyncio.timeout(60):
+                while not (row := await row_of(http, name, reachable=False))["why"]:
+                    await asyncio.sleep(0.05)
+            assert "is not that of this version's API" in row["why"], name
+            assert len(row["run"]) < 100
+        (total,) = (await listing(http))["totals"]
+        assert (total["agents"], total["of"]) == (1, 1)
+        changes.clear()
+        for name in SENSELESS_ANSWERS:
+            await row_of(http, name, reachable=True)
 
 
 def test_totals_are_sums_over_those_that_can_be_reached() -> None:

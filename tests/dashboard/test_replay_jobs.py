@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import stat
 from decimal import Decimal
 from pathlib import Path
@@ -197,10 +196,12 @@ async def test_limits_of_time_and_of_abandoned_jobs(
         assert view["error"] == "the run could not be folded in 1s"
         assert "dashboard.replay_timeout" in view["hint"]
     monkeypatch.setattr(replay_jobs, "ABANDONED", 0.0)
-    async with served(database) as page, client(page.login_url()) as http:
-        job = (await start(http, page, run.id, work="stories"))["job"]
-        await asyncio.sleep(1.5)
-        assert "no page asked" in (await finish(http, job))["error"]
+    jobs = replay_jobs.ReplayJobs(database, None, timeout=120_000, memory=4_096)
+    job = jobs.start("stories", run)
+    assert job.task is not None
+    await job.task
+    assert job.error is not None
+    assert "no page asked" in job.error.message
     assert workers() == []
 
 

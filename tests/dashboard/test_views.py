@@ -13,17 +13,21 @@ from selenium.webdriver.common.keys import Keys
 
 from agent.api.round_trips import RoundTrips
 from agent.api.run_messages import TradeEntry
+from agent.cli.dashboard_commands import serve_dashboard
 from agent.config.live import LogConfig
 from agent.core.errors import UsageError
+from agent.core.strategy import Fill, Kline, Market, Strategy, StrategyParams
 from agent.live import log
+from agent.live.app import make_agent
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.system.clock import parse_time
 from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
-from tests.dashboard.dashboard_harness import agent_with_page, served
+from tests.dashboard.dashboard_harness import ANY_PORT, agent_with_page, served
 from tests.dashboard.replays import KLINES, SLOW, RecordedRuns
+from tests.live.test_sleeves import engine_of, sleeved
 from tests.support.axe import serious_findings
-from tests.support.live import Command, handled, journal, of, options, until
+from tests.support.live import Command, handled, journal, living, load_words, of, options, settings, until
 
 VIEWS = ("now", "trades", "performance", "log", "configuration")
 READY = {
@@ -101,7 +105,9 @@ async def test_the_trades_of_a_run_are_sorted_filtered_and_downloaded(
             "side.dispatchEvent(new Event('change'))"
         )
         shorts = [entry for entry in entries if entry.trade.side.value == "SELL"]
-        await page.until("document.querySelector('#trades-summary').textContent.includes(' of ')")
+        await page.until(
+            r"/^\d+ of \d+ round trips/.test(document.querySelector('#trades-summary').textContent)"
+        )
         assert await column(page, "Side") == ["▼ short"] * len(shorts)
         link = await page.run("return document.querySelector('#trades-csv').href")
         assert "side=short" in link
@@ -332,6 +338,55 @@ async def test_one_position_is_closed_and_the_others_stay(
         with pytest.raises(UsageError, match="DOGEUSDT is not traded"):
             await daemon.command("flatten", {"symbol": "DOGEUSDT"}, "test")
         assert await page.console_errors() == []
+
+
+class OneCoinParams(StrategyParams):
+    sign: int = 1
+
+
+class OneCoin(Strategy[OneCoinParams]):
+    """Holds one coin of ETH, long or short, and nothing again once it has been closed."""
+
+    def __init__(self, params: OneCoinParams | None = None) -> None:
+        super().__init__(params)
+        self.filled = False
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        if kline.symbol == "ETHUSDT" and not self.filled:
+            self.target(kline.symbol, qty=self.params.sign)
+
+    def on_fill(self, fill: Fill, market: Market) -> None:
+        self.filled = True
+
+
+async def test_positions_of_sleeves_that_add_up_to_zero_are_listed_and_closed(
+    page: BrowserPage, database: Database, tmp_path: Path
+) -> None:
+    sleeves = [
+        {
+            "name": name,
+            "share": 0.4,
+            "strategy": {"name": "tests.dashboard.test_views:OneCoin", "params": {"sign": sign}},
+        }
+        for name, sign in (("long", 1), ("short", -1))
+    ]
+    async with Sandbox(options(speed=100.0)) as sandbox:
+        config = sleeved(settings(sandbox.rest_url, tmp_path, dashboard=ANY_PORT), *sleeves)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+        async with serve_dashboard(config, database, daemon) as server, living(daemon):
+            assert server is not None
+            engine = engine_of(daemon)
+            own = [one.engine.portfolio.positions["ETHUSDT"] for one in engine.sleeves.values()]
+            await until(lambda: [float(one.qty) for one in own] == [1.0, -1.0])
+            assert engine.portfolio.positions["ETHUSDT"].qty == 0
+            await page.open(server.login_url())
+            await page.until("document.querySelectorAll('[data-close]').length === 1")
+            await page.click("[data-close=ETHUSDT]")
+            assert "(+1 of long, −1 of short)" in await page.text("#confirm-list")
+            await page.click("#confirm-yes")
+            await until(lambda: all(one.qty == 0 for one in own))
+            await page.until("document.querySelector('#closers').hidden")
+            assert await page.console_errors() == []
 
 
 async def test_the_chart_shows_longer_bars_until_the_moment(page: BrowserPage, runs: RecordedRuns) -> None:

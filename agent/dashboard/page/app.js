@@ -83,13 +83,13 @@ const renderers = {
   },
   market: () => {
     panels.market(state.market, state.health.overdue);
-    if (live.socket) panels.closers(state.market, closeOne);
+    offerClosing();
     renderTabs();
     drawLines();
   },
   headlines: () => panels.headlines(state.headlines, noHeadlines()),
   orders: () => (panels.orders(state.orders), drawLines()),
-  sleeves: () => panels.sleeves(state.sleeves),
+  sleeves: () => (panels.sleeves(state.sleeves), offerClosing()),
   trades: () => panels.fills(state.trades),
   acts: () => panels.activity(state.acts),
   health: () => {
@@ -190,6 +190,8 @@ async function drawFolded() {
     candles.update({ all: true, rows: found.bars }, found.bars.length);
     const headlines = [...state.headlines.values()].filter((headline) => headline.symbols.includes(shown));
     candles.setMarkers(found.fills, headlines);
+    const note = found.isCut ? `arrows of the first ${number(found.fills.length, 0)} fills only` : "";
+    byId("chart-note").textContent = note;
     offerPlots();
     drawLines();
   } catch (error) {
@@ -199,6 +201,7 @@ async function drawFolded() {
 
 function changeInterval() {
   candles.clear();
+  byId("chart-note").textContent = "";
   candles.interval = state.head.interval;
   candles.visible = undefined;
   if (isFolded()) drawFolded();
@@ -219,10 +222,14 @@ async function drawOthers() {
 
 byId("chart-beside").addEventListener("change", drawOthers);
 
-setInterval(() => {
-  if (!live.socket || !state.head || document.hidden) return;
-  if (isFolded()) drawFolded();
-  if (byId("chart-beside").checked) drawOthers();
+let isRefreshing = false; // slow answers are waited for, not asked for again
+
+setInterval(async () => {
+  if (!live.socket || live.lost || !state.head || document.hidden || isRefreshing) return;
+  isRefreshing = true;
+  if (isFolded()) await drawFolded();
+  if (byId("chart-beside").checked) await drawOthers();
+  isRefreshing = false;
 }, 5_000);
 
 function updateBanner() {
@@ -261,7 +268,17 @@ function renderTabs() {
     }
     return tab;
   });
-  byId("tabs").replaceChildren(...tabs);
+  const shown = [...byId("tabs").children];
+  if (shown.map((tab) => tab.dataset.symbol).join() !== tabs.map((tab) => tab.dataset.symbol).join()) {
+    byId("tabs").replaceChildren(...tabs);
+    return;
+  }
+  // Tabs stay, so that one can be pressed or focused while prices change
+  tabs.forEach((tab, at) => {
+    if (shown[at].isEqualNode(tab)) return;
+    shown[at].setAttribute("aria-selected", tab.getAttribute("aria-selected"));
+    shown[at].replaceChildren(...tab.childNodes);
+  });
 }
 
 function selectSymbol(symbol) {
@@ -384,11 +401,25 @@ function updateButtons() {
 
 const isKilled = () => state.account.risk === "HALTED" && state.account.rule === "kill";
 
+/** What each sleeve has of a symbol, and at a venue what none has: [name, quantity], without zeros. */
+function shares({ symbol, qty }) {
+  const held = state.sleeves.map((row) => [row.name, row.positions[symbol] ?? 0]);
+  const rest = held.length ? Number((qty - held.reduce((sum, [, one]) => sum + one, 0)).toFixed(8)) : 0;
+  return [...held, ["no sleeve", rest]].filter(([, one]) => one);
+}
+
 const describePosition = (row) => {
   const worth = `${number(Math.abs(row.value))} ${state.head.currency}`;
-  return `${row.symbol} ${quantity(row.qty, { signed: true })}, worth about ${worth}`;
+  const each = shares(row).map(([name, qty]) => `${quantity(qty, { signed: true })} of ${name}`).join(", ");
+  return `${row.symbol} ${quantity(row.qty, { signed: true })}, worth about ${worth}${each ? ` (${each})` : ""}`;
 };
-const openPositions = () => [...state.market.values()].filter((row) => row.qty).map(describePosition);
+/** Rows with a position, also if those of several sleeves add up to zero. */
+const heldRows = () => [...state.market.values()].filter((row) => row.qty || shares(row).length);
+const openPositions = () => heldRows().map(describePosition);
+
+function offerClosing() {
+  if (live.socket) panels.closers(heldRows().map((row) => row.symbol), closeOne);
+}
 
 let closing = ""; // symbol whose position the dialog closes
 
@@ -604,8 +635,8 @@ const playback = {
         if (!isFolded()) candles.clear();
         equity.setCurve([[], []]);
         applyMessage({ orders: [], ...page });
-        if (isFolded()) drawFolded();
-        drawOthers();
+        if (isFolded()) await drawFolded(); // so that playing doesn't ask faster than the server answers
+        await drawOthers();
         byId("when").dataset.shown = String(this.moment);
       }
     } finally {

@@ -34,7 +34,7 @@ export async function drawBeside({ run, symbols, interval }, selected, until, on
   const others = byId("chart-beside").checked ? symbols.filter((one) => one !== selected).slice(0, MOST) : [];
   for (const [symbol, { part, chart }] of charts) {
     if (others.includes(symbol)) continue;
-    chart.chart.remove();
+    chart.remove();
     part.remove();
     charts.delete(symbol);
   }

@@ -33,8 +33,9 @@ function themeOptions() {
 
 const toSeconds = (ms) => Math.floor(ms / 1000);
 
-function onThemeChange(redraw) {
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+/** `signal` ends the calls of `redraw`. */
+function onThemeChange(redraw, signal) {
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw, { signal });
 }
 
 export class CandleChart {
@@ -45,6 +46,7 @@ export class CandleChart {
   #isFramed = false;
   #lines = []; // of the position and its working orders
   #hidden = new Set(); // names of plots that aren't drawn
+  #removed = new AbortController();
 
   constructor(element, legend, interval) {
     this.element = element;
@@ -61,7 +63,7 @@ export class CandleChart {
     this.priceLine = null; // of the last price, in a colour that is readable in both themes
     this.markers = LightweightCharts.createSeriesMarkers(this.series, []);
     this.chart.subscribeCrosshairMove((at) => this.#updateLegend(at.time));
-    onThemeChange(() => this.#applyColours());
+    onThemeChange(() => this.#applyColours(), this.#removed.signal);
     this.#applyColours();
   }
 
@@ -118,9 +120,9 @@ export class CandleChart {
     this.#plots.get(name)?.series?.applyOptions({ visible });
   }
 
-  /** Applies changed bars, or replaces all of them, and keeps the latest `limit`. */
+  /** Applies changed bars, or replaces all of them, and keeps the latest `limit`. What is in view stays in view. */
   update({ all, rows }, limit) {
-    const first = all || !this.#bars.size;
+    const first = !this.#bars.size;
     if (all) {
       this.#bars.clear();
       this.#clearPlots(); // the lines of all bars follow
@@ -260,6 +262,12 @@ export class CandleChart {
   #clearPlots() {
     for (const { series } of this.#plots.values()) if (series) this.chart.removeSeries(series);
     this.#plots.clear();
+  }
+
+  /** Removes the chart from the page; it can't be used any more. */
+  remove() {
+    this.#removed.abort();
+    this.chart.remove();
   }
 
   clear() {

@@ -17,11 +17,15 @@ function text(value) {
 
 async function load() {
   const error = byId("configuration-error");
+  const wanted = run;
   try {
-    const found = await getJson(`api/v1/runs/${encodeURIComponent(run)}/configuration`);
+    const found = await getJson(`api/v1/runs/${encodeURIComponent(wanted)}/configuration`);
+    if (run !== wanted) return;
     error.hidden = true;
     render(found);
   } catch (problem) {
+    if (run !== wanted) return;
+    run = ""; // the next look tries again
     error.replaceChildren(untrusted(problem.message));
     error.hidden = false;
   }

@@ -30,8 +30,9 @@ export const percent = (value, digits = 2, options = {}) =>
 
 export const digitsOf = (price) => (Math.abs(price) >= 100 ? 2 : Math.abs(price) >= 1 ? 4 : 8);
 export const price = (value) => (isNumber(value) && value !== 0 ? number(value, digitsOf(value)) : MISSING);
-export const quantity = (value, options = {}) =>
-  isNumber(value) ? number(value, Math.min(8, (String(value).split(".")[1] ?? "").length), options) : MISSING;
+/** Decimal places of a number; of one that is written with an exponent, 8. */
+const decimals = (value) => (String(value).includes("e-") ? 8 : Math.min(8, (String(value).split(".")[1] ?? "").length));
+export const quantity = (value, options = {}) => number(value, decimals(value), options);
 
 export const clock = (ms) => new Date(ms).toISOString().slice(11, 19);
 const day = (ms) => new Date(ms).toISOString().slice(0, 10);

@@ -37,7 +37,10 @@ export function chooseFor(ms) {
   select.value = chosen;
 }
 
-/** Returns bars and fills of a symbol until a time (UTC ms; null: now); null if another request followed. */
+/**
+ * Returns bars and fills of a symbol until a time (UTC ms; null: now), and whether later fills are left out;
+ * null if another request followed.
+ */
 export async function readFolded(run, symbol, until) {
   asked += 1;
   const request = asked;
@@ -45,21 +48,21 @@ export async function readFolded(run, symbol, until) {
   const end = until === null ? {} : { until };
   const query = new URLSearchParams({ symbol, interval: chosen, limit: BARS, ...end });
   const { items } = await getJson(`${path}/bars?${query}`);
-  const fills = items.length ? await readFills(path, symbol, items[0][0], until) : [];
-  return request === asked ? { bars: items, fills } : null;
+  const found = items.length ? await readFills(path, symbol, items[0][0], until) : { fills: [], isCut: false };
+  return request === asked ? { bars: items, ...found } : null;
 }
 
 async function readFills(path, symbol, since, until) {
-  const found = [];
+  const fills = [];
   const end = until === null ? {} : { until: until + 1 };
   let cursor = {};
   for (let page = 0; page < FILLS.pages; page += 1) {
     const query = new URLSearchParams({ symbol, since, limit: FILLS.limit, ...end, ...cursor });
     const { items, more, cursor: next } = await getJson(`${path}/fills?${query}`);
-    found.push(...items.map(({ fill }) => (
+    fills.push(...items.map(({ fill }) => (
       { at: fill.ts, side: fill.side, qty: Number(fill.qty), price: Number(fill.price) })));
-    if (!more) break;
+    if (!more) return { fills, isCut: false };
     cursor = { cursor: next };
   }
-  return found;
+  return { fills, isCut: true };
 }

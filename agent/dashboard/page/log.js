@@ -10,11 +10,12 @@ let shown = { run: "", live: false };
 let limit = ROWS;
 let asked = 0;
 let typing = null;
+let drawn = ""; // the answer that is shown, with its question
 
 const isFiltered = () => byId("log-level").value !== "" || byId("log-search").value.trim() !== "";
 const ofAgent = () => shown.live && byId("log-source").value === "agent";
 
-async function load() {
+async function load({ quiet = false } = {}) {
   asked += 1;
   const request = asked;
   const given = { level: byId("log-level").value, search: byId("log-search").value.trim(), limit };
@@ -24,6 +25,10 @@ async function load() {
     const found = await getJson(`${path}?${query}`);
     if (request !== asked) return;
     byId("log-error").hidden = true;
+    byId("log-note").setAttribute("aria-live", quiet ? "off" : "polite"); // reads answers to the reader's own acts
+    const text = JSON.stringify([path, given, found]);
+    if (text === drawn) return; // a selection of text stays as long as it can
+    drawn = text;
     if (ofAgent()) renderLines(found);
     else renderActivity(found);
   } catch (error) {
@@ -48,7 +53,7 @@ function renderActivity({ total, omitted, matching, items }) {
   }));
   const left = omitted ? `; the ${number(omitted, 0)} oldest are left out` : "";
   const what = "changes of risk, commands, notes and rejected orders";
-  render(rows, matching, total ? `${number(total, 0)} ${what}${left}.` : `The run has no ${what}.`);
+  render(rows, matching, total ? `${number(total, 0)} ${what}${left}.` : "Nothing happened in the run: no change of risk, command, note or rejected order.");
 }
 
 function render(rows, matching, note) {
@@ -90,4 +95,4 @@ export function show(wanted) {
   load();
 }
 
-export const refresh = load;
+export const refresh = () => load({ quiet: true });

@@ -211,10 +211,9 @@ export function market(rows, overdue) {
   })), "Waiting for the first bars.");
 }
 
-/** A button for each open position. They stay while the table above is drawn anew, so that they can be pressed. */
-export function closers(rows, onClose) {
+/** A button for each symbol with a position. They stay while the table above is drawn anew, so that they can be pressed. */
+export function closers(open, onClose) {
   const box = byId("closers");
-  const open = [...rows.values()].filter((row) => row.qty).map((row) => row.symbol);
   box.hidden = !open.length;
   if (box.dataset.open === open.join()) return;
   box.dataset.open = open.join();

@@ -29,6 +29,7 @@ async function load() {
     render(found);
   } catch (problem) {
     if (request !== asked) return;
+    run = ""; // the next look tries again
     error.replaceChildren(untrusted(problem.message));
     error.hidden = false;
     byId("performance-body").hidden = true;
@@ -77,7 +78,7 @@ function render({ metrics, trades, sleeves, drawdowns, recorded, status }) {
 
 function groupSection(title, rows) {
   const columns = [
-    [title.replace(/^By /, "")], ["Trips", "n"], ["Won", "n"], ["Result", "n"], ["Mean %", "n"],
+    [title.replace(/^By /, "").split(/ of |,/)[0]], ["Trips", "n"], ["Won", "n"], ["Result", "n"], ["Mean %", "n"],
     ["Profit factor", "n"], ["Mean duration", "n"], ["Fees", "n"], ["Funding", "n"],
   ];
   const table = element("table", { class: "groups" });

@@ -148,6 +148,7 @@ async function showStrategy() {
   const own = described;
   const name = byId("job-strategy").value || strategies.configured;
   const box = byId("job-params");
+  byId("job-reads").textContent = "";
   box.replaceChildren(element("p", { class: "quiet", text: name ? "Reading the parameters …" : "The sleeves have their own parameters." }));
   if (!name) return;
   try {
@@ -211,7 +212,8 @@ function showFiles() {
     return element("label", { class: "tick" }, box, " ", untrusted(file.name), element("span", { class: "note", text: ` ${factsInWords(file)}` }));
   });
   const focused = document.activeElement?.closest?.("#job-klines")?.querySelector(":focus")?.value;
-  byId("job-klines").replaceChildren(...(ticks.length ? ticks : [element("p", { class: "quiet", text: "no kline files yet: download some" })]));
+  const noKlines = files.some(({ facts }) => !facts) ? "files are being read" : "no kline files yet: download some";
+  byId("job-klines").replaceChildren(...(ticks.length ? ticks : [element("p", { class: "quiet", text: noKlines })]));
   if (focused) [...byId("job-klines").querySelectorAll("input")].find((box) => box.value === focused)?.focus();
   const offer = (id, none, items) => {
     const select = byId(id);

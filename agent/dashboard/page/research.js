@@ -10,6 +10,7 @@ const byId = (id) => document.getElementById(id);
 const cards = new Map(); // id of the job -> its card
 const compared = []; // ids of the ticked runs, the last two
 let timer = null;
+let asked = 0; // number of the latest request; the others are out of date
 let wasActive = true; // a job has run since the data files were read
 
 export async function startResearch() {
@@ -34,13 +35,16 @@ export async function startResearch() {
 
 async function poll() {
   clearTimeout(timer);
+  asked += 1;
+  const request = asked;
   let active = false;
   try {
     if (!document.hidden) {
       const listed = await getJson("api/v1/jobs");
+      if (request !== asked) return; // it may lack a job that has been started since
       active = showJobs(listed);
-      if (!active && wasActive) await readFiles();
-      wasActive = active || !byId("data-note").hidden;
+      const isReading = !active && wasActive && await readFiles();
+      wasActive = active || isReading;
       for (const card of cards.values()) if (card.log.open) await card.readLog();
     }
     byId("research-off").hidden = true;
@@ -48,10 +52,11 @@ async function poll() {
     byId("research-off").replaceChildren(untrusted(error.message));
     byId("research-off").hidden = false;
   }
-  clearTimeout(timer);
+  if (request !== asked) return;
   timer = setTimeout(poll, active || wasActive ? POLL : SLOW_POLL);
 }
 
+/** Shows the data files; returns whether some are still being read. */
 async function readFiles() {
   const { items, left_out: leftOut, reading } = await getJson("api/v1/data");
   const note = [reading ? "Files are being read." : "", leftOut ? `${number(leftOut, 0)} more files are not listed.` : ""].filter(Boolean).join(" ");
@@ -69,6 +74,7 @@ async function readFiles() {
     ],
   }));
   fillTable(byId("data-table"), columns, rows, "No data files. Download klines, or put files into a data folder.");
+  return reading;
 }
 
 const isActive = ({ state }) => state === "waiting" || state === "running";
@@ -193,7 +199,8 @@ class JobCard {
 
   async readLog() {
     const { command, tail } = await getJson(`api/v1/jobs/${this.id}`);
-    this.tail.textContent = `${command}\n\n${tail || "nothing written"}`;
+    const text = `${command}\n\n${tail || "nothing written"}`;
+    if (this.tail.textContent !== text) this.tail.textContent = text;
   }
 }
 

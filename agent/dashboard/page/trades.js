@@ -20,6 +20,7 @@ let run = "";
 let offset = 0;
 let order = { sort: "entry-time", order: "descending" };
 let asked = 0; // number of the latest request; the others are out of date
+let drawn = ""; // the answer that is shown, with its order and page
 let typing = null;
 
 const filters = () => ({
@@ -38,11 +39,14 @@ async function load({ quiet = false } = {}) {
   const path = `api/v1/runs/${encodeURIComponent(run)}`;
   byId("trades-csv").href = address(`${path}/trades.csv?${query()}`);
   if (!quiet) byId("trades-table").setAttribute("aria-busy", "true");
+  byId("trades-summary").setAttribute("aria-live", quiet ? "off" : "polite"); // reads answers to the reader's own acts
   try {
     const table = await getJson(`${path}/trade-table?${query({ offset, limit: ROWS })}`);
     if (request !== asked) return;
     byId("trades-error").hidden = true;
-    render(table);
+    const text = JSON.stringify([run, order, offset, table]);
+    if (text !== drawn) render(table); // a selection of text stays as long as it can
+    drawn = text;
   } catch (error) {
     if (request !== asked) return;
     byId("trades-error").replaceChildren(untrusted(error.message));
@@ -61,9 +65,11 @@ function render({ total, matching, closed, won, pnl, fees, funding, items }) {
     `, after fees of ${number(Number(fees))} and funding of ${number(Number(funding), 2, { signed: true })}.`,
   );
   const columns = COLUMNS.map(([title, kind]) => [title, kind]);
+  const focused = document.activeElement?.closest("#trades-table [data-sort]")?.dataset.sort;
   const empty = total ? "No round trip matches." : "No round trips yet.";
   fillTable(byId("trades-table"), columns, items.map(row), empty);
   byId("trades-table").querySelectorAll("thead th").forEach(sortable);
+  if (focused) byId("trades-table").querySelector(`[data-sort="${focused}"]`)?.focus();
   byId("trades-sort").value = order.sort;
   byId("trades-order").textContent = order.order === "ascending" ? "▲ ascending" : "▼ descending";
   const [first, last] = [items.length ? offset + 1 : 0, offset + items.length];
@@ -161,13 +167,14 @@ export async function show(shown) {
     load();
     try {
       const { run: record } = await getJson(`api/v1/runs/${encodeURIComponent(run)}`);
+      if (run !== shown.run) return;
       const symbols = record.config.market?.symbols ?? [];
       const all = byId("trades-symbol").options[0];
       byId("trades-symbol").replaceChildren(all, ...symbols.map((one) => element("option", { text: one })));
     } catch {
       // The table states the error
     }
-  } else if (shown.live) load({ quiet: true });
+  } else if (shown.live || !byId("trades-error").hidden) load({ quiet: true });
 }
 
 export const refresh = () => load({ quiet: true });

@@ -70,9 +70,13 @@ export function setUpViews(whenNow) {
   onNow = whenNow;
   byId("view-tabs").addEventListener("keydown", onKey);
   window.addEventListener("hashchange", select);
-  setInterval(() => {
+  let isRefreshing = false; // slow answers are waited for, not asked for again
+  setInterval(async () => {
     const name = selected();
-    if (shown?.live && name !== "now" && !document.hidden) VIEWS[name].refresh?.(shown);
+    if (!shown?.live || name === "now" || document.hidden || isRefreshing) return;
+    isRefreshing = true;
+    await VIEWS[name].refresh?.(shown);
+    isRefreshing = false;
   }, REFRESH);
   select();
 }
