@@ -191,7 +191,8 @@ def walk_forward(
         )
     others = earlier_tries(folder, file_hashes, judged, counted={one.run for one in known})
     others.discard(tuple(returns.tolist()))
-    ratios = [*sharpes(known, DAY_MS), *(sharpe(other) or 0.0 for other in others)]
+    ratios = sharpes(known, len(returns))
+    ratios += [(sharpe(other) or 0.0) * (len(other) / len(returns)) ** 0.5 for other in others]
     placebos = [
         float(np.prod([1 + result.placebo[i] for result in results]) - 1)
         for i in range(len(results[0].placebo))
