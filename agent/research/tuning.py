@@ -31,7 +31,7 @@ from agent.analysis.overfitting import overfitting
 from agent.analysis.significance import deflated_sharpe, moments_of, sharpe
 from agent.core.errors import ConfigError, UsageError
 from agent.core.events import DAY_MS
-from agent.replay.evaluations import Evaluated, Result, count_tries, input_files, versions_of
+from agent.replay.evaluations import Evaluated, Result, input_files, record_results, versions_of
 from agent.research.assessment import PERIODS_PER_YEAR
 from agent.research.fitters import NoFitter
 from agent.research.folds import Fold, Window, make_folds
@@ -328,7 +328,7 @@ def _count(loaded: _LoadedSearch, search: Search, evaluated: Sequence[_RunningTr
         for one in evaluated
     ]
     with search.inputs.database() as database:
-        count_tries(database, _in_sample(files, search), results, by=search.inputs.by, kind="tune")
+        record_results(database, _in_sample(files, search), results, by=search.inputs.by, kind="tune")
 
 
 def _in_sample(files: Sequence[InputFile], search: Search) -> Study:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.core.errors import UsageError
@@ -49,7 +49,7 @@ class Study(msgspec.Struct, frozen=True):
 
 
 class Try(msgspec.Struct, frozen=True):
-    """One evaluation of a variant. Ratios are per `period` (ms); None: undefined.
+    """One evaluation of a variant. Ratios are per `period` (ms); None: undefined, or without a result.
 
     - `by`: cli, python, `api TOKEN` or `mcp CLIENT`.
     - `kind`: backtest, sweep, tune or walkforward.
@@ -93,10 +93,15 @@ def is_assistant(by: str) -> bool:
     return by.partition(" ")[0] == _ASSISTANT
 
 
-def record_tries(database: Database, study: Study, tries: Sequence[Try]) -> None:
-    """Add evaluations on `study` to the ledger. Raises StoreError."""
+def record_tries(
+    database: Database, study: Study, tries: Sequence[Try], *, instead_of: str | None = None
+) -> list[str]:
+    """Add evaluations on `study` to the ledger, `instead_of` the one with this id; return their ids.
+
+    Raises StoreError.
+    """
     if not tries:
-        return
+        return []
     now, mark = time.time_ns(), secrets.token_hex(4)
     known = {"study": study.id, "recorded_at": now // 1_000_000}
     rows = [
@@ -106,7 +111,10 @@ def record_tries(database: Database, study: Study, tries: Sequence[Try]) -> None
     add = (sqlite if database.is_sqlite else postgresql).insert(studies_table)
     with database.write() as connection:
         connection.execute(add.on_conflict_do_nothing(), [msgspec.structs.asdict(study)])
+        if instead_of is not None:
+            connection.execute(delete(tries_table).where(tries_table.c.id == instead_of))
         connection.execute(insert(tries_table), rows)
+    return [row["id"] for row in rows]
 
 
 def read_studies(database: Database) -> list[Study]:
@@ -135,10 +143,12 @@ def tries_on(database: Database, study: Study) -> list[Try]:
 
 
 def distinct(tries: Iterable[Try]) -> list[Try]:
-    """Return the first evaluation of each variant in each study."""
+    """Return the first evaluation of each variant in each study; rather one that had a result."""
     found: dict[tuple[str, str], Try] = {}
     for one in tries:
-        found.setdefault((one.study, one.variant), one)
+        key = one.study, one.variant
+        if key not in found or not found[key].periods:
+            found[key] = one
     return list(found.values())
 
 

@@ -82,6 +82,16 @@ def test_an_evaluation_is_read_as_it_was_recorded(database: Database) -> None:
         find_study(database, "zz")
 
 
+def test_a_result_replaces_the_evaluation_that_was_begun(database: Database) -> None:
+    begun = Try("", "a", "cli", "walkforward", "mine", {}, DAY, 0, None, None, None, None, "wf-1", True)
+    (first,) = record_tries(database, study(), [begun])
+    assert [(one.held_out, one.periods) for one in distinct(tries_on(database, study()))] == [(True, 0)]
+    record_tries(database, study(), [evaluation("a")])
+    assert [one.periods for one in distinct(tries_on(database, study()))] == [30]
+    record_tries(database, study(), [evaluation("a", run="wf-1")], instead_of=first)
+    assert [one.run for one in read_tries(database)] == ["", "wf-1"]
+
+
 def test_a_deleted_run_stays_a_try(database: Database) -> None:
     Recorder(database, a_run())
     record_tries(database, study(), [evaluation("a", run="run-1")])
