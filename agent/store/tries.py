@@ -1,8 +1,8 @@
 """The ledger of tries: every evaluation of a strategy on data, by whom, and what came out.
 
 A *study* is market data and a window: the content of the kline files, their symbols, start and end. A
-*variant* is all else that the result depends on. Two studies are on the *same data* if they share a file of
-bars and their windows overlap. A variant counts once in a study, however often it is evaluated.
+*variant* is all else that the result depends on. Two studies are on the *same data* if they share a symbol or
+a file of bars, and their windows overlap. A variant counts once in a study, however often it is evaluated.
 """
 
 from __future__ import annotations
@@ -43,9 +43,14 @@ class Study(msgspec.Struct, frozen=True):
     end: int
 
     def shares_data(self, other: Study) -> bool:
-        """Return True if the studies share a file of bars and their windows overlap."""
+        """Return True if the studies share a symbol or a file of bars, and their windows overlap.
+
+        The symbol counts, because the file of a market changes with each bar that is added to it.
+        """
         overlap = self.start < other.end and other.start < self.end
-        return overlap and not set(self.files).isdisjoint(other.files)
+        return overlap and not (
+            set(self.symbols).isdisjoint(other.symbols) and set(self.files).isdisjoint(other.files)
+        )
 
 
 class Try(msgspec.Struct, frozen=True):
