@@ -57,7 +57,7 @@ class Try(msgspec.Struct, frozen=True):
     """One evaluation of a variant. Ratios are per `period` (ms); None: undefined, or without a result.
 
     - `by`: cli, python, `api TOKEN` or `mcp CLIENT`.
-    - `kind`: backtest, sweep, tune or walkforward.
+    - `kind`: backtest, sweep, tune, walkforward or check.
     - `run`: the id of the recorded run or walk-forward, empty without one.
     - `held_out`: whether it judged held-out time.
     """

@@ -96,6 +96,16 @@ def test_a_walk_forward_is_one_try(tapewire: Tapewire, tmp_path: Path) -> None:
     assert (plain["tries"], plain["period"]) == (2, 86_400_000)
 
 
+def test_a_check_that_shows_a_return_is_a_try(tapewire: Tapewire) -> None:
+    """Otherwise an assistant could search by checks."""
+    first = answer(tapewire, "backtest", *SMA)
+    tapewire("check", "costs", *SMA, "--json")  # the same variant
+    tapewire("check", "costs", *SMA, "--set", "fast=10", "--json")
+    tapewire("check", "placebo", *SMA, "--set", "fast=11", "--draws", "19", "--json")
+    listed = answer(tapewire, "tries", first["run"])["tries"]
+    assert [(one["kind"], one["evaluations"]) for one in listed] == [("backtest", 2), ("check", 1)]
+
+
 def test_held_out_time_is_judged_once(tapewire: Tapewire, tmp_path: Path) -> None:
     bars = write_klines(tmp_path / "BTCUSDT-1h.csv", days=60)
     args = ("tune", "--klines", bars, "--strategy", "sma_cross", "--holdout", "15d", "--trials", 3)
