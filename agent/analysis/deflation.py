@@ -42,12 +42,14 @@ def judged_period(start: int, end: int, interval: int) -> int:
     return DAY_MS if end - start >= DAYS * DAY_MS else max(HOUR_MS, min(interval, DAY_MS))
 
 
-def sharpes(tries: Iterable[Try], period: int) -> list[float]:
-    """Return the Sharpe ratio per `period` (ms) of each different try; 0 if equity never moved.
+def sharpes(tries: Iterable[Try], periods: int) -> list[float]:
+    """Return the Sharpe ratio of each different try as one of `periods` periods; 0 if equity never moved.
 
-    Ratios of other periods are scaled by the root of time.
+    Without skill, the standard error of a ratio of n periods is 1/√n. Windows of other lengths, and periods
+    of another length, are therefore compared in standard errors: a ratio of n periods is multiplied by
+    √(n/`periods`).
     """
-    return [(one.sharpe or 0.0) * (period / one.period) ** 0.5 for one in distinct(tries)]
+    return [(one.sharpe or 0.0) * (one.periods / periods) ** 0.5 for one in distinct(tries)]
 
 
 def expected_best(ratios: Sequence[float]) -> float:
@@ -57,7 +59,7 @@ def expected_best(ratios: Sequence[float]) -> float:
 
 def standing(own: Moments, period: int, study: str, tries: Iterable[Try]) -> StudyStanding:
     """Return what an evaluation with the moments `own` is worth; `tries` are all on the data, with itself."""
-    ratios = sharpes(tries, period)
+    ratios = sharpes(tries, max(own.n, 1))
     count, threshold = len(ratios), expected_best(ratios)
     unit = "days" if period == DAY_MS else "hours" if period == HOUR_MS else "bars"
     undefined = ""

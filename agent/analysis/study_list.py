@@ -89,7 +89,7 @@ def list_tries(database: Database, study: Study) -> list[TryLine]:
     """Return the different tries on the data of `study`, oldest first."""
     known = tries_on(database, study)
     times = Counter((one.study, one.variant) for one in known)
-    best = {period: expected_best(sharpes(known, period)) for period in {one.period for one in known}}
+    best = expected_best(sharpes(known, 1))  # in standard errors
     return [
         TryLine(
             one.study,
@@ -106,7 +106,9 @@ def list_tries(database: Database, study: Study) -> list[TryLine]:
             one.periods,
             one.sharpe,
             one.total_return,
-            Moments(one.periods, one.sharpe, one.skewness, one.kurtosis).confidence(best[one.period]),
+            Moments(one.periods, one.sharpe, one.skewness, one.kurtosis).confidence(
+                best / max(one.periods, 1) ** 0.5
+            ),
         )
         for one in distinct(known)
     ]

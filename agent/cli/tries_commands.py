@@ -63,9 +63,9 @@ def tries(
 ) -> None:
     """List how often strategies were tried on which data; with RUN or --study, the tries on the same data.
 
-    Backtests, variants of sweeps, trials of tune and walk-forwards count, by whomever; the same variant on
-    the same window counts once. The more tries, the better the best of them by luck: results are deflated by
-    their number. A try stays if its run is deleted.
+    Backtests, variants of sweeps, trials of tune, walk-forwards and checks count, by whomever; the same
+    variant on the same window counts once. The more tries, the better the best of them by luck: results are
+    deflated by their number. A try stays if its run is deleted.
     """
     from agent.analysis.study_list import list_studies, list_tries
     from agent.store.database import open_database

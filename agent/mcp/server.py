@@ -37,8 +37,9 @@ from agent.system.limited_threads import LimitedThreads
 
 INSTRUCTIONS: Final = (
     "Tapewire replays strategies on market data and judges them honestly. Every backtest, variant of a "
-    "sweep, trial and walk-forward is recorded in a ledger of tries, and its Sharpe ratio is deflated by all "
-    "tries on the same data: more tries make a good result less credible. Prefer few, reasoned tries; judge "
+    "sweep, trial, walk-forward and check that shows a return is recorded in a ledger of tries, and Sharpe "
+    "ratios are deflated by all tries on the same data: more tries make a good result less credible. Prefer "
+    "few, reasoned tries; judge "
     "by walkforward; state the deflated Sharpe ratio and all stamps with every result. Read the "
     "documentation with search_docs and read_doc."
 )

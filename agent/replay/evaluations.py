@@ -99,20 +99,30 @@ def _code(name: str) -> str:
 
 
 class Result(NamedTuple):
-    """What came out of an evaluation; `moments` are of returns per `period` (ms)."""
+    """What came out of an evaluation; `moments` are of returns per `period` (ms).
+
+    `total_return` is None if nothing came out yet.
+    """
 
     evaluated: Evaluated
     period: int
     moments: Moments
-    total_return: float
+    total_return: float | None
     run: str = ""
 
 
-def count_tries(
-    database: Database, study: Study, results: Sequence[Result], *, by: str, kind: str, held_out: bool = False
-) -> list[Try]:
-    """Record evaluations on `study` in the ledger; return all tries on the same data, oldest first."""
-    record_tries(
+def record_results(
+    database: Database,
+    study: Study,
+    results: Sequence[Result],
+    *,
+    by: str,
+    kind: str,
+    held_out: bool = False,
+    instead_of: str | None = None,
+) -> list[str]:
+    """Record evaluations on `study` in the ledger (see `record_tries`); return their ids."""
+    return record_tries(
         database,
         study,
         [
@@ -134,13 +144,11 @@ def count_tries(
             )
             for result in results
         ],
+        instead_of=instead_of,
     )
-    return tries_on(database, study)
 
 
-def count_try(
-    database: Database, study: Study, result: Result, *, by: str, kind: str, held_out: bool = False
-) -> StudyStanding:
+def count_try(database: Database, study: Study, result: Result, *, by: str, kind: str) -> StudyStanding:
     """Record one evaluation, and return what it is worth after all tries on the same data."""
-    known = count_tries(database, study, [result], by=by, kind=kind, held_out=held_out)
-    return standing(result.moments, result.period, study.id, known)
+    record_results(database, study, [result], by=by, kind=kind)
+    return standing(result.moments, result.period, study.id, tries_on(database, study))

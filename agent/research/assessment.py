@@ -98,7 +98,7 @@ def assess(
     """Assess `returns`, whose periods end at `days` (both of shape (n,)), and the `trades` that made them.
 
     `equity_at` maps a trade's entry (UTC ms) to the equity at that time, in the trade's currency.
-    `trial_sharpes` are per day.
+    `trial_sharpes` are per day, as of `n` days (see `agent.analysis.deflation.sharpes`).
     """
     worth: Floats = np.cumprod(1 + returns, dtype=np.float64)
     curve = EquityCurve(1.0, DAY_MS)

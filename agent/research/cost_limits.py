@@ -15,7 +15,13 @@ from agent.core.events import DAY_MS
 from agent.core.instruments import instrument_for
 from agent.research.parallel import Advance
 from agent.research.replay_inputs import ReplayInputs, clear_window_cache
-from agent.research.replay_variants import Variant, VariantResult, replay_variant, replay_variants
+from agent.research.replay_variants import (
+    Variant,
+    VariantResult,
+    count_check,
+    replay_variant,
+    replay_variants,
+)
 
 LATENCIES: Final = (0, 250, 5_000, 60_000)
 FACTORS: Final = (0.0, 1.0, 2.0, 4.0)
@@ -119,6 +125,7 @@ def check_costs(
     )
     fitted = _at_interval(inputs)
     clear_window_cache()
+    count_check(inputs, results[1.0].evaluation)
     at_limit = results.get(factor) if factor else None
     return CostCheck(
         passed=total_return > 0

@@ -26,6 +26,7 @@ from agent.data.sentiment import NamedScorer
 from agent.research.assessment import PERIODS_PER_YEAR
 from agent.research.parallel import Advance
 from agent.research.replay_inputs import ReplayInputs
+from agent.research.replay_variants import count_check, evaluation_of
 from agent.research.replay_window import LoadedWindow
 
 COIN: Final = "the coin"
@@ -141,6 +142,7 @@ def check_masked(
     step()
     twin = window.replay(news_events=masked_events)
     step()
+    count_check(inputs, evaluation_of(inputs, window, real, {"check": "masked"}))
     before, after = _scores(real_events), _scores(masked_events)
     changed = [news for news in history.news if masker.title(news) != news.title]
     pairs = [(before[news.id], after[news.id]) for news in changed if news.id in before and news.id in after]

@@ -9,7 +9,7 @@ from agent.core.errors import UsageError
 from agent.research.assessment import CONFIDENCE, placebo_test
 from agent.research.parallel import Advance
 from agent.research.replay_inputs import ReplayInputs, clear_window_cache
-from agent.research.replay_variants import Variant, replay_variants
+from agent.research.replay_variants import Variant, count_check, replay_variants
 
 
 class PlaceboCheck(msgspec.Struct, frozen=True):
@@ -41,6 +41,7 @@ def check_placebo(
     variants = [Variant(), *(Variant(shuffle_seed=seed + number) for number in range(draws))]
     real, *placebos = replay_variants(inputs, variants, jobs=jobs, advance=advance)
     clear_window_cache()
+    count_check(inputs, real.evaluation)
     drawn = [placebo.total_return for placebo in placebos]
     test = placebo_test(real.total_return, drawn)
     if test is None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from agent.analysis.trades import round_trips
 from agent.config import Config
+from agent.replay.evaluations import Evaluated, Result, record_results
 from agent.research.assessment import round_trip_cost
 from agent.research.parallel import Advance, run_parallel
 from agent.research.replay_inputs import ReplayInputs, cached_window
+from agent.research.replay_window import LoadedWindow, WindowResult
 from agent.research.surrogate_market import shuffle_headlines
+from agent.store.tries import study_of
 
 
 class Variant(NamedTuple):
@@ -23,12 +26,14 @@ class Variant(NamedTuple):
 class VariantResult(NamedTuple):
     """Result of one variant.
 
-    `cost` is that of an average round trip as a fraction of its notional, None without any.
+    `cost` is that of an average round trip as a fraction of its notional, None without any. `evaluation` is
+    for the ledger of tries (see `count_check`).
     """
 
     total_return: float
     trades: int
     cost: float | None
+    evaluation: Result
 
 
 def replay_variants(
@@ -50,4 +55,26 @@ def replay_variant(task: tuple[ReplayInputs, Variant]) -> VariantResult:
     result = window.replay(variant.config or inputs.config, news_events=news)
     trades = round_trips(result.fills_and_funding)
     costs = [round_trip_cost(trade) for trade in trades]
-    return VariantResult(result.total_return, len(trades), sum(costs) / len(costs) if costs else None)
+    return VariantResult(
+        result.total_return,
+        len(trades),
+        sum(costs) / len(costs) if costs else None,
+        evaluation_of(inputs, window, result),
+    )
+
+
+def evaluation_of(
+    inputs: ReplayInputs, window: LoadedWindow, result: WindowResult, way: Mapping[str, Any] | None = None
+) -> Result:
+    """Return a replay of the settled `inputs` for the ledger of tries; `way` as in `Evaluated`."""
+    files = window.history.inputs
+    evaluated = Evaluated(inputs.config, files, window.versions, inputs.plan.timezone, way or {})
+    return Result(evaluated, result.period, result.moments, result.total_return)
+
+
+def count_check(inputs: ReplayInputs, evaluation: Result) -> None:
+    """Record the replay that a check judges in the ledger of tries; a check shows its total return."""
+    window = inputs.whole_window
+    study = study_of(evaluation.evaluated.inputs, window.start, window.end)
+    with inputs.database() as database:
+        record_results(database, study, [evaluation], by=inputs.by, kind="check")

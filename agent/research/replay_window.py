@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from agent.analysis.daily import daily_returns
 from agent.analysis.run_metrics import Metrics
+from agent.analysis.significance import Moments
 from agent.config import Config, parse
 from agent.core.engine import Engine
 from agent.core.errors import StrategyError
@@ -56,13 +57,16 @@ class DecisionLog(NullSink):
 class WindowResult(NamedTuple):
     """Result of one replay.
 
-    `days` are the ends (UTC ms) of the periods of `returns`; both have shape (n,).
+    `days` are the ends (UTC ms) of the periods of `returns`; both have shape (n,). `moments` are of returns
+    per `period` (ms), by which the window is judged.
     """
 
     metrics: Metrics
     days: NDArray[np.int64]
     returns: NDArray[np.float64]
     fills_and_funding: list[Fill | FundingPayment]
+    period: int
+    moments: Moments
 
     @property
     def total_return(self) -> float:
@@ -101,10 +105,11 @@ class LoadedWindow:
         log = DecisionLog()
         strategy = load_strategy(history.config.strategy.name, history.config.strategy.params)
         sources = [self.market_events, self.news_events if news_events is None else news_events]
-        metrics = replay(history, strategy, log, sources, run_id=_RUN_ID).metrics
+        done = replay(history, strategy, log, sources, run_id=_RUN_ID)
+        metrics = done.metrics
         capital = float(history.config.account.initial_capital)
         days, returns = window_daily_returns(log.ts, log.equity_samples, metrics, capital)
-        return WindowResult(metrics, days, returns, log.fills_and_funding)
+        return WindowResult(metrics, days, returns, log.fills_and_funding, done.period, done.moments)
 
     def replay_batch(
         self, variants: Sequence[dict[str, Any]], *, progress: Progress | None = None

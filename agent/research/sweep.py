@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from agent.analysis.deflation import StudyStanding, standing
 from agent.replay.backtest import backtest
 from agent.replay.batch import SweepResult, replay_batch
-from agent.replay.evaluations import Evaluated, Result, count_tries, input_files, versions_of
+from agent.replay.evaluations import Evaluated, Result, input_files, record_results, versions_of
 from agent.replay.history import History
 from agent.replay.needed_bars import needed_bars
 from agent.research.parallel import Advance, run_parallel
 from agent.research.replay_inputs import ReplayInputs
 from agent.research.replay_window import with_params
-from agent.store.tries import study_of
+from agent.store.tries import study_of, tries_on
 
 
 class _Part(NamedTuple):
@@ -108,7 +108,8 @@ def count_sweep(inputs: ReplayInputs, results: Sequence[SweepResult]) -> Counted
             )
             for one in results
         ]
-        known = count_tries(database, study, counted, by=inputs.by, kind="sweep")
+        record_results(database, study, counted, by=inputs.by, kind="sweep")
+        known = tries_on(database, study)
     standings = [standing(one.moments, one.period, study.id, known) for one in results]
     return CountedSweep(standings, max(range(len(results)), key=lambda at: results[at].moments.sharpe or 0.0))
 

@@ -17,6 +17,7 @@ import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -30,7 +31,7 @@ from agent.analysis.overfitting import overfitting
 from agent.analysis.significance import deflated_sharpe, moments_of, sharpe
 from agent.core.errors import ConfigError, UsageError
 from agent.core.events import DAY_MS
-from agent.replay.evaluations import Evaluated, Result, count_tries, input_files, versions_of
+from agent.replay.evaluations import Evaluated, Result, input_files, record_results, versions_of
 from agent.research.assessment import PERIODS_PER_YEAR
 from agent.research.fitters import NoFitter
 from agent.research.folds import Fold, Window, make_folds
@@ -138,8 +139,9 @@ def evaluate_best(
     best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number))
     params: dict[str, Value] = best.user_attrs["params"]
     returns = [np.array(trial.user_attrs["returns"]) for trial in complete]
-    ratios = [float(trial.user_attrs["sharpe"]) for trial in valued]
-    ratios += _other_tries(search, [trial.user_attrs["params"] for trial in valued])
+    ratios = [_scaled_sharpe(search, trial) for trial in valued]
+    periods = len(best.user_attrs["returns"])
+    ratios += _other_tries(search, [trial.user_attrs["params"] for trial in valued], periods)
     pruned = [trial for trial in trials if trial.state == optuna.trial.TrialState.PRUNED]
     plan = search.inputs.plan._replace(warm_up=None)  # what these parameters need
     inputs = search.inputs._replace(plan=plan, config=with_params(search.inputs.config, params))
@@ -180,8 +182,18 @@ def _trial_record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
     )
 
 
-def _other_tries(search: Search, params: Sequence[dict[str, Any]]) -> list[float]:
-    """Return the daily Sharpe ratios of the tries on the in-sample data that are no trials with `params`."""
+def _scaled_sharpe(search: Search, trial: optuna.trial.FrozenTrial) -> float:
+    """Return the daily Sharpe ratio of a trial; that of a pruned one is scaled as by `sharpes`."""
+    lengths = [fold.test.end - fold.test.start for fold in search.folds]
+    share: float = sum(lengths[: len(trial.intermediate_values)]) / sum(lengths)
+    return float(trial.user_attrs["sharpe"]) * sqrt(share)
+
+
+def _other_tries(search: Search, params: Sequence[dict[str, Any]], periods: int) -> list[float]:
+    """Return the Sharpe ratios of the tries on the in-sample data that are no trials with `params`.
+
+    They are scaled to `periods` days (see `sharpes`).
+    """
     inputs = search.inputs
     files = input_files(inputs.plan)
     with inputs.database() as database:
@@ -189,7 +201,7 @@ def _other_tries(search: Search, params: Sequence[dict[str, Any]]) -> list[float
         known = tries_on(database, _in_sample(files, search))
     versions |= versions_of(inputs.config)
     own = {_evaluated(files, versions, search, one).variant for one in params}
-    return sharpes((one for one in known if one.variant not in own), DAY_MS)
+    return sharpes((one for one in known if one.variant not in own), periods)
 
 
 def toml_snippet(result: TuningResult, strategy: str) -> str:
@@ -316,7 +328,7 @@ def _count(loaded: _LoadedSearch, search: Search, evaluated: Sequence[_RunningTr
         for one in evaluated
     ]
     with search.inputs.database() as database:
-        count_tries(database, _in_sample(files, search), results, by=search.inputs.by, kind="tune")
+        record_results(database, _in_sample(files, search), results, by=search.inputs.by, kind="tune")
 
 
 def _in_sample(files: Sequence[InputFile], search: Search) -> Study:

@@ -22,13 +22,13 @@ from agent import __version__
 from agent.analysis.deflation import sharpes
 from agent.analysis.report.verdict import Verdict
 from agent.analysis.run_metrics import Metrics
-from agent.analysis.significance import moments_of, sharpe
+from agent.analysis.significance import Moments, moments_of, sharpe
 from agent.analysis.trades import RoundTrip, round_trips
 from agent.core.errors import SafetyError, UsageError
 from agent.core.events import DAY_MS, Fill, FundingPayment
 from agent.data.klines import KlineFile
 from agent.replay.backtest import backtest, new_run_id
-from agent.replay.evaluations import Evaluated, Result, count_tries, input_files, versions_of
+from agent.replay.evaluations import Evaluated, Result, input_files, record_results, versions_of
 from agent.replay.history import History
 from agent.research.assessment import (
     ClosePrices,
@@ -156,6 +156,7 @@ def walk_forward(
     name = f"wf-{new_run_id()}"
     judged = Window(folds[0].test.start, folds[-1].test.end)
     stamps: tuple[str, ...] = ()
+    claim: str | None = None
     with inputs.database() as database:  # create it before several processes try to, and refuse leakage early
         versions = inputs.scoring(database, folds[0].test.start).versions
         files = input_files(inputs.plan)
@@ -172,6 +173,9 @@ def walk_forward(
             earlier = judged_before(database, study, evaluated.variant)
             check_unspent(earlier, judged, by=inputs.by, judge_again=settings.judge_again)
             stamps = (f"{SPENT}: JUDGED BEFORE",) if earlier else ()
+            # Recorded first: who ends the command once the fold's run is recorded has seen the result
+            unknown = Result(evaluated, DAY_MS, Moments(0), None, name)
+            (claim,) = _record(database, study, unknown, inputs, settings)
     own_folder = folder / name
     own_folder.mkdir(parents=True)
     tasks = [
@@ -186,12 +190,12 @@ def walk_forward(
     total_return = float(np.prod(1 + returns) - 1)
     with inputs.database() as database:
         result = Result(evaluated, DAY_MS, moments_of(returns), total_return, name)
-        known = count_tries(
-            database, study, [result], by=inputs.by, kind="walkforward", held_out=settings.held_out
-        )
+        _record(database, study, result, inputs, settings, instead_of=claim)
+        known = tries_on(database, study)
     others = earlier_tries(folder, file_hashes, judged, counted={one.run for one in known})
     others.discard(tuple(returns.tolist()))
-    ratios = [*sharpes(known, DAY_MS), *(sharpe(other) or 0.0 for other in others)]
+    ratios = sharpes(known, len(returns))
+    ratios += [(sharpe(other) or 0.0) * (len(other) / len(returns)) ** 0.5 for other in others]
     placebos = [
         float(np.prod([1 + result.placebo[i] for result in results]) - 1)
         for i in range(len(results[0].placebo))
@@ -228,6 +232,26 @@ def walk_forward(
         own_folder / "result.json", msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
     )
     return record
+
+
+def _record(
+    database: Database,
+    study: Study,
+    result: Result,
+    inputs: ReplayInputs,
+    settings: Settings,
+    *,
+    instead_of: str | None = None,
+) -> list[str]:
+    return record_results(
+        database,
+        study,
+        [result],
+        by=inputs.by,
+        kind="walkforward",
+        held_out=settings.held_out,
+        instead_of=instead_of,
+    )
 
 
 def judged_before(database: Database, study: Study, variant: str) -> list[Try]:

@@ -1,8 +1,8 @@
 """The ledger of tries: every evaluation of a strategy on data, by whom, and what came out.
 
 A *study* is market data and a window: the content of the kline files, their symbols, start and end. A
-*variant* is all else that the result depends on. Two studies are on the *same data* if they share a file of
-bars and their windows overlap. A variant counts once in a study, however often it is evaluated.
+*variant* is all else that the result depends on. Two studies are on the *same data* if they share a symbol or
+a file of bars, and their windows overlap. A variant counts once in a study, however often it is evaluated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agent.core.errors import UsageError
@@ -43,16 +43,21 @@ class Study(msgspec.Struct, frozen=True):
     end: int
 
     def shares_data(self, other: Study) -> bool:
-        """Return True if the studies share a file of bars and their windows overlap."""
+        """Return True if the studies share a symbol or a file of bars, and their windows overlap.
+
+        The symbol counts, because the file of a market changes with each bar that is added to it.
+        """
         overlap = self.start < other.end and other.start < self.end
-        return overlap and not set(self.files).isdisjoint(other.files)
+        return overlap and not (
+            set(self.symbols).isdisjoint(other.symbols) and set(self.files).isdisjoint(other.files)
+        )
 
 
 class Try(msgspec.Struct, frozen=True):
-    """One evaluation of a variant. Ratios are per `period` (ms); None: undefined.
+    """One evaluation of a variant. Ratios are per `period` (ms); None: undefined, or without a result.
 
     - `by`: cli, python, `api TOKEN` or `mcp CLIENT`.
-    - `kind`: backtest, sweep, tune or walkforward.
+    - `kind`: backtest, sweep, tune, walkforward or check.
     - `run`: the id of the recorded run or walk-forward, empty without one.
     - `held_out`: whether it judged held-out time.
     """
@@ -93,10 +98,15 @@ def is_assistant(by: str) -> bool:
     return by.partition(" ")[0] == _ASSISTANT
 
 
-def record_tries(database: Database, study: Study, tries: Sequence[Try]) -> None:
-    """Add evaluations on `study` to the ledger. Raises StoreError."""
+def record_tries(
+    database: Database, study: Study, tries: Sequence[Try], *, instead_of: str | None = None
+) -> list[str]:
+    """Add evaluations on `study` to the ledger, `instead_of` the one with this id; return their ids.
+
+    Raises StoreError.
+    """
     if not tries:
-        return
+        return []
     now, mark = time.time_ns(), secrets.token_hex(4)
     known = {"study": study.id, "recorded_at": now // 1_000_000}
     rows = [
@@ -106,7 +116,10 @@ def record_tries(database: Database, study: Study, tries: Sequence[Try]) -> None
     add = (sqlite if database.is_sqlite else postgresql).insert(studies_table)
     with database.write() as connection:
         connection.execute(add.on_conflict_do_nothing(), [msgspec.structs.asdict(study)])
+        if instead_of is not None:
+            connection.execute(delete(tries_table).where(tries_table.c.id == instead_of))
         connection.execute(insert(tries_table), rows)
+    return [row["id"] for row in rows]
 
 
 def read_studies(database: Database) -> list[Study]:
@@ -135,10 +148,12 @@ def tries_on(database: Database, study: Study) -> list[Try]:
 
 
 def distinct(tries: Iterable[Try]) -> list[Try]:
-    """Return the first evaluation of each variant in each study."""
+    """Return the first evaluation of each variant in each study; rather one that had a result."""
     found: dict[tuple[str, str], Try] = {}
     for one in tries:
-        found.setdefault((one.study, one.variant), one)
+        key = one.study, one.variant
+        if key not in found or not found[key].periods:
+            found[key] = one
     return list(found.values())
 
 

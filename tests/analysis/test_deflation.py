@@ -17,8 +17,8 @@ from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
 from agent.store.tries import Try
 
 
-def a_try(variant: int, sharpe: float | None, period: int = DAY_MS) -> Try:
-    return Try("s", str(variant), "cli", "sweep", "mine", {}, period, 100, sharpe, 0.0, 3.0, 0.0)
+def a_try(variant: int, sharpe: float | None, periods: int = 250, period: int = DAY_MS) -> Try:
+    return Try("s", str(variant), "cli", "sweep", "mine", {}, period, periods, sharpe, 0.0, 3.0, 0.0)
 
 
 def test_the_ratio_falls_as_tries_are_added_and_equals_the_formula() -> None:
@@ -45,8 +45,35 @@ def test_the_ratio_falls_as_tries_are_added_and_equals_the_formula() -> None:
 
 
 def test_a_repetition_counts_once_and_a_still_account_as_a_ratio_of_0() -> None:
-    tries = [a_try(0, 0.1), a_try(0, 0.1), a_try(1, None), a_try(2, 0.01, HOUR_MS)]
-    assert sharpes(tries, DAY_MS) == [0.1, 0.0, pytest.approx(0.01 * sqrt(24))]
+    tries = [a_try(0, 0.1), a_try(0, 0.1), a_try(1, None, 0)]
+    assert sharpes(tries, 250) == [0.1, 0.0]
+
+
+def test_ratios_of_the_same_window_are_scaled_by_the_root_of_time() -> None:
+    tries = [a_try(0, 0.1, 100), a_try(1, 0.01, 2_400, HOUR_MS)]
+    assert sharpes(tries, 100) == [0.1, pytest.approx(0.01 * sqrt(24))]
+
+
+def test_tries_on_long_windows_make_no_luck_on_a_short_one_credible() -> None:
+    """Without skill, at most one in twenty of the best has a deflated ratio above 95 %."""
+    random = np.random.default_rng(3)
+    credible = 0
+    for _ in range(200):
+        short = [moments_of(returns) for returns in random.normal(0.0, 0.01, (20, 30))]
+        ratios = random.normal(0.0, 3650**-0.5, 400)
+        tries = [a_try(n, own.sharpe, 30) for n, own in enumerate(short)]
+        tries += [a_try(20 + n, ratio, 3650) for n, ratio in enumerate(ratios)]
+        best = max(short, key=lambda own: own.sharpe or 0.0)
+        credible += (standing(best, DAY_MS, "s", tries).deflated_sharpe or 0.0) > 0.95
+    assert credible <= 10
+
+
+def test_tries_on_short_windows_take_nothing_from_skill_on_a_long_one() -> None:
+    own = moments_of(np.random.default_rng(4).normal(0.001, 0.01, 3650))  # 1.9 a year
+    short = np.random.default_rng(5).normal(0.0, 30**-0.5, 20)
+    tries = [a_try(0, own.sharpe, 3650), *(a_try(1 + n, ratio, 30) for n, ratio in enumerate(short))]
+    found = standing(own, DAY_MS, "s", tries)
+    assert (found.deflated_sharpe or 0.0) > 0.95
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,16 @@ def test_a_walk_forward_is_one_try(tapewire: Tapewire, tmp_path: Path) -> None:
     assert (plain["tries"], plain["period"]) == (2, 86_400_000)
 
 
+def test_a_check_that_shows_a_return_is_a_try(tapewire: Tapewire) -> None:
+    """Otherwise an assistant could search by checks."""
+    first = answer(tapewire, "backtest", *SMA)
+    tapewire("check", "costs", *SMA, "--json")  # the same variant
+    tapewire("check", "costs", *SMA, "--set", "fast=10", "--json")
+    tapewire("check", "placebo", *SMA, "--set", "fast=11", "--draws", "19", "--json")
+    listed = answer(tapewire, "tries", first["run"])["tries"]
+    assert [(one["kind"], one["evaluations"]) for one in listed] == [("backtest", 2), ("check", 1)]
+
+
 def test_held_out_time_is_judged_once(tapewire: Tapewire, tmp_path: Path) -> None:
     bars = write_klines(tmp_path / "BTCUSDT-1h.csv", days=60)
     args = ("tune", "--klines", bars, "--strategy", "sma_cross", "--holdout", "15d", "--trials", 3)
@@ -122,3 +132,24 @@ def test_held_out_time_is_judged_once(tapewire: Tapewire, tmp_path: Path) -> Non
     assert again["tries"] > again["trials"]  # those of the first search count, too
     with closing(sqlite3.connect("var/tapewire.db")) as store:
         assert store.execute("SELECT count(DISTINCT variant) FROM tries WHERE held_out").fetchone() == (2,)
+
+
+def test_held_out_time_is_spent_once_its_judgement_begins(
+    tapewire: Tapewire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars = write_klines(tmp_path / "BTCUSDT-1h.csv", days=60)
+    args = ("tune", "--klines", bars, "--strategy", "sma_cross", "--holdout", "15d", "--trials", 1)
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agent.research.walk_forward.assess", interrupt)  # the fold's run is recorded by then
+        ended = tapewire(*map(str, args), "--range", "fast=4", "--range", "slow=30")
+        assert ended.code != 0
+    refused = tapewire(*map(str, args), "--range", "fast=8", "--range", "slow=60")
+    assert (refused.code, "is spent" in refused.err) == (3, True)
+    same = answer(tapewire, *args, "--range", "fast=4", "--range", "slow=30")
+    assert same["held_out"]["stamps"] == []
+    (run,) = [one for one in answer(tapewire, "tries", same["held_out"]["id"])["tries"] if one["held_out"]]
+    assert (run["evaluations"], run["sharpe"] is not None) == (2, True)

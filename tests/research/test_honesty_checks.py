@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import load
-from agent.core.events import HOUR_MS, AssetSentiment, News, Sentiment
+from agent.core.events import DAY_MS, HOUR_MS, AssetSentiment, News, Sentiment
 from agent.replay.history import Plan
 from agent.research.cost_limits import find_break_even, with_costs
 from agent.research.masked_twin import (
@@ -219,9 +219,11 @@ def masked_twin(folder: Path, reader: Reader) -> MaskedCheck:
             "strategy": config.strategy.model_copy(update={"params": params}),
             "signals": signals,
             "market": config.market.model_copy(update={"symbols": ("BTCUSDT",), "interval": HOUR_MS}),
+            "store": config.store.model_copy(update={"url": f"sqlite:///{folder / 'store.db'}"}),
         }
     )
-    inputs = ReplayInputs(Plan(((klines, "BTCUSDT"),), news=news), config)
+    plan = Plan(((klines, "BTCUSDT"),), news=news, start=START, end=START + 60 * DAY_MS)
+    inputs = ReplayInputs(plan, config)
     return check_masked(inputs, reader, Masker(["bitcoin"]))
 
 

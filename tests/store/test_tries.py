@@ -31,6 +31,9 @@ from tests.store.store_samples import a_run
 DAY = 86_400_000
 FILES = {name: InputFile("klines", f"{name}.csv", f"sha-{name}", name) for name in ("BTC", "ETH", "SOL")}
 
+GROWN = InputFile("klines", "BTC.csv", "sha-BTC-and-a-bar", "BTC")
+RENAMED = InputFile("klines", "copy.csv", "sha-BTC", "OTHER")
+
 
 def study(names: str = "BTC ETH", start: int = 0, end: int = 10) -> Study:
     return study_of([FILES[name] for name in names.split()], start * DAY, end * DAY)
@@ -55,6 +58,9 @@ def test_a_study_is_the_content_of_the_bars_and_the_window() -> None:
         (study("BTC ETH", 10, 20), False),  # begins at the end
         (study("BTC SOL", 5, 6), True),  # one file is shared
         (study("SOL", 0, 10), False),
+        (study_of([GROWN], 0, 11 * DAY), True),  # the same market, with a bar more
+        (study_of([GROWN], 10 * DAY, 11 * DAY), False),
+        (study_of([RENAMED], 0, 10 * DAY), True),  # the same file
     ],
 )
 def test_data_are_the_same_if_a_file_and_time_are_shared(
@@ -80,6 +86,16 @@ def test_an_evaluation_is_read_as_it_was_recorded(database: Database) -> None:
     assert find_study(database, study().id[:5]) == study()
     with pytest.raises(UsageError, match="no study 'zz'"):
         find_study(database, "zz")
+
+
+def test_a_result_replaces_the_evaluation_that_was_begun(database: Database) -> None:
+    begun = Try("", "a", "cli", "walkforward", "mine", {}, DAY, 0, None, None, None, None, "wf-1", True)
+    (first,) = record_tries(database, study(), [begun])
+    assert [(one.held_out, one.periods) for one in distinct(tries_on(database, study()))] == [(True, 0)]
+    record_tries(database, study(), [evaluation("a")])
+    assert [one.periods for one in distinct(tries_on(database, study()))] == [30]
+    record_tries(database, study(), [evaluation("a", run="wf-1")], instead_of=first)
+    assert [one.run for one in read_tries(database)] == ["", "wf-1"]
 
 
 def test_a_deleted_run_stays_a_try(database: Database) -> None:
