@@ -159,9 +159,10 @@ class RiskManager:
     def on_transfer(self, amount: float) -> None:
         """Discount a deposit (negative: a withdrawal): it is neither profit nor loss.
 
-        The peak and the day's first equity move by the amount. Both are 0 before the first equity.
+        The peak and the day's first equity move by the amount, unless no equity is known yet, at the start and
+        after a resume.
         """
-        if self._peak:
+        if self.next_day:
             self._peak += amount
             self._day_open += amount
             self.floor = inf  # check the next equity in any case

@@ -73,6 +73,32 @@ def test_a_peak_that_is_not_positive_halts_in_words_without_a_share(
     assert emitted[-1].detail == detail
 
 
+def test_a_refill_of_an_account_that_owes_moves_the_start_of_the_day() -> None:
+    risk, emitted = manager(max_drawdown=0.5, max_daily_loss=0.1)
+    risk.on_equity(T0, -5.0)
+    risk.command(T0, ACTIVE, "operator")
+    risk.on_equity(T0 + 1, -5.0)
+    risk.command(T0 + 2, ACTIVE, "operator")
+    risk.on_transfer(1_005.0)  # before the first equity after the resume: nothing is to move
+    risk.on_equity(T0 + 3, 1_000.0)
+    risk.on_transfer(1_000.0)
+    risk.on_equity(T0 + 4, 1_801.0)
+    assert risk.state is ACTIVE
+    risk.on_equity(T0 + 5, 1_800.0)  # 10 % below 2,000
+    assert (risk.state, emitted[-1].rule) == (REDUCING, "max_daily_loss")
+
+
+def test_a_refill_after_the_first_equity_of_a_resume_counts_too() -> None:
+    risk, _ = manager(max_drawdown=0.5, max_daily_loss=0.1)
+    risk.command(T0, ACTIVE, "operator")
+    risk.on_equity(T0, 0.0)  # halts: nothing is left
+    assert risk.state is HALTED
+    risk.on_transfer(1_000.0)
+    risk.on_equity(T0 + 1, 1_000.0)
+    assert risk.state is HALTED  # until the operator resumes
+    assert risk.floor == 900.0  # and the day's start is the refill
+
+
 def test_data_are_stale_if_overdue_by_more_than_the_limit() -> None:
     risk, _ = manager(stale_after="5m")
     assert allows(risk, data_age=5 * MINUTE_MS)
