@@ -159,7 +159,7 @@ class RiskManager:
     def on_transfer(self, amount: float) -> None:
         """Discount a deposit (negative: a withdrawal): it is neither profit nor loss.
 
-        The peak and the day's first equity move by the amount, unless no equity is known yet, at the start and
+        The peak and the day's first equity move by the amount, unless no equity is known: at the start and
         after a resume.
         """
         if self.next_day:
