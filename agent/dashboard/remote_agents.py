@@ -1,4 +1,4 @@
-"""Other agents, on this or other machines, by their REST APIs. A task of its own asks each."""
+"""Other agents, on this or other machines, by their REST APIs. A task of its own polls each."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ class HeldPosition(msgspec.Struct, frozen=True):
 
 
 class AgentRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent as the page shows it. Times are UTC ms of this machine; figures are those of the last answer.
+    """One agent as the page shows it. Times are UTC ms of this machine; figures are of the last response.
 
-    `since` is when it became reachable or unreachable, 0 before the first answer or failure.
+    `since` is when it became reachable or unreachable, 0 before the first response or failure.
     """
 
     name: str
@@ -129,7 +129,7 @@ class RemoteAgents:
         self._tasks: list[asyncio.Task[Never]] = []
 
     def start(self) -> None:
-        """Begin to ask all agents."""
+        """Begin to poll all agents."""
         self._tasks = [asyncio.create_task(one.poll()) for one in self._agents.values()]
 
     async def close(self) -> None:
@@ -186,7 +186,7 @@ def totals_of(rows: Sequence[AgentRow]) -> list[CurrencyTotal]:
 
 
 class _RemoteAgent:
-    """Asks one server. `row` is what is known of its agent."""
+    """Polls one server. `row` is what is known of its agent."""
 
     def __init__(self, config: RemoteAgentConfig, token: Secret, every: float) -> None:
         self.row = AgentRow(name=config.name, url=f"{config.url}/")
@@ -200,7 +200,7 @@ class _RemoteAgent:
         self._opened: tuple[str, int, float] | None = None  # run, day, and the first equity of the day
 
     async def poll(self) -> Never:
-        """Ask until cancelled."""
+        """Poll until cancelled."""
         connector = aiohttp.TCPConnector(limit=4)
         async with aiohttp.ClientSession(
             timeout=NO_TOTAL, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, connector=connector
@@ -209,7 +209,7 @@ class _RemoteAgent:
                 self._soon.clear()
                 wait = self._every
                 try:
-                    row = await self._ask()
+                    row = await self._poll_once()
                 except (VenueError, DataError, UsageError, SafetyError) as error:
                     row = self._unreachable(error.message, error.hint)
                     if isinstance(error, SafetyError):
@@ -227,10 +227,10 @@ class _RemoteAgent:
             self.row, reachable=False, since=since, why=why, hint=hint, commands=False, no_commands=""
         )
 
-    async def _ask(self) -> AgentRow:
-        """Return the row of a new answer. Raises DataError for one that has no sense, and like `_get`."""
+    async def _poll_once(self) -> AgentRow:
+        """Return the row of a new response. Raises DataError if its figures are invalid, and like `_get`."""
         try:
-            row = await self._ask_all()
+            row = await self._request_row()
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise DataError(
                 f"{_OTHER_API}: {type(error).__name__}: {one_line(str(error), _TEXT)}",
@@ -243,7 +243,7 @@ class _RemoteAgent:
             raise DataError(f"{_OTHER_API}: there can't be so many working orders")
         return row
 
-    async def _ask_all(self) -> AgentRow:
+    async def _request_row(self) -> AgentRow:
         status = await self._get("/state", Status)
         if len(status.run) > _RUN:
             raise DataError(f"{_OTHER_API}: the id of the run has more than {_RUN} characters")
@@ -308,7 +308,7 @@ class _RemoteAgent:
         """Send a command and return its result.
 
         Raises SafetyError if the agent takes none from here, what it refuses with, and VenueError if no
-        answer came, so that the command may have been executed.
+        response came, so that the command may have been executed.
         """
         if not self.row.commands:
             reason = self.row.no_commands or self.row.why or "it has not answered yet"
@@ -328,9 +328,9 @@ class _RemoteAgent:
         return {"action": result.action, "risk": result.risk}
 
     async def _get(self, path: str, kind: type[T], body: bytes | None = None, timeout: float = _TIMEOUT) -> T:
-        """Return the answer to a GET, or with a `body` to a POST.
+        """Return the response to a GET, or with a `body` to a POST.
 
-        Raises VenueError without an answer, UsageError and SafetyError for what the server refuses.
+        Raises VenueError without a response, UsageError and SafetyError for what the server refuses.
         """
         if self._session is None:
             raise VenueError("the agents are not asked yet")
