@@ -164,7 +164,8 @@ def give_verdict(evidence: OutOfSampleEvidence) -> Verdict:
     if evidence.trades < FEW_TRADES:
         warnings.append(f"{evidence.trades} round trips are too few for a test to mean much.")
     if evidence.sharpe_interval is None:
-        warnings.append(f"{evidence.days} days with hardly any movement are too few for an interval.")
+        days = "1 day is" if evidence.days == 1 else f"{evidence.days} days with hardly any movement are"
+        warnings.append(f"{days} too few for an interval.")
     if tone == "good" and warnings:
         tone = "plain"
     return Verdict(tone, headline, [*failed, *passed], warnings)  # type: ignore[arg-type]

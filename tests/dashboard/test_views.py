@@ -21,7 +21,7 @@ from agent.live import log
 from agent.live.app import make_agent
 from agent.sandbox import Sandbox
 from agent.store.database import Database
-from agent.system.clock import parse_time
+from agent.system.clock import iso, parse_time
 from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
 from tests.dashboard.dashboard_harness import ANY_PORT, agent_with_page, served
 from tests.dashboard.replays import KLINES, SLOW, RecordedRuns
@@ -127,13 +127,20 @@ async def test_many_trades_have_pages(page: BrowserPage, runs: RecordedRuns) -> 
         # a page of five rows instead of a hundred
         await page.run(
             "const real = window.fetch; window.fetch = (url, ...rest) =>"
-            " real(String(url).replace('limit=100', 'limit=5'), ...rest);"
+            " real(String(url).replace('limit=100', 'limit=5').replace('offset=100', 'offset=5'), ...rest);"
         )
         await page.click("#tab-trades")
         await page.until(READY["trades"], within=SLOW)
         assert len(await column(page, "Symbol")) == 5
         assert await page.run("return document.querySelector('#trades-back').disabled")
         assert not await page.run("return document.querySelector('#trades-on').disabled")
+        entries = sorted((entry.trade.entry_ts for entry in trips_of(runs)), reverse=True)
+        first, before = await column(page, "Time in"), await page.text("#trades-page")
+        await page.click("#trades-on")
+        await page.until("document.querySelector('#trades-page').textContent !== arguments[0]", before)
+        second = await column(page, "Time in")
+        assert [*first, *second] == [f"{iso(ts)[:10]} {iso(ts)[11:16]}" for ts in entries[:10]]
+        assert not await page.run("return document.querySelector('#trades-back').disabled")
 
 
 async def test_the_performance_view_has_the_figures_of_the_run(page: BrowserPage, runs: RecordedRuns) -> None:

@@ -16,6 +16,7 @@ import { open as openWhatIf, setMoment, setUpWhatIf } from "./what-if.js";
 const RESUME_FROM_KILL = "resume from kill"; // the same as in agent/risk.py
 const LIMITS = { bars: 300, headlines: 80, trades: 200, acts: 100 };
 const LONG_RUN = 4_000; // bars, from which on the chart begins with folded ones
+const SYMBOL_TABS = 40; // at most
 const SILENCE_LIMIT = 4_000; // ms; the agent sends its health every second
 const byId = (id) => document.getElementById(id);
 
@@ -256,7 +257,9 @@ function updateTitle() {
 
 function renderTabs() {
   byId("chart-title").textContent = state.symbol;
-  const tabs = state.head.symbols.slice(0, 40).map((symbol) => {
+  const left = state.head.symbols.length - SYMBOL_TABS;
+  byId("tabs-left").textContent = left > 0 ? `${left} more: select them in Positions and signals` : "";
+  const tabs = state.head.symbols.slice(0, SYMBOL_TABS).map((symbol) => {
     const change = state.market.get(symbol)?.change ?? null;
     const selected = String(symbol === state.symbol);
     const tab = element("button", {

@@ -21,6 +21,12 @@ export async function startResearch() {
     showJobs(await getJson("api/v1/jobs"));
     byId("research-tools").hidden = false;
     poll();
+  } catch (error) {
+    byId("research-off").replaceChildren(untrusted(error.message));
+    byId("research-off").hidden = false;
+    return;
+  }
+  try {
     await setUpForm((job) => {
       showJob(job, { first: true });
       cards.get(job.id).root.scrollIntoView({ block: "nearest" });
@@ -28,8 +34,8 @@ export async function startResearch() {
       poll();
     });
   } catch (error) {
-    byId("research-off").replaceChildren(untrusted(error.message));
-    byId("research-off").hidden = false;
+    byId("job-error").replaceChildren(untrusted(`${error.message}; reload the page`));
+    byId("job-error").hidden = false;
   }
 }
 
