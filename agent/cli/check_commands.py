@@ -184,10 +184,10 @@ def _show(result: Check, report: Path | None, json: bool, stamps: tuple[str, ...
 
 def _print_summary(found: CheckSummary) -> None:
     for line in found.intro:
-        out.print(line, soft_wrap=True)
+        print_text(line)
     for finding in found.findings:
         if finding.fine is None:
-            out.print(f"– {finding.text}", soft_wrap=True)
+            print_text(f"– {finding.text}")
         else:
             mark, style = ("✓", "green") if finding.fine else ("✗", "bold red")
             out.print(f"[{style}]{mark}[/] ", end="")

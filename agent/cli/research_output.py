@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import MofNCompleteColumn
 
+from agent.analysis.report import formats
 from agent.cli.console import err, out, print_columns, print_text, progress_bar
 from agent.system.fitted_table import Column, figures
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from agent.core.events import News
     from agent.research.assessment import OutOfSampleEvidence
     from agent.research.replay_inputs import ReplayInputs
+
+percent, number = formats.plain_percent, formats.plain_number
 
 
 def score_all(
@@ -69,16 +72,6 @@ def write_result_page(html: str, path: Path) -> None:
     from agent.analysis.report.page_parts import write_page
 
     err.print(f"report: {write_page(html, path)}", soft_wrap=True)
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction as `+1.23%`; a dash for None."""
-    return "–" if value is None else f"{value:+.2%}"
-
-
-def number(value: float | None) -> str:
-    """Return a number as `1.23`; a dash for None."""
-    return "–" if value is None else f"{value:,.2f}"
 
 
 def show_stamps(stamps: tuple[str, ...]) -> None:

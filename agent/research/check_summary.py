@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from agent.analysis.report.formats import plain_percent as percent
 from agent.analysis.report.section_page import (
     Finding,
     PageSection,
@@ -161,9 +162,9 @@ def _startup(found: StartupCheck) -> CheckSummary:
 def _placebo(found: PlaceboCheck) -> CheckSummary:
     test = found.test
     intro = [
-        f"{found.strategy}: {_percent(test.value)} over {found.trades:,} round trips",
-        f"shuffled headlines, {test.draws} times: median {_percent(test.median)}, "
-        f"95 % between {_percent(test.low)} and {_percent(test.high)}",
+        f"{found.strategy}: {percent(test.value)} over {found.trades:,} round trips",
+        f"shuffled headlines, {test.draws} times: median {percent(test.median)}, "
+        f"95 % between {percent(test.low)} and {percent(test.high)}",
         f"probability of a placebo at least as good: {test.p_value:.3f}",
     ]
     gain = "" if test.value > 0 else " It still lost money."
@@ -183,8 +184,8 @@ def _masked(found: MaskedCheck) -> CheckSummary:
         [
             (
                 text("total return"),
-                number(_percent(found.total_return), found.total_return),
-                number(_percent(found.masked_return), found.masked_return),
+                number(percent(found.total_return), found.total_return),
+                number(percent(found.masked_return), found.masked_return),
             ),
             (
                 text("round trips"),
@@ -207,7 +208,7 @@ def _masked(found: MaskedCheck) -> CheckSummary:
     if found.difference is not None:
         ahead = found.difference.total_return
         figures.append(
-            f"masked minus original: {_percent(ahead.value)} [{_percent(ahead.low)}, {_percent(ahead.high)}]"
+            f"masked minus original: {percent(ahead.value)} [{percent(ahead.low)}, {percent(ahead.high)}]"
         )
     verdict = (
         "The result doesn't depend on names."
@@ -226,11 +227,11 @@ def _costs(found: CostCheck) -> CheckSummary:
     for latency in sorted({cell.latency for cell in found.table}):
         for fees in sorted({cell.fees for cell in found.table}):
             values = [cells[latency, fees, slippage] for slippage in slippages]
-            shown = [number(_percent(value), value, toned=True) for value in values]
+            shown = [number(percent(value), value, toned=True) for value in values]
             rows.append((text(format_duration(latency)), number(f"× {fees:g}", fees), *shown))
     table = Table(("latency", "fees", *(f"× {slippage:g}" for slippage in slippages)), rows)
     trip = "" if found.round_trip is None else f", {found.round_trip * 1e4:.1f} bps a round trip"
-    figures = [f"at the configured costs{trip}: {_percent(found.total_return)}"]
+    figures = [f"at the configured costs{trip}: {percent(found.total_return)}"]
     if found.break_even is None:
         figures.append("still profitable at 64 times the configured costs")
     elif found.break_even == 0:
@@ -248,8 +249,8 @@ def _costs(found: CostCheck) -> CheckSummary:
     verdict = f"The strategy {stays} at {found.margin:g} times the configured costs."
     if (fitted := found.fitted) is not None:
         figures.append(
-            f"at the lower ends of their intervals {_percent(fitted.low)}, at the upper ends "
-            f"{_percent(fitted.high)}"
+            f"at the lower ends of their intervals {percent(fitted.low)}, at the upper ends "
+            f"{percent(fitted.high)}"
         )
         verdict = f"The strategy {stays} at the upper ends of the fitted costs."
     intro = [f"{found.strategy}: total return by latency and fees (down), spread and slippage (across)"]
@@ -264,8 +265,8 @@ def _cost_maps(found: CostCheck) -> list[PageSection]:
                 f"× {cell.fees:g}",
                 f"× {cell.slippage:g}",
                 cell.total_return,
-                _percent(cell.total_return),
-                f"fees × {cell.fees:g}, slippage × {cell.slippage:g}: {_percent(cell.total_return)}, "
+                percent(cell.total_return),
+                f"fees × {cell.fees:g}, slippage × {cell.slippage:g}: {percent(cell.total_return)}, "
                 f"{cell.trades:,} round trips",
             )
             for cell in sorted(found.table, key=lambda cell: (cell.fees, cell.slippage))
@@ -293,7 +294,3 @@ def _fields(message: Message) -> str:
     }
     shown = (f"{name}={getattr(value, 'value', value)}" for name, value in present.items())
     return " ".join([type(message).__name__, *shown])
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.2%}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, pairwise
-from math import isqrt
+from math import floor, isqrt, log10
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -97,7 +97,8 @@ def _labels(values: Sequence[Any], most: int) -> _Labels:
     if len(distinct) <= most:
         return _Labels([f"{value:g}" for value in numbers], [f"{value:g}" for value in distinct])
     edges = np.linspace(distinct[0], distinct[-1], min(most, _BINS) + 1)
-    names = [f"{low:.3g}–{high:.3g}" for low, high in pairwise(edges)]
+    decimals = max(0, 1 - floor(log10(edges[1] - edges[0])))  # so that no two bins have the same label
+    names = [f"{low:.{decimals}f}–{high:.{decimals}f}" for low, high in pairwise(edges)]
     places = np.clip(np.searchsorted(edges, numbers, side="right") - 1, 0, len(names) - 1)
     return _Labels([names[place] for place in places], names)
 

@@ -25,6 +25,7 @@ from agent.analysis.report.section_page import (
     text,
 )
 from agent.analysis.report.svg import Axis, ChartBar, Series, bar_chart, line_chart
+from agent.core.events import DAY_MS
 from agent.research.evidence_rows import evidence_rows
 from agent.research.parameter_charts import Tried, parameter_charts
 from agent.research.walk_forward import FoldRecord, WalkForward
@@ -125,9 +126,10 @@ def render_tuning(found: TuningResult) -> str:
 def render_sweep(
     strategy: str, symbols: Sequence[str], results: Sequence[SweepResult], stamps: Sequence[str] = ()
 ) -> str:
-    """Return the page of a sweep: at least one variant."""
+    """Return the page of a sweep of at least one variant. One that ended early can't be the best."""
     ranked = sorted(results, key=lambda one: -one.final_equity)
-    best, metrics = ranked[0], ranked[0].metrics
+    whole = [one for one in ranked if not one.error]
+    metrics = (whole or ranked)[0].metrics
     tried = [
         Tried(
             one.params,
@@ -145,9 +147,19 @@ def render_sweep(
         )
         for one in ranked
     ]
-    lost = sum(one.metrics.performance.total_return <= 0 for one in results)
-    no_profit = "none made a profit" if lost == len(results) else f"{lost:,} made no profit"
-    shown = ", ".join(f"{name} {_value(value)}" for name, value in best.params.items())
+    headline, sentences, warnings = "All variants ended early.", list[str](), [_LUCK]
+    if whole:
+        lost = sum(one.metrics.performance.total_return <= 0 for one in whole)
+        no_profit = "none made a profit" if lost == len(whole) else f"{lost:,} made no profit"
+        gain = formats.percent(metrics.performance.total_return, signed=True)
+        headline = f"The best of {len(whole):,} variants: {gain}; {no_profit}."
+        shown = ", ".join(f"{name} {_value(value)}" for name, value in whole[0].params.items())
+        sentences.append(f"Its parameters: {shown}.")
+    if len(whole) < len(results):
+        first = next(one.error for one in results if one.error)
+        warnings.append(
+            f"{len(results) - len(whole):,} of {len(results):,} variants ended early; the first: {first}"
+        )
     return render_sections(
         SectionPage(
             "sweep",
@@ -156,25 +168,25 @@ def render_sweep(
                 f"{formats.date(metrics.start)} – {formats.date(metrics.end)} UTC · "
                 f"{len(results):,} variants over the same history"
             ],
-            f"The best of {len(results):,} variants: "
-            f"{formats.percent(metrics.performance.total_return, signed=True)}; {no_profit}.",
+            headline,
             _trials(
                 tried,
                 "Total return",
                 lambda value: formats.percent(value, signed=True),
                 ("Sharpe", "Max drawdown", "Round trips", "Final equity"),
             ),
-            sentences=[f"Its parameters: {shown}."],
-            warnings=[_LUCK],
+            sentences=sentences,
+            warnings=warnings,
             stamps=stamps,
         )
     )
 
 
 def _growth(found: WalkForward) -> LineChart:
-    worth = np.cumprod(1 + np.array(found.returns)) - 1
-    curve = Curve(found.days, worth.tolist())
-    below = drawdown(Curve(found.days, (worth + 1).tolist()))
+    worth = np.concatenate(([1.0], np.cumprod(1 + np.array(found.returns))))
+    ends = [found.days[0] - DAY_MS, *found.days]
+    curve = Curve(ends, (worth - 1).tolist())
+    below = drawdown(Curve(ends, worth.tolist()))
     return LineChart(
         "Return of all folds in sequence, and its drawdown",
         [

@@ -55,6 +55,23 @@ def test_candles_come_back_in_order_and_consistent(rows: list[tuple[float, ...]]
 
 
 @pytest.mark.parametrize(
+    "prices",
+    [
+        [119.2, 1.234, 0.00012, 0.00001234],  # a coin that collapses
+        [1_000.4, 0.00001234],
+        [0.00001234, 0.00001235],
+        [109_900.5, 74_500.1],
+    ],
+)
+def test_each_price_keeps_four_digits(prices: list[float]) -> None:
+    ts = [at * MINUTE_MS for at in range(len(prices))]
+    packed = pack_candles(Candles(MINUTE_MS, ts, prices, prices, prices, prices, [0.0] * len(prices)))
+    read = read_candles(msgspec.to_builtins(packed))
+    assert [row[4] for row in read] == pytest.approx(prices, rel=5e-4)
+    assert max(prices) / packed.step < 2**52, "JavaScript reads it exactly"
+
+
+@pytest.mark.parametrize(
     ("minutes", "most", "length"),
     [
         (100, 100, MINUTE_MS),

@@ -28,6 +28,7 @@ def test_a_level_lasts_from_its_order_to_its_final_state() -> None:
     levels.update(update(1, OrderStatus.CANCELLED, 20))
     levels.add(order(3, OrderType.STOP, D(97), 20))
     levels.update(update(3, OrderStatus.FILLED, 30))
+    assert levels.notes() == []
     assert levels.by_symbol() == {
         "BTCUSDT": [
             ProtectiveLevel(10, 20, 95.5, "stop"),
@@ -53,3 +54,4 @@ def test_of_very_many_levels_the_latest_are_kept() -> None:
     kept = levels.by_symbol()["BTCUSDT"]
     assert [one.start for one in kept] == list(range(2 * MOST, 3 * MOST))
     assert all(one.end == one.start + 1 for one in kept)
+    assert levels.notes() == ["Of the 9,000 stops and take-profits of BTCUSDT, the latest 3,000 are drawn."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -92,8 +93,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             trade,
             pnl=trade.pnl * at,
             reason=f"=HYPERLINK({at})",
-            entry_ts=trade.entry_ts + at * HOUR_MS,
-            exit_ts=trade.entry_ts + (at + 3) * HOUR_MS,
+            entry_ts=trade.entry_ts + at * HOUR_MS + 13 * (at + 60),
+            exit_ts=trade.entry_ts + (at + 3) * HOUR_MS + 29 * (at + 60) + 1,
             entry_order="",
         )
         for at in range(-60, 60)
@@ -171,6 +172,9 @@ def test_the_csv_file_has_all_round_trips_and_no_formulas(desktop: Browser) -> N
     assert (first["headline"], first["publisher"]) == (HOSTILE, "<b>Wire</b>")
     assert (first["entry"], first["duration_s"]) == ("2024-01-01T10:00:00.000Z", "36000")
     assert float(first["return_pct"]) == pytest.approx(100 * 7.75 / 110, abs=1e-4)
+    for row in rows:
+        begin, end = (datetime.fromisoformat(row[name]) for name in ("entry", "exit"))
+        assert (end - begin) / timedelta(milliseconds=1) == round(float(row["duration_s"]) * 1_000)
     assert not [cell for row in rows for cell in row.values() if cell[:1] in ("=", "+", "@")]
 
 

@@ -13,7 +13,9 @@ import pytest
 from msgspec import structs
 
 from agent.analysis.report import formats
+from agent.core.events import DAY_MS
 from agent.research.check_summary import render_check, summarise
+from agent.research.parameter_charts import Tried, parameter_charts
 from agent.research.startup import StartupCheck, StartupTrial
 from agent.research.study_comparison import find_study
 from agent.research.study_page import render_tuning, render_walk_forward
@@ -116,9 +118,15 @@ def test_the_page_of_a_walk_forward_has_the_figures_of_its_json(tapewire: Tapewi
     worth = 1.0
     for value in result["returns"]:
         worth *= 1 + value
-    days, grown = read_points(page.figures["equity"]["panes"][0]["lines"][0]["points"])
-    assert days == [day // 1_000 for day in result["days"]]
+    returns, falls = (pane["lines"][0]["points"] for pane in page.figures["equity"]["panes"])
+    days, grown = read_points(returns)
+    first = result["days"][0] - DAY_MS
+    assert days == [day // 1_000 for day in (first, *result["days"])]
+    assert grown[0] == 0
     assert grown[-1] == pytest.approx(worth - 1, abs=1e-5)
+    drawdown = result["evidence"]["max_drawdown"]
+    assert drawdown < 0
+    assert min(read_points(falls)[1]) == pytest.approx(drawdown, abs=1e-6), "also of a loss on the first day"
     assert {row["Parameter"] for row in page.table("Parameter")} == {"fast", "slow"}
     assert {"Return of each fold", "fast by fold"} <= set(page.titles)
 
@@ -179,6 +187,52 @@ def test_the_page_of_a_sweep_maps_its_variants(tapewire: Tapewire, klines: Path)
         assert f"fast {one['params']['fast']}, slow {one['params']['slow']}: {shown}" in page.titles
         assert row["Round trips"] == f"{one['trades']:,}"
     assert "The best of many is mostly luck" in page.text
+
+
+QUITTER = """
+from agent.core.strategy import Strategy, StrategyParams
+
+
+class QuitterParams(StrategyParams):
+    last: int = 0
+
+
+class Quitter(Strategy[QuitterParams]):
+    def __init__(self, params=None):
+        super().__init__(params)
+        self.bars = 0
+
+    def on_kline(self, kline, market):
+        self.bars += 1
+        if self.bars == self.params.last:
+            raise ValueError("no more")
+        self.target(kline.symbol, weight=1.0)
+"""
+
+
+def test_a_variant_that_ended_early_is_never_the_best_of_a_sweep(tapewire: Tapewire, tmp_path: Path) -> None:
+    falling = write_klines(tmp_path / "BTCUSDT-1h.csv", days=20, drift=-0.002, volatility=0.0005)
+    Path("quitter.py").write_text(QUITTER)
+    options = ("--klines", falling, "--strategy", "quitter.py", "--range", "last=30:1030:1000")
+    done = tapewire("sweep", "--json", *options, "--report", "sweep.html")
+    assert done.code == 0, done.err
+    early, whole = json.loads(done.out)
+    assert "no more" in early["error"]
+    assert early["final_equity"] > whole["final_equity"], "it stopped before the losses"
+    page = Page(Path("sweep.html"))
+    gain = formats.percent(whole["metrics"]["performance"]["total_return"], signed=True)
+    assert f"The best of 1 variants: {gain}; none made a profit." in page.text
+    assert "Its parameters: last 1030." in page.text
+    assert "1 of 2 variants ended early; the first: " in page.text
+    assert {row["last"]: row["State"] for row in page.table("last")} == {"30": "failed", "1030": "complete"}
+
+
+def test_bins_of_a_parameter_have_different_labels() -> None:
+    for low, step in ((1_000, 1.0), (0.5, 1e-5), (50_000, 1_250)):
+        tried = [Tried({"length": low + step * at, "width": at % 2}, float(at)) for at in range(40)]
+        chart = parameter_charts(tried, "Return", str)[0]
+        rows = set(re.findall(r"<title>length (\S+), width", chart))
+        assert len(rows) == 8
 
 
 def test_the_page_of_a_check_has_its_findings_and_verdict(tapewire: Tapewire, klines: Path) -> None:

@@ -30,6 +30,16 @@ def percent(value: float | None, digits: int = 1, *, signed: bool = False) -> st
     )
 
 
+def plain_number(value: float | None) -> str:
+    """Format a number for terminals, with an ASCII sign: 1234.5 -> `1,234.50`."""
+    return MISSING if value is None else f"{value:,.2f}"
+
+
+def plain_percent(value: float | None) -> str:
+    """Format a fraction for terminals, with an ASCII sign: 0.0123 -> `+1.23%`."""
+    return MISSING if value is None else f"{value:+.2%}"
+
+
 def basis_points(value: float | None) -> str:
     """Format a fraction in hundredths of a per cent, without the unit: 0.0012 -> `+12.0`."""
     return number(None if value is None else value * 10_000, 1, signed=True)

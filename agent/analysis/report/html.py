@@ -17,7 +17,7 @@ from agent.analysis.report.assumptions import assumptions
 from agent.analysis.report.candles import FEWEST, fold
 from agent.analysis.report.descriptions import describe_regime_rule, descriptions_of
 from agent.analysis.report.packing import PackedCandles, pack_candles
-from agent.analysis.report.page_parts import render_page
+from agent.analysis.report.page_parts import render_page, write_page
 from agent.analysis.report.plot import Figure
 from agent.analysis.report.report_data import ReportData
 from agent.analysis.report.trade_list import list_trades
@@ -27,9 +27,7 @@ from agent.analysis.story_table import StoryTable, table_of
 from agent.analysis.trade_groups import Grouping
 from agent.analysis.waterfall import Waterfall, lay_out
 from agent.core.durations import format_bar_length, format_duration
-from agent.core.errors import StoreError, TapewireError
 from agent.data.given_up import CAUSES
-from agent.system.atomic import write_bytes
 
 PAGE_BYTES: Final = 1_450_000
 """Size of a page. Candles are folded until they fit; a page with much else may be larger."""
@@ -161,12 +159,7 @@ def write_report(data: ReportData, page: Path) -> tuple[Path, Path]:
     twin = page.with_suffix(".json")
     bare = msgspec.structs.replace(data, candles={})
     json = msgspec.json.format(msgspec.json.Encoder(decimal_format="number").encode(bare), indent=1)
-    for path, content in ((page, render(data).encode()), (twin, json)):
-        try:
-            write_bytes(path, content)
-        except StoreError as error:
-            raise TapewireError(error.message, hint="choose another path with --output") from None
-    return page, twin
+    return write_page(render(data), page, "--output"), write_page(json.decode(), twin, "--output")
 
 
 def _figures(data: ReportData, drawn: Sequence[str]) -> dict[str, Figure]:

@@ -17,7 +17,9 @@ from agent.analysis.report.report_data import Candles, Curve
 
 Integers = NDArray[np.int64]
 
-_DIGITS = 6  # of prices and values, at least
+_DIGITS = 6  # of the largest price or value, at least
+_LOWEST_DIGITS = 4  # of the lowest price, which may be far below the highest
+_MOST_DIGITS = 13  # of any price: as many are exact after the division by the step, too
 _VOLUME_DIGITS = 2  # of a median volume
 _MIN_STEP, _MAX_STEP = -12, 12  # powers of ten
 
@@ -57,10 +59,12 @@ def pack_points(curve: Curve) -> PackedPoints:
 
 
 def pack_candles(candles: Candles) -> PackedCandles:
-    """Pack candles: prices with at least six digits, volumes with about two."""
+    """Pack candles: the highest price with at least six digits, the lowest one with at least four if the
+    highest then has at most 13, and a median volume with two.
+    """
     prices = np.array([candles.open, candles.high, candles.low, candles.close], np.float64)
     volume = np.array(candles.volume, np.float64)
-    step = 10.0 ** _exponent(float(np.abs(prices).max(initial=0.0)), _DIGITS)
+    step = _price_step(float(prices.max(initial=0.0)), float(prices.min(initial=np.inf)))
     typical = float(np.median(volume[volume > 0])) if (volume > 0).any() else 1.0
     largest = float(volume.max(initial=0.0)) / 2**53  # beyond it a count of steps isn't an integer
     volume_step = max(10.0 ** _exponent(typical, _VOLUME_DIGITS), largest)
@@ -80,6 +84,13 @@ def pack_candles(candles: Candles) -> PackedCandles:
         ]
     )
     return PackedCandles(len(close), candles.interval, step, volume_step, b64encode(text).decode())
+
+
+def _price_step(highest: float, lowest: float) -> float:
+    exponent = _exponent(highest, _DIGITS)
+    if 0 < lowest < highest:
+        exponent = min(exponent, max(_exponent(lowest, _LOWEST_DIGITS), _exponent(highest, _MOST_DIGITS)))
+    return 10.0**exponent
 
 
 def _exponent(size: float, digits: int) -> int:

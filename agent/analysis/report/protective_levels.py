@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +28,7 @@ class ProtectiveLevels:
 
     def __init__(self) -> None:
         self._levels: dict[str, list[_Level]] = {}
+        self._counts = Counter[str]()  # of all levels, by symbol
         self._orders: dict[str, _Level] = {}  # by client order id, those that work
 
     def add(self, order: Order) -> None:
@@ -36,6 +38,7 @@ class ProtectiveLevels:
             self._orders[order.id] = level
             levels = self._levels.setdefault(order.symbol, [])
             levels.append(level)
+            self._counts[order.symbol] += 1
             if len(levels) > 2 * MOST:
                 del levels[:MOST]
 
@@ -50,3 +53,11 @@ class ProtectiveLevels:
             symbol: [ProtectiveLevel(one.start, one.end, one.price, one.kind) for one in levels[-MOST:]]
             for symbol, levels in self._levels.items()
         }
+
+    def notes(self) -> list[str]:
+        """Return a note for each symbol with levels that aren't kept."""
+        return [
+            f"Of the {count:,} stops and take-profits of {symbol}, the latest {MOST:,} are drawn."
+            for symbol, count in self._counts.items()
+            if count > MOST
+        ]

@@ -82,7 +82,7 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     if warm_up := (run.config.get("window") or {}).get("warm_up"):
         needed = ", ".join(f"{bars:,} bars of {interval}" for interval, bars in warm_up.items())
         notes.append(f"Before its start the run read {needed} without trading, as far as there were any.")
-    notes += [*dict.fromkeys(decided.short), *decided.lines.notes()]
+    notes += [*dict.fromkeys(decided.short), *decided.lines.notes(), *decided.levels.notes()]
     if config.execution.mode == "testnet":
         decided.flows[:0] = unrecorded_flow(database, run, config)
     initial, equity = without_flows(ts, equity, decided.flows, float(config.account.initial_capital))

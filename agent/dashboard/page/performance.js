@@ -73,7 +73,7 @@ function render({ metrics, trades, sleeves, drawdowns, recorded, status }) {
   byId("performance-groups").replaceChildren(...groups.map(([title, rows]) => groupSection(title, rows)));
   distribution(byId("performance-returns"), trades.returns, (value) => percent(value, 1), "Return");
   distribution(byId("performance-durations"), trades.durations, duration, "Duration");
-  drawdownTable(drawdowns);
+  drawdownTable(drawdowns, metrics.end);
 }
 
 function groupSection(title, rows) {
@@ -119,14 +119,15 @@ function distribution(table, bins, format, title) {
   empty?.replaceChildren(element("span", { class: "unseen", text: "Share" }));
 }
 
-function drawdownTable(rows) {
+/** A drawdown that isn't over lasts until `end`, as in the report. */
+function drawdownTable(rows, end) {
   const columns = [["Depth"], ["Peak"], ["Lowest"], ["Back at the peak"], ["Length", "n"]];
   fillTable(byId("performance-drawdowns"), columns, rows.map((one) => ({ cells: [
     element("span", { class: "down", text: percent(one.depth) }),
     minute(one.peak),
     minute(one.trough),
     one.recovery === null ? "not yet" : minute(one.recovery),
-    duration((one.recovery ?? one.trough) - one.peak),
+    duration((one.recovery ?? end) - one.peak),
   ] })), "The account has never been below a peak.");
 }
 

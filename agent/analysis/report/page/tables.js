@@ -141,7 +141,7 @@
         const safe = /^[\s]*[=+\-@\t\r]/.test(value) ? `'${value}` : value;
         return `"${safe.replaceAll('"', '""')}"`;
       };
-      const time = (seconds) => (seconds === null ? "" : new Date(seconds * 1000).toISOString());
+      const time = (seconds) => (seconds === null ? "" : new Date(Math.round(seconds * 1000)).toISOString());
       const lines = ["symbol,side,entry,exit,duration_s,qty,entry_price,exit_price,profit,return_pct,fees,funding," +
         "entry_reason,exit_reason,headline,publisher"];
       for (const trade of this.listed()) {
