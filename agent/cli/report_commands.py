@@ -65,6 +65,12 @@ def report(
             f"--output {output}: the report is an HTML page", hint="use a name that ends with .html"
         )
     if (study := _study_page(run)) is not None:
+        given = {"--stories": stories, "--no-twin": no_twin, "--trust-strategy": trust_strategy}
+        if unfit := [name for name, is_given in given.items() if is_given]:
+            raise UsageError(
+                f"{run} is a study, whose page takes no {unfit[0]}",
+                hint="give the option with the id of a run",
+            )
         _write_study(*study, output, json=json, open_page=open_page)
         return
     settings = load(config)

@@ -99,16 +99,18 @@ def sweep(
         _row(result, runs[at] if runs else None) | {"study": counted.standings[at]}
         for at, result in enumerate(results)
     ]
+    best = "" if counted.best is None else standing_in_words(counted.standings[counted.best])
     if json:
         print_json(rows)
     else:
         show_stamps(leaks)
         _print_table(results)
-        print_text(f"the best of them, {standing_in_words(counted.standings[counted.best])}", wrap=True)
+        if best:
+            print_text(f"the best of them, {best}", wrap=True)
     if report is not None:
         from agent.research.study_page import render_sweep
 
-        page = render_sweep(strategy.name, material.config.market.symbols, results, leaks)
+        page = render_sweep(strategy.name, material.config.market.symbols, results, best, leaks)
         write_result_page(page, report)
     failed = [result for result in results if result.error]
     if failed:

@@ -124,9 +124,16 @@ def render_tuning(found: TuningResult) -> str:
 
 
 def render_sweep(
-    strategy: str, symbols: Sequence[str], results: Sequence[SweepResult], stamps: Sequence[str] = ()
+    strategy: str,
+    symbols: Sequence[str],
+    results: Sequence[SweepResult],
+    standing: str,
+    stamps: Sequence[str] = (),
 ) -> str:
-    """Return the page of a sweep of at least one variant. One that ended early can't be the best."""
+    """Return the page of a sweep of at least one variant. One that ended early can't be the best.
+
+    `standing` states what the best is worth after all tries on the same data.
+    """
     ranked = sorted(results, key=lambda one: -one.final_equity)
     whole = [one for one in ranked if not one.error]
     metrics = (whole or ranked)[0].metrics
@@ -154,7 +161,7 @@ def render_sweep(
         gain = formats.percent(metrics.performance.total_return, signed=True)
         headline = f"The best of {len(whole):,} variants: {gain}; {no_profit}."
         shown = ", ".join(f"{name} {_value(value)}" for name, value in whole[0].params.items())
-        sentences.append(f"Its parameters: {shown}.")
+        sentences += [f"Its parameters: {shown}.", f"Its {standing}."]
     if len(whole) < len(results):
         first = next(one.error for one in results if one.error)
         warnings.append(

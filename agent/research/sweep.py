@@ -90,7 +90,7 @@ class CountedSweep(NamedTuple):
     """What each variant of a sweep is worth after all tries on the same data, in their order."""
 
     standings: list[StudyStanding]
-    best: int  # the variant with the highest Sharpe ratio
+    best: int | None  # the variant with the highest final equity; None if all ended early
 
 
 def count_sweep(inputs: ReplayInputs, results: Sequence[SweepResult]) -> CountedSweep:
@@ -111,7 +111,8 @@ def count_sweep(inputs: ReplayInputs, results: Sequence[SweepResult]) -> Counted
         record_results(database, study, counted, by=inputs.by, kind="sweep")
         known = tries_on(database, study)
     standings = [standing(one.moments, one.period, study.id, known) for one in results]
-    return CountedSweep(standings, max(range(len(results)), key=lambda at: results[at].moments.sharpe or 0.0))
+    whole = [at for at, one in enumerate(results) if not one.error]
+    return CountedSweep(standings, max(whole, key=lambda at: results[at].final_equity, default=None))
 
 
 def record_variant(inputs: ReplayInputs, params: dict[str, Any]) -> str:

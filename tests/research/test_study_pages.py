@@ -130,6 +130,8 @@ def test_the_page_of_a_walk_forward_has_the_figures_of_its_json(tapewire: Tapewi
     assert {row["Parameter"] for row in page.table("Parameter")} == {"fast", "slow"}
     assert {"Return of each fold", "fast by fold"} <= set(page.titles)
 
+    refused = tapewire("report", result["id"], "--stories")
+    assert "is a study, whose page takes no --stories" in refused.err
     again = tapewire("report", result["id"], "--json", "-o", "again.html")
     assert json.loads(again.out)["verdict"] == result["verdict"]
     assert Path("again.html").read_text() == page.html
@@ -224,6 +226,8 @@ def test_a_variant_that_ended_early_is_never_the_best_of_a_sweep(tapewire: Tapew
     assert f"The best of 1 variants: {gain}; none made a profit." in page.text
     assert "Its parameters: last 1030." in page.text
     assert "1 of 2 variants ended early; the first: " in page.text
+    worth = whole["study"]["deflated_sharpe"]
+    assert f"Its deflated Sharpe ratio: {worth:.1%} probability" in page.text
     assert {row["last"]: row["State"] for row in page.table("last")} == {"30": "failed", "1030": "complete"}
 
 
