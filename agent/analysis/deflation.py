@@ -21,7 +21,7 @@ class StudyStanding(msgspec.Struct, frozen=True):
 
     - `tries`: different evaluations on the data, with this one.
     - `expected_best`: the Sharpe ratio that the best of so many tries without skill reaches by luck.
-    - `deflated_sharpe`: probability that the true Sharpe ratio is above that; None if `undefined` says why.
+    - `deflated_sharpe`: probability that the true ratio is above that; None with a reason in `undefined`.
     """
 
     study: str

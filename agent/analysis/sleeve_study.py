@@ -25,7 +25,7 @@ from agent.core.settings import CoreConfig
 
 _ZERO: Final = Decimal(0)
 _FEWEST: Final = 5  # days; statistics of fewer are left out
-_STILL: Final = 1e-15  # a smaller variance or deviation is none
+_STILL: Final = 1e-15  # a smaller variance or deviation counts as 0
 
 
 class InternalTrades(msgspec.Struct):

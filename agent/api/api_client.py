@@ -69,7 +69,7 @@ _STREAM_SILENCE: Final = 60.0  # seconds without a comment of the server after w
 
 
 class ApiError(TapewireError):
-    """A request that failed. `problem` is what the server stated; None if it didn't answer as the API does.
+    """A request that failed. `problem` is what the server stated; None if the API didn't respond.
 
     `status` is the HTTP status; 0 without a response.
     """

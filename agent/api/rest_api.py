@@ -88,7 +88,7 @@ class ApiRoutes:
     """The handlers; `agent` is None if only recorded runs are served.
 
     `still_authorized` returns whether the sender of a request that is being answered is still authorized.
-    `jobs` is a text that states why there are none if this server runs none.
+    `jobs` is a text with the reason if this server runs none.
     """
 
     def __init__(

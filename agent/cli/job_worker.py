@@ -105,7 +105,7 @@ def _refuse_cpu_time(seconds: int) -> Any:
 
 
 def _last_line(printed: str) -> str:
-    """Return the JSON that the command printed last: what a strategy prints is no result."""
+    """Return the JSON that the command printed last: the output of a strategy is not a result."""
     last = printed.rstrip("\n").rpartition("\n")[2]
     try:
         msgspec.json.decode(last)

@@ -66,7 +66,7 @@ def top(
 ) -> None:
     """Watch a running agent: account, positions, headlines, orders, health and alarms. `q` ends the view.
 
-    It only reads. If the agent ends, the view says so, and continues when it is back.
+    It only reads. If the agent ends, the view shows it, and continues when it is back.
     """
     from agent.cli.watched_agent import AgentWatch
     from agent.live.agent_screen import AgentScreen
@@ -157,7 +157,7 @@ async def _read_again(screen: AgentScreen, watch: AgentWatch) -> None:
 
 @contextmanager
 def _keys(stop: asyncio.Event) -> Iterator[None]:
-    """Set `stop` if `q` is typed, or the keyboard is gone; without a terminal there are no keys."""
+    """Set `stop` if `q` is typed, or the keyboard is gone; without a terminal no key is read."""
     if not sys.stdin.isatty():
         yield
         return

@@ -177,7 +177,7 @@ def _plan(name: str, window: int | None, price: str | None, parameters: dict[str
             raise TypeError(
                 f"{name} has no parameter {parameter}: {did_you_mean(parameter, defaults, known)}"
             )
-    # TA-Lib refuses nbdevup=2, since it is no float
+    # TA-Lib refuses nbdevup=2, which is not a float
     parameters = {
         parameter: float(value) if type(value) is int and type(defaults[parameter]) is float else value
         for parameter, value in parameters.items()

@@ -205,7 +205,7 @@ class Strategy(Generic[P]):
         """
         plain = limit is None and stop is None and take_profit is None and trail is None
         plain = plain and qty is None and risk is None and stop_entry is None and expire is None
-        if plain and type(weight) is float and isfinite(weight):  # most targets: there is no more to check
+        if plain and type(weight) is float and isfinite(weight):  # most targets: nothing more to check
             self.targets.append(plain_target(symbol, weight, tif, reason, loosen))
             return
         self.targets.append(

@@ -1,4 +1,4 @@
-"""Answers of the page's own routes: JSON, with the status that belongs to an error."""
+"""Responses of the page's own routes: JSON, with the status that belongs to an error."""
 
 from __future__ import annotations
 

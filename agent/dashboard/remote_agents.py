@@ -101,7 +101,7 @@ class CurrencyTotal(msgspec.Struct, frozen=True):
 
 
 def agent_token(config: RemoteAgentConfig) -> Secret:
-    """Read the token of an agent. Raises ConfigError if there is none, and like `read_secret`."""
+    """Read the token of an agent. Raises ConfigError without one, and like `read_secret`."""
     variable = f"TAPEWIRE_AGENT_TOKEN_{re.sub(r'[^A-Z0-9]', '_', config.name.upper())}"
     secret = read_secret(variable, config.token_file)
     if secret is None:

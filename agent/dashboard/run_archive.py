@@ -74,7 +74,7 @@ class RunArchive:
         return page
 
     async def _twin(self, run: Run) -> TwinView | TapewireError | None:
-        """Return the twin of a run at a venue, or why there is none (yet); None of a run on paper."""
+        """Return the twin of a run at a venue, or why it has none (yet); None for a run on paper."""
         if not has_twin(run):
             return None
         try:

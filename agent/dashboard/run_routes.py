@@ -30,7 +30,7 @@ _MAX_SEARCH: Final = 200  # characters of the words that are searched
 
 
 class _ReplayRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body that starts a job. There is no strategy in it: a page can't choose what code runs."""
+    """The body that starts a job. It has no strategy: a page can't choose what code runs."""
 
     work: Work
     begins: str = ""

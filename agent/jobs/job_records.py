@@ -159,7 +159,7 @@ class JobRecords:
             try:
                 job = msgspec.json.decode(path.read_bytes(), type=Job)
             except (OSError, *JSON_DECODE_ERRORS):
-                continue  # it was being written when the machine stopped, or is none of ours
+                continue  # it was being written when the machine stopped, or isn't one of ours
             if job.id == path.stem:
                 yield job
 

@@ -11,7 +11,7 @@ class JobSummary(msgspec.Struct, frozen=True, omit_defaults=True):
     """The result in a few figures; None: the kind of job has no such figure, or it is undefined.
 
     - `total_return`: a fraction; of a walk-forward and a tuning out of sample, of a sweep that of the best.
-    - `sharpe`: annual, of the same time. `deflated_sharpe`: probability that it is no luck of many tries.
+    - `sharpe`: annual, of the same time. `deflated_sharpe`: probability that it isn't the luck of many tries.
     - `tries`: by which it is deflated, or the variants of a sweep.
     - `passed`: of a check. `verdict`: the result in one sentence.
     """

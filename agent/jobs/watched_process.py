@@ -137,7 +137,7 @@ class WatchedProcess:
             self.exit_code = await process.wait()
 
     def failure(self) -> str:
-        """Return in words why a worker ended without a result: its last line, or its exit code."""
+        """Return why a worker ended without a result: its last line, or its exit code."""
         code = self.exit_code
         if code is not None and code < 0:
             with suppress(ValueError):

@@ -396,7 +396,7 @@ def hour_minute(ms: int) -> str:
 
 
 def price(value: float | None) -> str:
-    """Format a price: two decimals, more below 10; a dash if there is none."""
+    """Format a price: two decimals, more below 10; a dash without one."""
     if value is None:
         return "–"
     return f"{value:,.2f}" if abs(value) >= 10 or not value else f"{value:,.5g}"

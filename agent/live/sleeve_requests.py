@@ -58,7 +58,7 @@ def checked_args(
 
 
 def present_sleeve(engine: SleevedEngine, name: str) -> Sleeve:
-    """Return a sleeve. Raises UsageError if there is no such sleeve, or if it is being removed."""
+    """Return a sleeve. Raises UsageError if it doesn't exist, or if it is being removed."""
     if name not in engine.sleeves:
         known = f"its sleeves are {', '.join(engine.sleeves) or 'none'}"
         raise UsageError(f"the agent has no sleeve {name!r}", hint=did_you_mean(name, engine.sleeves, known))

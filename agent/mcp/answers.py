@@ -1,4 +1,4 @@
-"""What the tools answer, as structs: their JSON Schemas are the output schemas."""
+"""Results of the tools, as structs: their JSON Schemas are the output schemas."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def search(query: str, limit: int) -> list[DocHit]:
 
 
 def read(page: str, section: str = "") -> DocText:
-    """Return a page, or a section of it by its title. Raises UsageError if there is none of that name."""
+    """Return a page, or a section of it by its title. Raises UsageError if it doesn't exist."""
     pages = _pages()
     name = page.removesuffix(".md")
     if name not in pages:
@@ -105,7 +105,7 @@ def _read(path: Path) -> str:
 
 
 def _sections(text: str) -> list[_Section]:
-    """Split a page at its headings, which are no lines of code; the first one is the page's title."""
+    """Split a page at its headings, which are not lines of code; the first one is the page's title."""
     sections: list[_Section] = []
     title, lines, in_code = "", list[str](), False
     for line in text.splitlines():

@@ -288,7 +288,7 @@ class AssistantServer:
             with closing(open_database(self._config.store.url, create=False)) as database:
                 page = read_runs(database, RunsQuery(limit=_RUNS))
         except TapewireError:
-            return []  # there is no store yet
+            return []  # the store doesn't exist yet
         return [(run.id, f"{run.strategy} on {', '.join(run.symbols)}") for run in page.items]
 
     def _run_text(self, name: str) -> str:

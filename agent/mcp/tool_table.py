@@ -40,7 +40,7 @@ class Surroundings(NamedTuple):
 
 
 class Tool(NamedTuple):
-    """A tool. It either reads, or is a job whose printed JSON `shape` makes the answer.
+    """A tool. It either reads, or is a job whose printed JSON `shape` turns into the result.
 
     `read` is called in a thread, unless it is a coroutine function.
     """
@@ -63,7 +63,7 @@ class Tool(NamedTuple):
         return schema
 
     def output_schema(self) -> dict[str, Any]:
-        """Return the JSON Schema of the answer."""
+        """Return the JSON Schema of the result."""
         return _schema_of(self.gives)
 
     def parse(self, arguments: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What the honesty checks found, in words and tables: for the terminal and for pages."""
+"""Results of the honesty checks as sentences and tables, for the terminal and for pages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Check = LookaheadCheck | StartupCheck | PlaceboCheck | MaskedCheck | CostCheck
 
 
 class CheckSummary(NamedTuple):
-    """A check in words: what was done, findings, a table, figures, examples (title, text), verdict."""
+    """The result of a check: what was done, findings, a table, figures, examples (title, text), verdict."""
 
     name: str
     strategy: str

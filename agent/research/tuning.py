@@ -190,7 +190,7 @@ def _scaled_sharpe(search: Search, trial: optuna.trial.FrozenTrial) -> float:
 
 
 def _other_tries(search: Search, params: Sequence[dict[str, Any]], periods: int) -> list[float]:
-    """Return the Sharpe ratios of the tries on the in-sample data that are no trials with `params`.
+    """Return the Sharpe ratios of the tries on the in-sample data that are not trials with `params`.
 
     They are scaled to `periods` days (see `sharpes`).
     """

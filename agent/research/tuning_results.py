@@ -68,7 +68,7 @@ def record_result(result: TuningResult, folder: Path = RESULTS) -> Path:
 
 
 def find_result(name: str, folder: Path = RESULTS) -> TuningResult | None:
-    """Read the result of the study whose name begins with `name`; None if there is none, or for `latest`.
+    """Read the result of the study whose name begins with `name`; None without one, or for `latest`.
 
     Raises UsageError if several match, DataError if the file can't be read.
     """

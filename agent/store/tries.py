@@ -158,7 +158,7 @@ def distinct(tries: Iterable[Try]) -> list[Try]:
 
 
 def find_study(database: Database, name: str) -> Study:
-    """Return the study whose id begins with `name`. Raises UsageError if there is none, or several."""
+    """Return the study whose id begins with `name`. Raises UsageError without one, or with several."""
     found = [study for study in read_studies(database) if name and study.id.startswith(name)]
     if len(found) == 1:
         return found[0]

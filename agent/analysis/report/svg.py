@@ -59,7 +59,7 @@ class ChartBar(NamedTuple):
 
 
 class HeatCell(NamedTuple):
-    """A cell of a heat map: row, column, value (None if there is none), text in it and on hover."""
+    """A cell of a heat map: row, column, value (or None), text in it and on hover."""
 
     row: str
     column: str

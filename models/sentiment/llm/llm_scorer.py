@@ -80,7 +80,7 @@ class _Outcome(msgspec.Struct, frozen=True):
 
 
 class _Try(msgspec.Struct, frozen=True):
-    """One sample; `sample` is None if there is no valid answer."""
+    """One sample; `sample` is None without a valid answer."""
 
     sample: Sample | None = None
     answer: str = ""

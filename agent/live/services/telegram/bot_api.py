@@ -36,7 +36,7 @@ _LONGEST_BAN: Final = 3_600.0  # seconds that `retry_after` may demand
 
 
 def bot_token(config: TelegramConfig) -> Secret | None:
-    """Read the bot's token; None if there is none.
+    """Read the bot's token; None without one.
 
     Raises like `read_secret`, and ConfigError if it doesn't have the form of a token.
     """
@@ -195,7 +195,7 @@ class BotApi:
         await self._call("sendMessage", params)
 
     async def answer(self, press: str, text: str, *, alert: bool = False) -> None:
-        """Answer the press of a button with a short text, shown over the chat."""
+        """Respond to the press of a button with a short text, shown over the chat."""
         params = {"callback_query_id": press, "text": text[:_LONGEST_REASON], "show_alert": alert}
         await self._call("answerCallbackQuery", params)
 

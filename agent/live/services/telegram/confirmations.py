@@ -49,7 +49,7 @@ class Confirmations:
     def redeem(self, code: str, chat: int, user: int, run: str) -> PendingCommand:
         """Return the command of a code, which then is used up.
 
-        Raises SafetyError if there is no such code, or if it has expired or belongs to another chat, user or
+        Raises SafetyError if the code is unknown, or if it has expired or belongs to another chat, user or
         run. Another chat or user can't use it up.
         """
         pending = self._waiting.get(code)

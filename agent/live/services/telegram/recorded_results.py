@@ -63,7 +63,7 @@ class RecordedResults:
         self._of_day = DayTrades(before.trades + 1, before.wins + (trade.pnl > 0), before.pnl + trade.pnl)
 
     def read_day_start(self, now: int) -> float | None:
-        """Return the first recorded equity of the UTC day of `now`; None if there is none yet."""
+        """Return the first recorded equity of the UTC day of `now`; None before it is recorded."""
         day = now // DAY_MS
         if self._opened is None or self._opened[0] != day:
             begin = day * DAY_MS

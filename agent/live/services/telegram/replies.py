@@ -44,7 +44,7 @@ def safe(text: str, limit: int = _LONGEST) -> str:
 
 
 def joined(lines: Iterable[str]) -> str:
-    """Join lines to a message that Telegram accepts; lines beyond its length are left out, and it says so.
+    """Join lines to a message that Telegram accepts; lines beyond its length are left out, which it states.
 
     No line has an element that ends in another one.
     """
@@ -115,7 +115,7 @@ def result_text(action: str, result: dict[str, Any], status: Status) -> str:
 
 
 def confirmation_text(action: str, args: dict[str, str], status: Status, seconds: float) -> str:
-    """Ask for the confirmation of a flatten or kill, with what it affects."""
+    """Request the confirmation of a flatten or kill, with what it affects."""
     held = [one for one in status.positions if one.qty]
     orders = sum(one.open_orders for one in status.positions)
     closes = action == "flatten" or "flatten" in args

@@ -12,14 +12,14 @@ from agent.live.services.telegram.bot_api import BotApi, BotApiError
 from agent.system.backoff import BackoffConfig, delays
 
 _CAPACITY: Final = 100
-_GIVE_UP: Final = 300.0  # seconds after which a reply is no longer of use
+_GIVE_UP: Final = 300.0  # seconds after which a reply has become useless
 _PACE: Final = 0.05  # seconds between two messages; Telegram allows thirty a second to all chats
 
 Buttons = tuple[tuple[str, str], ...]
 
 
 class Reply:
-    """A message to a chat, or the answer to a button's press if `press` is its id."""
+    """A message to a chat, or the response to a button's press if `press` is its id."""
 
     __slots__ = ("alert", "buttons", "chat", "expires", "press", "text")
 

@@ -250,7 +250,7 @@ class TelegramBot:
             )
 
     def _parse(self, text: str) -> tuple[str, str]:
-        """Split a text into command and arguments; the command is empty if there is none for this bot."""
+        """Split a text into command and arguments; the command is empty without one for this bot."""
         if not text.startswith("/"):
             return "", ""
         first, _, rest = one_line(text[1:], 200).partition(" ")
@@ -260,8 +260,8 @@ class TelegramBot:
         )
 
     def _admit(self, chat: int, *, kill: bool) -> bool:
-        """Count a command; beyond the chat's limit refuse it, and say so once a minute. Kills have their own
-        limit.
+        """Count a command; beyond the chat's limit refuse it, with a reply once a minute. Kills have a limit of
+        their own.
         """
         limit = _KILLS if kill else self._config.commands_per_minute
         allowance = self._allowances.setdefault((chat, kill), Allowance(limit))

@@ -72,7 +72,7 @@ def measure_export(card: Card, folder: Path, sets: Mapping[str, Sequence[AssetEx
 
 
 def measure_reference(card: Card, folder: Path, texts: Sequence[str]) -> None:
-    """Write the reference for drift to the card of the export in `folder`; without texts there is none.
+    """Write the reference for drift to the card of the export in `folder`; without texts it has none.
 
     The texts must not be learned ones, in which the model's confidence is higher.
     """
