@@ -260,8 +260,8 @@ class TelegramBot:
         )
 
     def _admit(self, chat: int, *, kill: bool) -> bool:
-        """Count a command; beyond the chat's limit refuse it, with a reply once a minute. Kills have a limit of
-        their own.
+        """Count a command; beyond the chat's limit refuse it, with a reply once a minute. A kill has another
+        limit.
         """
         limit = _KILLS if kill else self._config.commands_per_minute
         allowance = self._allowances.setdefault((chat, kill), Allowance(limit))
