@@ -20,7 +20,7 @@ from sqlalchemy import event as sql
 
 from agent.config.live import LogConfig
 from agent.core.errors import TapewireError
-from agent.core.events import Decision, Event
+from agent.core.events import Command, Decision, Event
 from agent.live import daemon as daemon_module
 from agent.live import session
 from agent.live.app import make_agent
@@ -69,11 +69,12 @@ class ScriptPlayer:
         self._over = over
         self._warm = warm
         self._moved = asyncio.Event()
+        self._trading = asyncio.Event()
 
     async def run(self, emit: Emit) -> None:
         """Emit the script burst by burst, each after all effects of the previous one have been decided."""
         self.health.state = "live"
-        await self._wait_until_handled()
+        await self._trading.wait()
         self._warm.set()
         await self._wait_until_handled()
         skip = self._emitted
@@ -90,18 +91,15 @@ class ScriptPlayer:
         await asyncio.Event().wait()
 
     async def _wait_until_handled(self) -> None:
-        """Wait until the warm-up is over, every event is handled and every headline is scored."""
-        pipeline = self._daemon.pipeline
-        while (
-            self._handled < self._emitted
-            or pipeline.engine.risk.warming_up
-            or (self._warm.is_set() and pipeline.memory.unscored)
-        ):
+        """Wait until every event is handled and every headline is scored."""
+        while self._handled < self._emitted or self._daemon.pipeline.memory.unscored:
             self._moved.clear()
             await self._moved.wait()
 
     def event(self, seq: int, event: Event) -> None:
         self._handled += is_scripted(event)
+        if isinstance(event, Command) and event.action == "warm-up-done":
+            self._trading.set()  # of this process: an earlier one's is folded, which isn't observed
         self._moved.set()
 
     def decision(self, seq: int, decision: Decision) -> None:
