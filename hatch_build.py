@@ -21,6 +21,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODULES = (
+    "agent/core/bar_block.py",
+    "agent/core/block_runner.py",
     "agent/core/engine.py",
     "agent/core/orders.py",
     "agent/core/exchange.py",

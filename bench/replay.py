@@ -18,8 +18,9 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ import numpy as np
 
 from agent import __version__
 from agent.config import Config, parse
+from agent.core.block_runner import BlockRunner
 from agent.core.engine import Engine
-from agent.core.events import MINUTE_MS, Decision, Fill, Kline, News, Sentiment
+from agent.core.events import MINUTE_MS, Decision, Event, Fill, Gap, Kline, Sentiment
 from agent.core.sinks import NullSink
 from agent.core.strategy import Market, Strategy
+from agent.data.bar_checks import Bars
+from agent.data.block_stream import BarSlice, block_stream
 from agent.data.merge import merge
 from agent.replay.backtest import BacktestSink, rare_collection
 from strategies.sma_cross import SmaCross
@@ -73,14 +77,28 @@ class ScoreMomentum(Strategy):
             self.target(SYMBOL, weight=0.0)
 
 
-def bars(data: dict[str, np.ndarray]) -> Iterator[Kline]:
-    """Yield klines from the arrays."""
-    for at in range(0, len(data["ts"]), BLOCK):
-        start = data["ts"][at : at + BLOCK] // 1_000_000
-        close = (start + MINUTE_MS).tolist()
-        columns = [data[k][at : at + BLOCK].tolist() for k in "ohlcv"]
-        symbol, interval = [SYMBOL] * len(close), [MINUTE_MS] * len(close)
-        yield from map(Kline, symbol, interval, start.tolist(), close, close, *columns)
+class ArrayBars:
+    """The bars of the arrays, as `KlineFile` has those of a file."""
+
+    def __init__(self, data: dict[str, np.ndarray]) -> None:
+        self.symbol = SYMBOL
+        self.interval = MINUTE_MS
+        self._data = data
+
+    def blocks(self) -> Iterator[Bars | Gap]:
+        """Yield the bars as columns."""
+        data = self._data
+        for at in range(0, len(data["ts"]), BLOCK):
+            start = data["ts"][at : at + BLOCK] // 1_000_000
+            values = tuple(data[k][at : at + BLOCK] for k in "ohlcv")
+            yield Bars(start, start + MINUTE_MS, start, np.full(len(start), MINUTE_MS), values)
+
+    def __iter__(self) -> Iterator[Kline | Gap]:
+        for bars in self.blocks():
+            assert isinstance(bars, Bars)
+            start, close = bars.start.tolist(), bars.close.tolist()
+            columns = [column.tolist() for column in bars.values]
+            yield from map(Kline, repeat(SYMBOL), repeat(MINUTE_MS), start, close, close, *columns)
 
 
 def scores(data: dict[str, np.ndarray]) -> Iterator[Sentiment]:
@@ -130,6 +148,7 @@ def main() -> None:
         "--bars", type=Path, required=True, help="the arrays of gen_data.py (ts, o, h, l, c, v, nts, nscore)"
     )
     parser.add_argument("--fill", choices=["open", "close"], default="open")
+    parser.add_argument("--events", action="store_true", help="make an event of each bar, as a live run does")
     parser.add_argument("--metrics", action="store_true", help="include the metrics of a backtest")
     args = parser.parse_args()
     with np.load(args.bars) as arrays:
@@ -147,13 +166,22 @@ def main() -> None:
     handle = engine.handle
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()
-    sources: list[Iterator[Kline] | Iterator[Sentiment] | Iterator[News]] = [bars(data)]
-    if args.workload == "w2":
+    sources: list[Iterable[Event]] = [ArrayBars(data)]
+    if args.workload != "w1":
         sources.append(scores(data))
     with rare_collection():
-        for event in merge(sources):
-            handle(event)
-        engine.finish()
+        if args.events:
+            for event in merge(sources):
+                handle(event)
+            engine.finish()
+        else:
+            runner = BlockRunner(engine)
+            for part in block_stream(sources):
+                if isinstance(part, BarSlice):
+                    runner.handle(*part)
+                else:
+                    handle(part)
+            runner.finish()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     fills = tally.fills
     n = len(data["ts"])

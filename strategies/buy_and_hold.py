@@ -17,6 +17,8 @@ class BuyAndHoldParams(StrategyParams):
 class BuyAndHold(Strategy[BuyAndHoldParams]):
     """Buys every symbol at its first bar, each for an equal part of the equity, and holds it."""
 
+    reads_features = False
+
     def __init__(self, params: BuyAndHoldParams | None = None) -> None:
         super().__init__(params)
         self._bought: set[str] = set()

@@ -29,6 +29,8 @@ class SentimentStrategy(Strategy[SentimentParams]):
     (above it for a short), and stays unfilled if the price doesn't come back; exits are market orders.
     """
 
+    reads_features = False
+
     def __init__(self, params: SentimentParams | None = None) -> None:
         super().__init__(params)
         self._hold_until: dict[str, int] = {}

@@ -39,7 +39,44 @@ VENUE_SLEEVES: Final = ("tests/core/test_venue_sleeves.py",)
 
 CHANGE: Final = ("tests/core/test_strategy_change.py",)
 
+BLOCKS: Final = ("tests/core/test_block_runner.py",)
+
 MUTATIONS: Final = (
+    Mutation(
+        "limits-of-the-account-are-passed-over",
+        "agent/core/block_runner.py",
+        "        if least - slack <= risk.floor or most + slack > risk.ceiling:\n",
+        "        if most + slack > risk.ceiling:\n",
+        BLOCKS,
+    ),
+    Mutation(
+        "orders-are-passed-over",
+        "agent/core/block_runner.py",
+        "                if ranges.low[chunk] <= one.below or ranges.high[chunk] >= one.above:\n",
+        "                if ranges.low[chunk] <= one.below:\n",
+        BLOCKS,
+    ),
+    Mutation(
+        "signals-that-expire-are-passed-over",
+        "agent/core/block_runner.py",
+        "engine.signals.next_expiry, risk.next_day)",
+        "risk.next_day)",
+        BLOCKS,
+    ),
+    Mutation(
+        "samples-keep-the-cash-of-the-block's-begin",
+        "agent/core/block_runner.py",
+        "        if not segments or segments[-1].version != portfolio.version:\n",
+        "        if not segments:\n",
+        BLOCKS,
+    ),
+    Mutation(
+        "bars-passed-over-have-no-volume",
+        "agent/core/paper.py",
+        "            self._note_volume(symbol, start, volume)\n",
+        "            self._taken[symbol] = (start, 0.0)\n",
+        BLOCKS,
+    ),
     Mutation(
         "entries-survive-a-change-of-strategy",
         "agent/core/engine.py",

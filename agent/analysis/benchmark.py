@@ -47,6 +47,8 @@ class BuyAndHoldBenchmark:
         self._symbols: list[int] = []
         self._times: list[int] = []
         self._closes: list[float] = []
+        self._parts: list[tuple[Ints, Ints, Floats]] = []  # symbols, times and closes before those
+        self._waiting = 0  # bars in the parts
         self._curves = {symbol: EquityCurve(capital, interval) for symbol in symbols}
         self._portfolio = EquityCurve(capital, interval)
         self._prices = {symbol: ThinnedCurve() for symbol in symbols}
@@ -59,6 +61,26 @@ class BuyAndHoldBenchmark:
         self._symbols.append(self._index[symbol])
         times.append(ts)
         self._closes.append(close)
+
+    def add_block(self, symbols: Sequence[str], numbers: Ints | None, ts: Ints, close: Floats) -> None:
+        """Add closed bars in time order; each array has shape (n,).
+
+        `numbers` are the bars' indices in `symbols`; None if there is one symbol. The result is that of `add`
+        to the last bit, which depends on the periods that are folded together.
+        """
+        own = np.array([self._index[symbol] for symbol in symbols])
+        columns = np.full(len(ts), own[0]) if numbers is None else own[numbers]
+        self._keep_part()
+        while len(ts):
+            before = self._parts[-1][1][-1] if self._parts else ts[0]
+            begins = np.flatnonzero(np.diff(ts, prepend=before) > 0)
+            begins = begins[begins + self._waiting >= _BLOCK]
+            row = int(begins[0]) if len(begins) else len(ts)
+            self._parts.append((columns[:row], ts[:row], close[:row]))
+            self._waiting += row
+            if len(begins):
+                self._flush()
+            columns, ts, close = columns[row:], ts[row:], close[row:]
 
     def extend(self, closes: Mapping[str, Closes]) -> None:
         """Add many bars by symbol; all must be later than those added before."""
@@ -96,15 +118,25 @@ class BuyAndHoldBenchmark:
         self._flush()
         return self._prices[symbol].points()
 
+    def _keep_part(self) -> None:
+        """Move the bars of `add` to the parts."""
+        if self._times:
+            times, closes = np.array(self._times, np.int64), np.array(self._closes)
+            self._parts.append((np.array(self._symbols), times, closes))
+            self._waiting += len(times)
+            self._symbols.clear()
+            self._times.clear()
+            self._closes.clear()
+
     def _flush(self) -> None:
-        if not self._times:
+        self._keep_part()
+        if not self._waiting:
             return
-        times, row = np.unique(np.array(self._times, np.int64), return_inverse=True)
+        symbols, all_times, prices = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        self._parts, self._waiting = [], 0
+        times, row = np.unique(all_times, return_inverse=True)
         closes = np.full((len(times), len(self._index)), np.nan)
-        closes[row, self._symbols] = self._closes
-        self._symbols.clear()
-        self._times.clear()
-        self._closes.clear()
+        closes[row, symbols] = prices
         self._fold_all(times, closes)
 
     def _fold_all(self, times: Ints, closes: Floats) -> None:

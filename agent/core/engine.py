@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from agent.core.bar_block import BarBlock
 from agent.core.bar_history import Row, SymbolHistory
 from agent.core.errors import ConfigError
 from agent.core.events import (
@@ -202,6 +203,8 @@ class Engine:
         self._keep_bars(strategy)
         self.route_bars()
         self._wants_sentiment = strategy.wants("on_sentiment")
+        self._reads_features = strategy.reads_features
+        self.market.serves_features = strategy.reads_features
         strategy.attach(self.market, self._plots)
         strategy._on_notice = self._on_notice
 
@@ -366,8 +369,7 @@ class Engine:
             self._matching.held_funding.clear()
         if self._period:
             self._close_period()
-        if self._sample_ts:
-            self._flush_samples()
+        self.flush_samples()
         self.portfolio.reconcile()
 
     # -- inputs -----------------------------------------------------------------------------------------
@@ -378,24 +380,49 @@ class Engine:
             self.counts["klines of other symbols"] += 1
             return
         # One call unpacks the bar: compiled code reads a struct's fields one by one more slowly
-        symbol, interval, start, closed, now, opened, high, low, close, volume, _, confirm = self._fields_of(
-            kline
-        )
+        fields = self._fields_of(kline)
+        _, interval, start, closed, now, opened, high, low, close, volume, _, confirm = fields
         if (start != state.next_start or interval != state.interval) and not self._fits(state, kline):
             return
         if now > self._period:
             if self._period:
                 self._close_period()
             self._period = now
-        if now > self.market.now:
-            self.market.now = now
         if not confirm:
+            self._advance(now)
             self.meet_open_bar(state, kline)
             return
+        self.on_closed_bar(state, kline, None, 0, start, closed, now, opened, high, low, close, volume)
+
+    def on_closed_bar(
+        self,
+        state: InstrumentState,
+        kline: Kline | None,
+        block: BarBlock | None,
+        row: int,
+        start: int,
+        closed: int,
+        now: int,
+        opened: float,
+        high: float,
+        low: float,
+        close: float,
+        volume: float,
+    ) -> None:
+        """Handle a closed bar that fits its symbol's, once the account of earlier bars has been checked.
+
+        Without the event, `kline`, the bar is at `row` of `block`, which makes the event if it is needed.
+        """
+        if now > self.market.now:
+            self.market.now = now
         state.last_start = start
         state.next_start = closed
-        self.meet_bar(state, kline, now, opened, high, low, close)
-        state.tracker.advance(start, high, low, close, volume)
+        if block is None or not self._only_moves_mark(state, now, high, low, close):
+            self.meet_bar(state, _event(kline, block, row), now, opened, high, low, close)
+        if block is None:
+            state.tracker.advance(start, high, low, close, volume)
+        elif self._reads_features:
+            state.tracker.add(start, high, low, close, volume)
         if state.history is not None:
             state.history.add(start, closed, opened, high, low, close, volume)
         if now >= self.signals.next_expiry:
@@ -403,12 +430,30 @@ class Engine:
         if state.fusion_inputs is not None and state.fusion_inputs.on_bar(start, high, low, close, volume):
             self._predict(state, now)
         if self._wants_klines:
-            self.market.subject = symbol
-            self._call_on_kline(kline, self.market)
+            self.market.subject = state.instrument.symbol
+            self._call_on_kline(_event(kline, block, row), self.market)
         if self._targets:
             self._act()
             if self._fills_at_close and self._matching is not None:
-                self._matching.at_close(kline)
+                self._matching.at_close(_event(kline, block, row))
+
+    def _only_moves_mark(
+        self, state: InstrumentState, now: int, high: float, low: float, close: float
+    ) -> bool:
+        """Let the position meet a closed bar, unless it meets an order, an expiry, a funding stamp, a pursuit
+        or the liquidation price; return whether it did.
+        """
+        matching = self._matching
+        if matching is None or state.book or matching.held_funding or self.flattener.pursuits:
+            return False
+        if now >= self.exchange.next_expiry:
+            return False
+        position = state.position
+        position.mark = close
+        if position.size and self._margined:
+            price = matching.liquidation_price(position)
+            return not (low <= price if position.size > 0.0 else high >= price)
+        return True
 
     def meet_open_bar(self, state: InstrumentState, kline: Kline) -> None:
         """Let orders and pursuits meet the last price of an open bar."""
@@ -756,8 +801,15 @@ class Engine:
 
     # -- account ----------------------------------------------------------------------------------------
 
+    def check_period(self) -> None:
+        """Check the account once all bars of one moment are in, without a sample."""
+        equity = self.portfolio.equity()
+        risk = self.risk
+        if equity > risk.ceiling or equity <= risk.floor or self._period >= risk.next_day:
+            self.check_equity(self._period, equity)
+
     def _close_period(self) -> None:
-        """Check the account once all bars of one moment are in."""
+        """Check the account once all bars of one moment are in, and keep a sample."""
         portfolio = self.portfolio
         equity = cash = portfolio.cash_float
         gross = 0.0
@@ -774,7 +826,7 @@ class Engine:
         self._sample_cash.append(cash)
         self._sample_exposure.append(gross)
         if len(self._sample_ts) >= self._equity_block:
-            self._flush_samples()
+            self.flush_samples()
 
     def check_equity(self, ts: int, equity: float) -> None:
         """Apply the limits of loss and drawdown to the equity at the end of the bar period `ts`."""
@@ -786,7 +838,10 @@ class Engine:
             if not halted and self._on_drawdown == "flatten":
                 self.close_positions("max_drawdown")
 
-    def _flush_samples(self) -> None:
+    def flush_samples(self) -> None:
+        """Pass the samples so far to the sink."""
+        if not self._sample_ts:
+            return
         self._sink.equity(self._sample_ts, self._sample_equity, self._sample_cash, self._sample_exposure)
         self._sample_ts, self._sample_equity, self._sample_cash, self._sample_exposure = [], [], [], []
 
@@ -858,6 +913,15 @@ class Engine:
                 return
             raise ConfigError(problem, hint=f"market.symbols are {', '.join(self.states)}")
         self._orders.pursue(target, state)
+
+
+def _event(kline: Kline | None, block: BarBlock | None, row: int) -> Kline:
+    """Return the event of a bar, which is made if it is at `row` of a block."""
+    if kline is not None:
+        return kline
+    if block is None:
+        raise ValueError("a bar without its event is in a block")
+    return block.kline(row)
 
 
 def _signals(config: CoreConfig) -> SignalEngine:

@@ -65,7 +65,7 @@ MOVED: Final = "replaced by a newer trigger"
 EXPIRED: Final = "expired"
 """Reason of cancelling an entry whose time is up."""
 
-_NEVER: Final = 1 << 62
+_NEVER: Final = 1 << 61  # a compiled integer of one word
 
 
 def run_prefix(run_id: str) -> str:
@@ -333,6 +333,16 @@ class MatchingExchange(Exchange):
 
     def on_kline(self, kline: Kline) -> None:
         """Match working orders against a closed bar."""
+        raise NotImplementedError
+
+    def reach(self, symbol: str, start: int) -> tuple[float, float]:
+        """Return the prices between which a bar that begins at `start` (UTC ms) or later does nothing to the
+        symbol's orders; NaN if there is an order to which each bar may do something.
+        """
+        raise NotImplementedError
+
+    def pass_bars(self, symbol: str, starts: list[int], volumes: list[float]) -> None:
+        """Note bars within `reach`, by their open times (UTC ms) and volumes."""
         raise NotImplementedError
 
     def on_price(self, kline: Kline) -> None:

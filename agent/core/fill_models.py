@@ -89,15 +89,15 @@ class SquareRootImpact:
 class LiquidityModel(Protocol):
     """Volume of a bar that is available to the run's orders, all together."""
 
-    def budget(self, kline: Kline) -> float:
-        """Return the volume in base coin or shares."""
+    def budget(self, volume: float) -> float:
+        """Return the part of a bar's volume, both in base coin or shares."""
         ...
 
 
 class InfiniteLiquidity:
     """Unlimited volume: every order is filled at once."""
 
-    def budget(self, kline: Kline) -> float:
+    def budget(self, volume: float) -> float:
         return inf
 
 
@@ -107,8 +107,8 @@ class ParticipationLimit:
     def __init__(self, fraction: float) -> None:
         self._fraction = fraction
 
-    def budget(self, kline: Kline) -> float:
-        return self._fraction * kline.volume
+    def budget(self, volume: float) -> float:
+        return self._fraction * volume
 
 
 class LimitFillModel(Protocol):

@@ -22,7 +22,7 @@ _TRIES = 3
 _FIRST_WAIT = 1_000
 """Wait (ms) before an order without a fill is followed by the next one; doubled each time."""
 _LONGEST_WAIT = MINUTE_MS
-_NEVER = 1 << 62
+_NEVER = 1 << 61
 _ZERO = Decimal(0)
 
 

@@ -95,6 +95,7 @@ class MarketView:
         self.now = 0
         self.subject = ""  # symbol of the event being handled, for `Strategy.plot`
         self.symbols = tuple(states)
+        self.serves_features = True  # False if the strategy declares that it doesn't read them
         self._states = states
         self._portfolio = portfolio
         self._signals = signals
@@ -114,7 +115,13 @@ class MarketView:
         return self._states[symbol].position.mark
 
     def features(self, symbol: str) -> Features:
-        return self._states[symbol].tracker.values
+        """Return the features of a symbol. Raises StrategyError if the strategy declares not to read them."""
+        if not self.serves_features:
+            raise StrategyError(
+                "the strategy reads features, and its class has reads_features = False",
+                hint="leave reads_features out",
+            )
+        return self._states[symbol].tracker.latest()
 
     def bars(self, symbol: str, interval: str, n: int) -> Bars:
         return self.history(symbol).last(interval, n)

@@ -96,10 +96,14 @@ class WorkingOrder:
         """Return whether an order that is triggered at `price` has a limit that `price` doesn't satisfy."""
         return self.order.price is not None and not self.marketable(price)
 
+    @property
+    def rises(self) -> bool:
+        """True if the price has to rise to the trigger."""
+        return (self.order.type is OrderType.TAKE_PROFIT) != (self.order.side is Side.BUY)
+
     def crossed(self, low: float, high: float) -> bool:
         """Return whether the prices from `low` to `high` reach the trigger."""
-        rises = (self.order.type is OrderType.TAKE_PROFIT) != (self.order.side is Side.BUY)
-        return high >= self.trigger if rises else low <= self.trigger
+        return high >= self.trigger if self.rises else low <= self.trigger
 
     # -- trailing stops -----------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from math import inf, nan
 
 import msgspec
 
@@ -350,16 +351,36 @@ class PaperExchange(MatchingExchange):
     # -- matching ---------------------------------------------------------------------------------------
 
     def _start_bar(self, kline: Kline) -> None:
-        bar, taken = self._taken.get(kline.symbol, (0, 0.0))
-        if bar != kline.start:
+        self._note_volume(kline.symbol, kline.start, kline.volume)
+
+    def _note_volume(self, symbol: str, start: int, volume: float) -> None:
+        """Begin to draw on the volume of a bar, unless that has begun."""
+        bar, taken = self._taken.get(symbol, (0, 0.0))
+        if bar != start:
             taken = 0.0
-            self._taken[kline.symbol] = (kline.start, 0.0)
-        self._budget = self._rules.liquidity.budget(kline) - taken
+            self._taken[symbol] = (start, 0.0)
+        self._budget = self._rules.liquidity.budget(volume) - taken
         self.bars_met += 1
-        if not kline.volume > 0 and self._budget <= 0:
+        if not volume > 0 and self._budget <= 0:
             self.bars_without_volume += 1
-        elif taken == 0.0 and self._budget < float(self._instruments[kline.symbol].qty_step):
+        elif taken == 0.0 and self._budget < float(self._instruments[symbol].qty_step):
             self.bars_below_a_lot += 1
+
+    def reach(self, symbol: str, start: int) -> tuple[float, float]:
+        low, high = -inf, inf
+        for working in self.books[symbol]:
+            waits = working.closes_position and working.seen and not working.triggered and not working.trails
+            if not waits or working.born_inside or working.arrives_at > start or working.is_limit:
+                return nan, nan
+            if working.rises:
+                high = min(high, working.trigger)
+            else:
+                low = max(low, working.trigger)
+        return low, high
+
+    def pass_bars(self, symbol: str, starts: list[int], volumes: list[float]) -> None:
+        for start, volume in zip(starts, volumes, strict=True):
+            self._note_volume(symbol, start, volume)
 
     def _meet(self, working: WorkingOrder, kline: Kline, price: float, ts: int) -> None:
         """Match one order against one price."""
@@ -399,9 +420,11 @@ class PaperExchange(MatchingExchange):
         """Fill an order as a taker, as far as liquidity and margin allow."""
         order = working.order
         # Affordability is checked at the price of the whole order, which is never better than that of a part
-        qty = self._quantity(working, kline, self._taker_price(order, kline, price, float(order.qty)))
+        exact = self._taker_price(order, kline, price, float(order.qty))
+        qty = self._quantity(working, kline, exact)
         if qty > 0:
-            exact = self._taker_price(order, kline, price, float(qty))
+            if qty != order.qty:
+                exact = self._taker_price(order, kline, price, float(qty))
             slippage = (exact - Decimal(repr(price))) * order.side.sign * qty
             self._execute(working, kline, qty, exact, ts, price, slippage=slippage, maker=False)
         if order.tif in _AT_ONCE and working in self.books[order.symbol]:

@@ -135,6 +135,9 @@ class Strategy(Generic[P]):
     they are folded from its bars."""
     warm_up: Mapping[str, int] = {}
     """Bars to read before trading starts, by interval: {"1h": 200}."""
+    reads_features: bool = True
+    """Whether the strategy calls `market.features`. False saves a backtest their computation; a call then
+    raises StrategyError."""
     _on_notice: Callable[[str, str], None] | None = None  # set by the engine
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -11,7 +11,7 @@ from agent.core.events import BUY, HOLD, SELL, Direction, Signal
 from agent.core.settings import SignalsConfig
 from agent.core.symbols import base_of
 
-NEVER: Final = 1 << 62
+NEVER: Final = 1 << 61  # a compiled integer of one word
 """A time that is never reached (ms)."""
 
 MAX_SOURCES: Final = 16

@@ -155,6 +155,18 @@ class KlineFile:
         self.stats = stats = KlineStats()
         return chain.from_iterable(self._events(bars, stats) for bars in self._window(stats))
 
+    def blocks(self) -> Iterator[Bars | Gap]:
+        """Yield the bars of the window as columns, and the gaps between them."""
+        self.stats = stats = KlineStats()
+        for bars in self._window(stats):
+            done = 0
+            for index in self._count(bars, stats):
+                if index > done:
+                    yield bars[done:index]
+                yield self._gap(bars, index)
+                done = index
+            yield bars[done:]
+
     def describe(self) -> dict[str, object]:
         """Read and check the whole window; return its `stats`, symbol, interval, and the file's SHA-256."""
         self.stats = stats = KlineStats()
@@ -209,9 +221,14 @@ class KlineFile:
         done = 0
         for index in breaks:
             yield from islice(klines, index - done)
-            done, start, end = index, int(bars.previous_close[index]), int(bars.start[index])
-            yield Gap(self.symbol, self.interval, start, end, available_at=int(bars.close[index]), ts=end)
+            done = index
+            yield self._gap(bars, index)
         yield from klines
+
+    def _gap(self, bars: Bars, index: int) -> Gap:
+        """Return the gap before a bar."""
+        start, end = int(bars.previous_close[index]), int(bars.start[index])
+        return Gap(self.symbol, self.interval, start, end, available_at=int(bars.close[index]), ts=end)
 
     def _count(self, bars: Bars, stats: KlineStats) -> list[int]:
         """Add the bars to `stats`; return the indices of those that come after a gap."""

@@ -6,21 +6,20 @@ import gc
 import platform
 import secrets
 import time
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
-from operator import itemgetter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 
 from agent import __version__
 from agent.analysis.benchmark import BuyAndHoldBenchmark
-from agent.analysis.daily import PeriodSampler
+from agent.analysis.daily import Floats, Ints, PeriodSampler
 from agent.analysis.deflation import StudyStanding, judged_period
 from agent.analysis.equity import EquityCurve
 from agent.analysis.run_metrics import Metrics, compute
@@ -31,7 +30,9 @@ from agent.analysis.sleeve_study import (
 )
 from agent.analysis.trades import RoundTrip, TradeBook
 from agent.config import Config
-from agent.core.engine import CORE, CORE_REVISION, Engine
+from agent.core.bar_block import BarBlock
+from agent.core.block_runner import BlockRunner
+from agent.core.engine import CORE, CORE_REVISION, EQUITY_BLOCK, Engine
 from agent.core.errors import LeakageError
 from agent.core.events import (
     DAY_MS,
@@ -51,6 +52,7 @@ from agent.core.sinks import SleevedSink
 from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
 from agent.core.trading_engine import TradingEngine
+from agent.data.block_stream import BarSlice, BlockSource, block_stream
 from agent.data.cascade import models_of
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
@@ -272,21 +274,11 @@ def replay(
     sink = BacktestSink(recorder, config, after=history.start if history.warms_up else 0, period=period)
     engine = open_engine(config, sink, run_id=run_id, strategy=strategy, predictor=history.predictor)
     with blaming_any(engine), rare_collection():
-        first = last = None
-        tick = _TICK
-        handle, hold, after = engine.handle, sink.benchmark.add, sink.after
-        for recorder.event_seq, event in zip(count(1), merge(sources)):
-            if event.__class__ is Kline and event.ts > after:
-                hold(event.symbol, event.ts, event.close)
-            handle(event)
-            if recorder.event_seq >= tick:
-                tick += _TICK
-                if progress:
-                    progress(event.available_at)
-            last = event.available_at
-            first = last if first is None else first
-        engine.finish()
-        sink.sleeves.close()
+        if isinstance(engine, Engine) and any(isinstance(one, BlockSource) for one in sources):
+            first, last = _run_blocks(engine, sink, recorder, sources, progress)
+        else:
+            first, last = _run_events(engine, sink, recorder, sources, progress)
+        sink.close()
         metrics = compute(
             sink.curve,
             sink.trades,
@@ -299,6 +291,67 @@ def replay(
     return ReplayResult(
         *(engine, metrics, first, last, period, moments, short, sink.sleeves), trades=sink.closed
     )
+
+
+def _run_events(
+    engine: TradingEngine,
+    sink: BacktestSink,
+    recorder: ReplaySink,
+    sources: Sequence[Iterable[Event]],
+    progress: Progress | None,
+) -> tuple[int | None, int | None]:
+    """Run the engine event by event; return `available_at` of the first and the last one."""
+    first = last = None
+    tick = _TICK
+    handle, hold, after = engine.handle, sink.benchmark.add, sink.after
+    for recorder.event_seq, event in zip(count(1), merge(sources)):
+        if event.__class__ is Kline and event.ts > after:
+            hold(event.symbol, event.ts, event.close)
+        handle(event)
+        if recorder.event_seq >= tick:
+            tick += _TICK
+            if progress:
+                progress(event.available_at)
+        last = event.available_at
+        first = last if first is None else first
+    engine.finish()
+    return first, last
+
+
+def _run_blocks(
+    engine: Engine,
+    sink: BacktestSink,
+    recorder: ReplaySink,
+    sources: Sequence[Iterable[Event]],
+    progress: Progress | None,
+) -> tuple[int | None, int | None]:
+    """Run the engine over blocks of bars; return `available_at` of the first and the last event."""
+    first = last = None
+    seq, block = 0, None
+    runner = sink.runner = BlockRunner(engine)
+    for part in block_stream(sources):
+        if isinstance(part, BarSlice):
+            if part.block is not block:
+                block = part.block
+                sink.hold(block)
+                if progress and last is not None:
+                    progress(last)
+            sink.before = seq - part.first
+            runner.handle(*part)
+            seq += part.last - part.first
+            last = int(part.block.end[part.last - 1])
+            first = int(part.block.end[part.first]) if first is None else first
+        else:
+            seq += 1
+            sink.before = -1
+            recorder.event_seq = seq
+            engine.handle(part)
+            last = part.available_at
+            first = last if first is None else first
+    sink.before = -1
+    recorder.event_seq = seq
+    runner.finish()
+    return first, last
 
 
 class BacktestSink:
@@ -326,8 +379,16 @@ class BacktestSink:
         self._every = HOUR_MS
         self._hour = 0
         self.after = after
+        self.runner: BlockRunner | None = None
+        self.before = -1
+        """While a block of bars is handled: the number of events before its first bar; else -1."""
+        self._set_number: Callable[[int], None] = partial(setattr, inner, "event_seq")
+        self._waiting: list[list[Any]] = []  # columns of samples, fewer than a block
+        self._samples = 0  # of them
 
     def decision(self, decision: Decision) -> None:
+        if self.before >= 0 and self.runner is not None:
+            self._set_number(self.before + self.runner.row + 1)
         self._decision(decision)
         if decision.__class__ is Fill:
             if self.sleeves.add(decision):
@@ -340,24 +401,48 @@ class BacktestSink:
         elif decision.__class__ is RiskEvent and decision.rule == SHORT_HISTORY:
             self.short_histories.setdefault(decision.detail, []).append(decision.symbol)
 
+    def hold(self, block: BarBlock) -> None:
+        """Add bars to the benchmark."""
+        row = int(block.end.searchsorted(self.after, "right"))
+        numbers = None if block.numbers is None else block.numbers[row:]
+        self.benchmark.add_block(block.symbols, numbers, block.end[row:], block.close[row:])
+
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
     ) -> None:
-        if ts[0] <= self.after:
-            begin = bisect_right(ts, self.after)
-            ts, equity, cash, exposure = ts[begin:], equity[begin:], cash[begin:], exposure[begin:]
-            if not ts:
-                return
-        n = len(ts)
-        times, values = np.fromiter(ts, np.int64, n), np.fromiter(equity, np.float64, n)
-        self.curve.extend(times, values, np.fromiter(exposure, np.float64, n) > 0.0)
-        self.by_period.extend(times, values)
-        hours = times // self._every
-        rows = np.flatnonzero(np.diff(hours, prepend=self._hour)).tolist()
+        self._waiting.append([np.asarray(column) for column in (ts, equity, cash, exposure)])
+        self._samples += len(ts)
+        if self._samples >= EQUITY_BLOCK:
+            self._fold(EQUITY_BLOCK)
+
+    def close(self) -> None:
+        """Fold the last samples, after the engine's end."""
+        self._fold(max(1, self._samples))
+        self.sleeves.close()
+
+    def _fold(self, size: int) -> None:
+        """Fold the samples in blocks of `size`: sums depend on the blocks in their last digits."""
+        if not self._samples:
+            return
+        columns = [np.concatenate(parts) for parts in zip(*self._waiting, strict=True)]
+        whole = self._samples - self._samples % size
+        for first in range(0, whole, size):
+            self._fold_block(*(column[first : first + size] for column in columns))
+        self._waiting = [[column[whole:] for column in columns]]
+        self._samples -= whole
+
+    def _fold_block(self, ts: Ints, equity: Floats, cash: Floats, exposure: Floats) -> None:
+        begin = int(ts.searchsorted(self.after, "right"))
+        if begin == len(ts):
+            return
+        ts, equity, cash, exposure = ts[begin:], equity[begin:], cash[begin:], exposure[begin:]
+        self.curve.extend(ts, equity, exposure > 0.0)
+        self.by_period.extend(ts, equity)
+        hours = ts // self._every
+        rows = np.flatnonzero(np.diff(hours, prepend=self._hour))
         self._hour = int(hours[-1])
-        if rows:
-            pick = itemgetter(*rows, rows[-1])  # the last index twice, so that the result is always a tuple
-            self._inner.equity(pick(ts)[:-1], pick(equity)[:-1], pick(cash)[:-1], pick(exposure)[:-1])
+        if len(rows):
+            self._inner.equity(*(column[rows].tolist() for column in (ts, equity, cash, exposure)))
 
 
 @contextmanager

@@ -47,7 +47,7 @@ _MODULES: Final = ("agent.core.", "strategies.")
 _ENGINE_WIRING: Final = (
     *("strategy", "_sink", "_matching", "_venue", "_run_id", "_equity_block"),
     *("_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers"),
-    *("_loader", "_contain_errors", "_settings", "_forward"),
+    *("_loader", "_contain_errors", "_settings", "_forward", "_reads_features"),
 )
 _ROSTER_WIRING: Final = (
     *("_config", "_load", "_sink", "_receive", "_portfolio", "_risk", "_states"),
@@ -59,8 +59,9 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.paper:PaperExchange": ("margin", "_rules"),
     "agent.core.flatten:Flattener": ("_emit", "_new_id"),
     "agent.core.target_orders:TargetOrders": ("_emit", "_new_id", "_band"),
-    "agent.core.features:FeatureTracker": ("_make", "_kind"),
+    "agent.core.features:FeatureTracker": ("_make", "_kind", "_due"),
     "agent.core.market:InstrumentState": ("instrument", "view"),
+    "agent.core.market:MarketView": ("serves_features",),
     "agent.core.fusion_inputs:FusionInputs": ("predictor", "_reading"),
     "agent.core.risk:RiskManager": ("_config", "_emit", "account"),
     "agent.core.sleeves:SleevedEngine": ("sleeves", "flattener", "configured", "_config", "_sink", "_block"),

@@ -149,7 +149,7 @@ def _capture(engine: Engine, config: Config, log: TargetLog, order: Order) -> Or
         derived,
         engine.signals.current(symbol),
         engine.signals.votes(symbol, now),
-        engine.market.features(symbol)._asdict(),
+        engine.states[symbol].tracker.latest()._asdict(),
         engine.market.prediction(symbol),
         engine.risk.state.value,
         floor if abs(floor) < inf else None,

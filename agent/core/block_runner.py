@@ -1,0 +1,345 @@
+"""Runs an engine over columns of bars: the same decisions as bar by bar, without what nobody looks at.
+
+A bar at which something may happen is handled as `Engine.handle` does, without an event object unless an
+order or the strategy needs it. Bars in which nothing can happen are passed over in chunks: no order and no
+limit is within reach of the prices, no bar is missing, and the strategy isn't called. The account's samples
+are computed from the columns, as neither cash nor positions change between two bookings.
+"""
+
+from __future__ import annotations
+
+from math import inf, isnan, nan
+from typing import Any, Final
+
+import numpy as np
+
+from agent.core.bar_block import CHUNK, BarBlock, PriceRanges
+from agent.core.engine import Engine
+from agent.core.exchange import MatchingExchange
+from agent.core.market import InstrumentState
+
+_SLACK: Final = 1e-9
+"""Share of the account's gross value by which a bound of equity may be wrong: its sum is rounded."""
+
+_AT_ONCE: Final = 64
+"""Bars that are made lists at once while an order works."""
+
+
+class _Segment:
+    """Bar periods between two bookings, the first of which ends at `ts` (UTC ms)."""
+
+    __slots__ = ("cash", "sizes", "ts", "version")
+
+    def __init__(self, ts: int, version: int, cash: float, sizes: list[float]) -> None:
+        self.ts: int = ts
+        self.version: int = version
+        self.cash: float = cash
+        self.sizes = sizes  # by symbol, in the portfolio's order
+
+
+class _Held:
+    """A position while bars are passed over, the range of its last known marks, and its orders' reach."""
+
+    __slots__ = ("above", "below", "high", "low", "maintenance", "ranges", "size")
+
+    def __init__(
+        self,
+        size: float,
+        mark: float,
+        maintenance: float,
+        ranges: PriceRanges | None,
+        reach: tuple[float, float],
+    ) -> None:
+        self.size: float = size
+        self.low: float = mark
+        self.high: float = mark
+        self.maintenance: float = maintenance
+        self.ranges = ranges  # None if the block has no bar of the symbol
+        self.below: float = reach[0]
+        self.above: float = reach[1]
+
+
+class BlockRunner:
+    """Handles the bars of blocks for an engine on paper; other events go to `engine.handle`, between them.
+
+    Call `finish` in place of the engine's. All bars must come in blocks, and a period's bars in one block.
+    Raises ValueError if the engine trades at a venue.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        if engine._matching is None:
+            raise ValueError("blocks of bars are for an engine on paper")
+        self._engine: Engine = engine
+        self._matching: MatchingExchange = engine._matching
+        self.row: int = 0
+        """Row of the bar that is being handled, for the number of its event."""
+        self._block: BarBlock | None = None
+        self._begin_ms: int = 0  # end of the block's first bar, UTC ms
+        self._states: list[InstrumentState | None] = []  # by the block's number of the symbol
+        self._symbols: list[str] = sorted(engine.states)
+        self._marks: list[float] = []  # before the block, by symbol
+        self._segments: list[_Segment] = []
+        self._dropped: list[int] = []  # rows that the engine doesn't use
+        self._step_to: int = 0  # row up to which there is no use in trying to pass over bars
+
+    def handle(self, block: BarBlock, first: int, last: int) -> None:
+        """Handle the bars `first` to `last` - 1 of a block. Blocks and their parts come in total order."""
+        if block is not self._block:
+            self._end_block()
+            self._begin_block(block)
+        at, may_pass = first, self._may_pass()
+        while at < last:
+            upto = self._pass(block, at, last) if may_pass else at
+            if upto > at:
+                at = upto
+                continue
+            at = self._step(block, at, min(last, max(at + 1, self._step_to)) if may_pass else last)
+            may_pass = self._may_pass()
+
+    def finish(self) -> None:
+        """Pass on the last samples, and finish the engine. Raises as `Engine.finish`."""
+        self._end_block()
+        self._engine.finish()
+
+    # -- one bar after another ----------------------------------------------------------------------------
+
+    def _step(self, block: BarBlock, at: int, last: int) -> int:
+        """Handle the bars `at` to `last` - 1 one by one, or fewer if others may be passed over; return
+        the row after them.
+        """
+        engine, states = self._engine, self._states
+        klines = block.klines() if engine._wants_klines else []
+        busy = not klines and not self._may_pass()
+        if busy:
+            last = min(last, at + _AT_ONCE)
+        rows = block.rows() if klines or engine._reads_features else block.part(at, last)
+        first = rows.first
+        numbers, starts, ends = rows.number, rows.start, rows.end
+        opens, highs, lows, closes, volumes = rows.open, rows.high, rows.low, rows.close, rows.volume
+        for row in range(at, last):
+            self.row = row
+            i = row - first
+            state, start, end = states[numbers[i]], starts[i], ends[i]
+            if state is None or block.interval != state.interval:
+                engine.counts[
+                    "klines of other symbols" if state is None else "klines of other intervals"
+                ] += 1
+                self._dropped.append(row)
+                continue
+            if start != state.next_start and not engine._fits(state, block.kline(row)):
+                self._dropped.append(row)
+                continue
+            if end > engine._period:
+                self._close_period()
+                engine._period = end
+            kline = klines[row] if klines else None
+            high, low, close = highs[i], lows[i], closes[i]
+            engine.on_closed_bar(
+                state, kline, block, row, start, end, end, opens[i], high, low, close, volumes[i]
+            )
+            if busy and self._may_pass():
+                return row + 1
+        return last
+
+    def _close_period(self) -> None:
+        """Note what the sample of the period before the present bar is made of, and check the account."""
+        engine = self._engine
+        if engine._period < self._begin_ms:  # of an earlier block, or the first
+            if engine._period:
+                engine._close_period()
+            return
+        self._note_segment()
+        engine.check_period()
+
+    def _note_segment(self) -> None:
+        """Begin a segment at the present period if there have been bookings since the last one began."""
+        portfolio, segments = self._engine.portfolio, self._segments
+        if not segments or segments[-1].version != portfolio.version:
+            sizes = [portfolio.positions[symbol].size for symbol in self._symbols]
+            segments.append(_Segment(self._engine._period, portfolio.version, portfolio.cash_float, sizes))
+
+    # -- many bars at once --------------------------------------------------------------------------------
+
+    def _may_pass(self) -> bool:
+        """Return whether bars at which no limit is reached would change nothing but marks and features."""
+        engine = self._engine
+        if engine._wants_klines or engine._targets or self._matching.held_funding:
+            return False
+        if engine.flattener.pursuits:
+            return False
+        for symbol, state in engine.states.items():
+            if state.history is not None or state.fusion_inputs is not None:
+                return False
+            if state.book and (not state.position.size or isnan(self._reach(symbol, state)[0])):
+                return False
+        return True
+
+    def _reach(self, symbol: str, state: InstrumentState) -> tuple[float, float]:
+        """Return the prices between which the symbol's orders wait; see `MatchingExchange.reach`."""
+        return self._matching.reach(symbol, state.next_start) if state.book else (-inf, inf)
+
+    def _pass(self, block: BarBlock, at: int, last: int) -> int:
+        """Pass over bars from `at` on in which nothing can happen; return the row after them."""
+        engine = self._engine
+        self._step_to = at + 1
+        first_end = int(block.end[at])
+        if first_end > engine._period:
+            if int(block.start[at]) != engine.states[block.symbol(at)].next_start:
+                return at
+            self.row = at
+            self._close_period()
+            engine._period = first_end
+            if not self._may_pass():
+                return at
+        upto = self._quiet_until(block, at, last)
+        if upto == at:
+            return at
+        for number, state in enumerate(self._states):
+            row = block.last_row(number, at, upto)
+            if state is None or row < at:
+                continue
+            if state.book:
+                own = block.part_of(number, at, upto)
+                self._matching.pass_bars(block.symbols[number], own.start, own.volume)
+            state.last_start = int(block.start[row])
+            state.next_start = int(block.end[row])
+            state.position.mark = float(block.close[row])
+        if engine._reads_features:
+            self._add_features(block, at, upto)
+        last_end = int(block.end[upto - 1])
+        if last_end > first_end:
+            self._note_segment()
+            engine._period = last_end
+        engine.market.now = max(engine.market.now, last_end)
+        return upto
+
+    def _add_features(self, block: BarBlock, at: int, upto: int) -> None:
+        rows = block.rows()
+        for row in range(at, upto):
+            state = self._states[rows.number[row]]
+            if state is not None:
+                state.tracker.add(
+                    rows.start[row], rows.high[row], rows.low[row], rows.close[row], rows.volume[row]
+                )
+
+    def _quiet_until(self, block: BarBlock, at: int, last: int) -> int:
+        """Return the row from `at` on before which no bar is missing, nothing expires, no day begins and no
+        limit can be reached: of the account, or a liquidation price.
+        """
+        engine = self._engine
+        risk, portfolio = engine.risk, engine.portfolio
+        if None in self._states or block.interval != engine._settings.interval:
+            return at
+        due = min(engine.exchange.next_expiry, engine.signals.next_expiry, risk.next_day)
+        cash = portfolio.cash_float
+        held = self._held(block)
+        if not held and (cash > risk.ceiling or cash <= risk.floor):
+            return at
+        liquidation = nan
+        if engine._margined and len(held) == 1:
+            liquidation = self._matching.liquidation_price(portfolio.open[0])
+        gapless = block.gapless()
+        last = at + int(block.end[at:last].searchsorted(due))
+        row = at
+        while row < last:
+            chunk = row // CHUNK
+            if not gapless[chunk] or (held and not self._within_limits(held, chunk, cash, liquidation)):
+                self._step_to = (chunk + 1) * CHUNK
+                break
+            row = min((chunk + 1) * CHUNK, last)
+        return row
+
+    def _held(self, block: BarBlock) -> list[_Held]:
+        """Return the open positions."""
+        engine, ranges = self._engine, block.ranges()
+        held = []
+        for position in engine.portfolio.open:
+            own = ranges[block.symbols.index(position.symbol)] if position.symbol in block.symbols else None
+            state = engine.states[position.symbol]
+            rate = float(state.instrument.maintenance_margin)
+            reach = self._reach(position.symbol, state)
+            held.append(_Held(position.size, position.mark, rate, own, reach))
+        return held
+
+    def _within_limits(self, held: list[_Held], chunk: int, cash: float, liquidation: float) -> bool:
+        """Return whether no price within a chunk reaches a limit of the account, whatever the others do."""
+        risk = self._engine.risk
+        least = most = worst = cash
+        gross, needed = abs(cash), 0.0
+        for one in held:
+            size, low, high = one.size, one.low, one.high
+            traded_low, traded_high = low, high
+            ranges = one.ranges
+            if ranges is not None and ranges.low[chunk] < inf:
+                # the first bars of a chunk may come before the symbol's own: then its last marks count
+                close_low, close_high = ranges.close_low[chunk], ranges.close_high[chunk]
+                one.low, one.high = close_low, close_high
+                low, high = min(low, close_low), max(high, close_high)
+                traded_low, traded_high = min(low, ranges.low[chunk]), max(high, ranges.high[chunk])
+                if ranges.low[chunk] <= one.below or ranges.high[chunk] >= one.above:
+                    return False
+            if size > 0.0:
+                least += size * low
+                most += size * high
+                worst += size * traded_low
+            else:
+                least += size * high
+                most += size * low
+                worst += size * traded_high
+            gross += abs(size) * traded_high
+            needed += abs(size) * traded_high * one.maintenance
+        slack = gross * _SLACK
+        if least - slack <= risk.floor or most + slack > risk.ceiling:
+            return False
+        if not self._engine._margined:
+            return True
+        if len(held) == 1:
+            # the scalar that a bar's own check compares with
+            return not (traded_low <= liquidation if held[0].size > 0.0 else traded_high >= liquidation)
+        return worst - needed > slack
+
+    # -- samples ------------------------------------------------------------------------------------------
+
+    def _begin_block(self, block: BarBlock) -> None:
+        engine = self._engine
+        self._block, self._begin_ms = block, int(block.end[0])
+        self._states = [engine.states.get(symbol) for symbol in block.symbols]
+        self._marks = [engine.portfolio.positions[symbol].mark for symbol in self._symbols]
+
+    def _end_block(self) -> None:
+        """Pass on the samples of the block's periods, except the last one, which has not been checked yet."""
+        block, segments, dropped = self._block, self._segments, self._dropped
+        self._segments, self._dropped = [], []
+        if block is None or not segments:
+            return
+        engine = self._engine
+        rows = np.arange(len(block))
+        if dropped:
+            rows = np.delete(rows, dropped)
+        ends = block.end[rows]
+        closes = np.append(ends[1:] != ends[:-1], True)  # the period's last bar
+        closes &= (ends >= segments[0].ts) & (ends < engine._period)
+        ts = ends[closes]
+        part = np.searchsorted(np.array([one.ts for one in segments]), ts, side="right") - 1
+        cash = np.array([one.cash for one in segments])[part]
+        equity, exposure = cash.copy(), np.zeros(len(ts))
+        for index, symbol in enumerate(self._symbols):
+            sizes = np.array([one.sizes[index] for one in segments])
+            if not sizes.any():
+                continue
+            size = sizes[part]
+            value = np.where(size == 0.0, 0.0, size * self._marks_of(block, index, symbol, rows, closes))
+            equity += value
+            exposure += np.abs(value)
+        engine.flush_samples()
+        columns: Any = ts, equity, cash, exposure
+        engine._sink.equity(*columns)
+
+    def _marks_of(self, block: BarBlock, index: int, symbol: str, rows: Any, closes: Any) -> Any:
+        """Return the symbol's mark at the end of each period."""
+        if block.numbers is None and block.symbols[0] == symbol:
+            return block.close[rows][closes]
+        number = block.symbols.index(symbol) if symbol in block.symbols else -1
+        own = np.where(block.numbers[rows] == number, rows, -1) if block.numbers is not None else rows * 0 - 1
+        latest = np.maximum.accumulate(own)[closes]
+        return np.where(latest < 0, self._marks[index], block.close[np.maximum(latest, 0)])

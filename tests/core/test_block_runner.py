@@ -1,0 +1,270 @@
+"""Bars in blocks: the same decisions, samples and state as event by event, to the last bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from agent.config import Config, parse
+from agent.core.block_runner import BlockRunner
+from agent.core.engine import Engine
+from agent.core.errors import StrategyError
+from agent.core.events import MINUTE_MS, Command, Decision, Event, Gap, Kline, Sentiment
+from agent.core.exchange import MatchingExchange
+from agent.core.sinks import ListSink
+from agent.core.strategy import Market, Strategy
+from agent.data.bar_checks import Bars
+from agent.data.block_stream import BarSlice, block_stream
+from agent.data.merge import merge
+from agent.replay.engine_state import spec_of
+from agent.replay.object_codec import encode
+from strategies.buy_and_hold import BuyAndHold
+from strategies.sentiment import SentimentStrategy
+from strategies.sma_cross import SmaCross
+from tests.simulation.generated_data import SYMBOLS, T0, random_walk
+from tests.support.effort import usual
+
+BARS = 700
+
+
+class ColumnSource:
+    """Bars of one symbol, with gaps, as events or in columns of at most `size` bars."""
+
+    def __init__(self, bars: Sequence[Kline | Gap], size: int) -> None:
+        self.symbol = next(bar.symbol for bar in bars)
+        self.interval = MINUTE_MS
+        self._bars = bars
+        self._size = size
+
+    def __iter__(self) -> Iterator[Kline | Gap]:
+        return iter(self._bars)
+
+    def blocks(self) -> Iterator[Bars | Gap]:
+        part: list[Kline] = []
+        for bar in self._bars:
+            if isinstance(bar, Gap) or len(part) == self._size:
+                if part:
+                    yield columns_of(part)
+                part = []
+            if isinstance(bar, Gap):
+                yield bar
+            else:
+                part.append(bar)
+        yield columns_of(part)
+
+
+def columns_of(bars: list[Kline]) -> Bars:
+    start, end = (np.array([getattr(bar, name) for bar in bars]) for name in ("start", "ts"))
+    names = "open", "high", "low", "close", "volume", "turnover"
+    values = tuple(np.array([getattr(bar, name) for bar in bars]) for name in names)
+    return Bars(start, end, start, np.full(len(bars), MINUTE_MS), values)
+
+
+class Restless(Strategy):
+    """Orders of all kinds, at bars, fills and headlines that depend on the prices alone."""
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        self._trade(kline.symbol, int(kline.close * 10) % 61, market)
+
+    def on_sentiment(self, sentiment: Sentiment, market: Market) -> None:
+        self._trade(sentiment.symbols[0], int(sentiment.bullish * 1000) % 61, market)
+
+    def _trade(self, symbol: str, number: int, market: Market) -> None:
+        price = market.price(symbol)
+        side = 1 if number % 2 else -1
+        if number == 0:
+            self.target(symbol, weight=0.0)
+        elif number < 4:
+            self.target(symbol, weight=0.3 * side, stop=-0.02 * side, take_profit=0.03 * side)
+        elif number < 6:
+            self.target(symbol, weight=0.2 * side, trail=-0.02 * side)
+        elif number < 8 and price > 0:
+            self.target(symbol, weight=0.4 * side, limit=price * (1 - 0.004 * side), expire="20m")
+        elif number == 8:
+            self.target(symbol, weight=0.8, stop=-0.05, take_profit=((0.02, 0.5), (0.04, 0.5)))
+        elif number == 9 and market.features(symbol).warm:
+            self.target(symbol, weight=3.0 if market.features(symbol).return_5 > 0 else -3.0)
+
+
+class Headlines(Restless):
+    """The same on headlines alone, without features: the bars between them may be passed over."""
+
+    reads_features = False
+    on_kline = Strategy.on_kline
+
+    def _trade(self, symbol: str, number: int, market: Market) -> None:
+        if number != 9:
+            super()._trade(symbol, number, market)
+
+
+STRATEGIES = {
+    "orders at bars": lambda rng: Restless(),
+    "orders at headlines": lambda rng: Headlines(),
+    "features at headlines": lambda rng: FeaturesAtHeadlines(),
+    "sentiment": lambda rng: SentimentStrategy(
+        SentimentStrategy.Params(
+            position_size=0.5, confidence_threshold=0.5, stop=rng.choice([None, 0.03]), allow_short=True
+        )
+    ),
+    "holding": lambda rng: BuyAndHold(),
+    "averages": lambda rng: SmaCross(SmaCross.Params(fast=5, slow=30, allow_short=True)),
+}
+
+
+class FeaturesAtHeadlines(Restless):
+    """Reads features on headlines alone."""
+
+    on_kline = Strategy.on_kline
+
+
+def configuration(rng: random.Random, symbols: Sequence[str]) -> Config:
+    category = rng.choice(["linear", "linear", "spot"])
+    risk = {
+        "max_daily_loss": rng.choice([0.03, 0.5]),
+        "max_drawdown": rng.choice([0.1, 0.9]),
+        "max_leverage": 10,
+    }
+    risk |= {"max_position": 5, "max_order": 5, "on_max_drawdown": rng.choice(["halt", "flatten"])}
+    paper = {"fill": rng.choice(["open", "close"]), "latency": rng.choice([0, 500])}
+    paper |= {"max_participation": rng.choice([0.01, 0.5]), "liquidation_fee": "0.01"}
+    market = {"symbols": symbols, "category": category}
+    sections = {"market": market, "risk": risk, "paper": paper, "account": {"leverage": 5}}
+    return parse(sections | {"signals": {"half_life": "20m", "window": "1h"}}, where="test")
+
+
+def tape(rng: random.Random, symbols: Sequence[str]) -> tuple[list[ColumnSource], list[Event]]:
+    sources, others = [], list[Event]()
+    for symbol in symbols:
+        bars: list[Kline | Gap] = []
+        missing = {
+            at + n
+            for at in rng.sample(range(5, BARS - 40), rng.randrange(3))
+            for n in range(rng.randrange(1, 9))
+        }
+        late = rng.choice([0, 0, 37])
+        # a bar in ten trades nothing
+        for number, bar in enumerate(random_walk(rng, symbol, BARS, volatility=rng.choice([0.0005, 0.002]))):
+            if number < late or number in missing:
+                continue
+            if rng.random() < 0.1:
+                bar = msgspec.structs.replace(bar, volume=0.0)
+            if bars and bar.start > bars[-1].ts:
+                end = bars[-1].ts
+                bars.append(Gap(symbol, MINUTE_MS, end, bar.start, available_at=bar.ts, ts=bar.start))
+            bars.append(bar)
+        sources.append(ColumnSource(bars, rng.choice([7, 100, 5_000])))
+    for number in range(rng.randrange(60)):
+        at = T0 + rng.randrange(BARS) * MINUTE_MS + rng.choice([0, 0, 1, 31_500])
+        bullish = rng.choice([0.03, 0.5, 0.97])
+        bullish += rng.random() / 50
+        others.append(
+            Sentiment(f"n{number}", at, at, 1 - bullish, 0.0, bullish, symbols=(rng.choice(symbols),))
+        )
+    for _ in range(rng.randrange(6)):
+        at = T0 + rng.randrange(BARS) * MINUTE_MS
+        others.append(
+            Command(rng.choice(["pause", "resume", "flatten", "resume", "kill"]), at, at, by="test")
+        )
+    others.sort(key=lambda event: (event.available_at, isinstance(event, Sentiment)))
+    return sources, others
+
+
+class Log(ListSink):
+    """Decisions with the number of their event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+        self.runner: BlockRunner | None = None
+        self.numbered: list[tuple[int, Decision]] = []
+
+    def decision(self, decision: Decision) -> None:
+        row = 0 if self.runner is None else self.runner.row
+        self.numbered.append((self.number + row, decision))
+
+    def equity(self, *columns: Any) -> None:
+        super().equity(*(np.asarray(column).tolist() for column in columns))
+
+
+def run(
+    strategy: Strategy, config: Config, sources: Sequence[Any], others: list[Event], *, blocks: bool
+) -> Any:
+    log = Log()
+    engine = Engine(config, strategy, log, run_id="test")
+    if blocks:
+        runner, seq = BlockRunner(engine), 0
+        for part in block_stream([*sources, others]):
+            if isinstance(part, BarSlice):
+                log.runner, log.number = runner, seq - part.first + 1
+                runner.handle(*part)
+                seq += part.last - part.first
+            else:
+                seq += 1
+                log.runner, log.number = None, seq
+                engine.handle(part)
+        log.runner, log.number = None, seq
+        runner.finish()
+    else:
+        for log.number, event in enumerate(merge([*sources, others]), 1):
+            engine.handle(event)
+        engine.finish()
+    assert isinstance(engine.exchange, MatchingExchange)
+    met = engine.exchange.bars_met, engine.exchange.bars_without_volume, engine.exchange.bars_below_a_lot
+    if strategy.reads_features:
+        for state in engine.states.values():
+            state.tracker.latest()
+    else:
+        for state in engine.states.values():
+            state.tracker.reset()
+    return log.numbered, log.samples, met, encode([engine, strategy], spec_of([strategy]))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_blocks_give_what_single_events_give(name: str) -> None:
+    decided = 0
+    for seed in range(usual(8, long=400)):
+        rng = random.Random(f"{name} {seed}")
+        symbols = rng.choice([SYMBOLS, SYMBOLS[:1]])
+        config = configuration(rng, symbols)
+        sources, others = tape(rng, symbols)
+        made = [STRATEGIES[name](random.Random(seed)) for _ in range(2)]
+        singly, in_blocks = (
+            run(one, config, sources, others, blocks=blocks)
+            for one, blocks in zip(made, (False, True), strict=True)
+        )
+        for number, (expected, actual) in enumerate(zip(singly, in_blocks, strict=True)):
+            assert actual == expected, f"{name}, seed {seed}: part {number}"
+        decided += len(singly[0])
+    assert decided > 100
+
+
+def test_bars_in_which_nothing_can_happen_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(1)
+    bars = random_walk(rng, "BTCUSDT", 6_000, volatility=0.0002)
+    stepped = []
+    closed = Engine.on_closed_bar
+    monkeypatch.setattr(Engine, "on_closed_bar", lambda *given: (stepped.append(given[4]), closed(*given)))
+    at = T0 + 1000 * MINUTE_MS
+    news: list[Event] = [Sentiment("a", at, at, 0.01, 0.0, 0.99, symbols=("BTCUSDT",))]
+    config = parse({"market": {"symbols": ["BTCUSDT"]}}, where="test")
+    params = SentimentStrategy.Params(position_size=0.5, stop=0.3, exit_on_fade=False)
+    run(SentimentStrategy(params), config, [ColumnSource(bars, 5_000)], news, blocks=True)
+    assert len(stepped) < 600
+
+
+def test_a_strategy_that_declares_to_read_no_features_can_not_read_them() -> None:
+    class Undeclared(Strategy):
+        reads_features = False
+
+        def on_kline(self, kline: Kline, market: Market) -> None:
+            market.features(kline.symbol)
+
+    bars = random_walk(random.Random(1), "BTCUSDT", 3)
+    config = parse({"market": {"symbols": ["BTCUSDT"]}}, where="test")
+    with pytest.raises(StrategyError, match="reads_features = False"):
+        run(Undeclared(), config, [ColumnSource(bars, 3)], [], blocks=False)
