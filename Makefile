@@ -48,7 +48,7 @@ format: .venv/.ready-dev
 	$(BIN)/ruff format .
 
 bench: .venv/.ready-dev
-	$(BIN)/python bench/compare_floor.py
+	$(BIN)/python bench/engines.py
 
 # kill -9 at N moments: N=300 SEED=1; MODE=testnet with orders at a sandbox that outlives the kills.
 # The last line is the count.

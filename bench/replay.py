@@ -1,13 +1,17 @@
-"""Runs the whole engine on the public engines' two workloads; prints one JSON line as their scripts do.
+"""Runs the whole engine on the public engines' workloads; prints one JSON line as their scripts do.
 
-    python bench/replay.py {w1|w2} --bars FILE.npz [--fill open|close]
+    python bench/replay.py {w1|w2|sparse} [--bars FILE.npz | --count 525600] [--fill open|close] [--events]
 
 W1: SMA 20/100 crossover, long or flat. W2: the ten features on every bar and 50,000 news scores merged in
-time order; long if EMA(score) + 40 * return_20 > 0.10, flat if below -0.10. Cash 1,000,000, 0.99 all-in, fee
-0.055 %, no spread, no slippage. `--fill` selects whether orders fill at the next bar's open or at the signal
-bar's own close. The timed part is building the events from the arrays, merging them, and the whole engine up
-to reconciled books and equity samples. As in the other engines' scripts, neither metrics nor a database are
-included; `--metrics` adds what a backtest folds as it goes (equity curve, drawdown, round trips).
+time order; long if EMA(score) + 40 * return_20 > 0.10, flat if below -0.10. sparse: every fiftieth of the
+scores alone; long at one above 0.3, flat at one below -0.3. Cash 1,000,000, 0.99 all-in, fee 0.055 %, no
+spread, no slippage. `--fill` selects whether orders fill at the next bar's open or at the signal bar's own
+close. Without `--bars` the arrays are generated.
+
+The timed part is all work from the arrays on: building the events, merging them, and the whole engine up to
+reconciled books and equity samples. As in the other engines' scripts, neither metrics nor a database are
+included; `--metrics` adds what a backtest folds as it goes (equity curve, drawdown, round trips). `--events`
+makes an event of each bar, as a live run does.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from itertools import repeat
 from pathlib import Path
@@ -75,6 +79,47 @@ class ScoreMomentum(Strategy):
                 self.target(SYMBOL, weight=WEIGHT)
         elif level < -0.10 and market.position(SYMBOL):
             self.target(SYMBOL, weight=0.0)
+
+
+class ScoreThreshold(Strategy):
+    """Rule of the event-sparse workload: it is called for scores alone."""
+
+    reads_features = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = 0
+
+    def on_sentiment(self, sentiment: Sentiment, market: Market) -> None:
+        self.scores += 1
+        if sentiment.score > 0.3:
+            if not market.position(SYMBOL):
+                self.target(SYMBOL, weight=WEIGHT)
+        elif sentiment.score < -0.3 and market.position(SYMBOL):
+            self.target(SYMBOL, weight=0.0)
+
+
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "w1": lambda: SmaCross(SmaCross.Params(fast=20, slow=100, weight=WEIGHT)),
+    "w2": ScoreMomentum,
+    "sparse": ScoreThreshold,
+}
+SPARSE = 50
+"""The sparse workload has one of so many scores."""
+
+
+def generate(count: int) -> dict[str, np.ndarray]:
+    """Return `count` bars of a random walk, and a score every ten bars; times in ns."""
+    rng = np.random.default_rng(7)
+    start = 1_700_000_040_000_000_000 + np.arange(count) * 60_000_000_000
+    close = 40_000.0 * np.exp(np.cumsum(rng.normal(0.0, 0.0006, count)))
+    opened = np.concatenate(([40_000.0], close[:-1]))
+    wide = np.abs(rng.normal(0.0, 0.0004, (2, count)))
+    high, low = np.maximum(opened, close) * (1 + wide[0]), np.minimum(opened, close) * (1 - wide[1])
+    at = np.sort(rng.integers(start[0], start[-1], max(1, count // 10)))
+    score = np.clip(rng.normal(0.0, 0.35, len(at)), -1.0, 1.0)
+    data = {"ts": start, "o": opened.round(2), "h": high.round(2), "l": low.round(2), "c": close.round(2)}
+    return data | {"v": rng.uniform(1, 90, count).round(3), "nts": at, "nscore": score}
 
 
 class ArrayBars:
@@ -143,21 +188,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workload", choices=["w1", "w2"])
+    parser.add_argument("workload", choices=list(STRATEGIES))
     parser.add_argument(
-        "--bars", type=Path, required=True, help="the arrays of gen_data.py (ts, o, h, l, c, v, nts, nscore)"
+        "--bars", type=Path, help="the arrays of gen_data.py (ts, o, h, l, c, v, nts, nscore)"
     )
+    parser.add_argument("--count", type=int, default=525_600, help="bars to generate")
     parser.add_argument("--fill", choices=["open", "close"], default="open")
     parser.add_argument("--events", action="store_true", help="make an event of each bar, as a live run does")
     parser.add_argument("--metrics", action="store_true", help="include the metrics of a backtest")
     args = parser.parse_args()
-    with np.load(args.bars) as arrays:
-        data = {key: arrays[key] for key in arrays.files}
-    strategy: Strategy = (
-        SmaCross(SmaCross.Params(fast=20, slow=100, weight=WEIGHT))
-        if args.workload == "w1"
-        else ScoreMomentum()
-    )
+    if args.bars is None:
+        data = generate(args.count)
+    else:
+        with np.load(args.bars) as arrays:
+            data = {key: arrays[key] for key in arrays.files}
+    if args.workload == "sparse":
+        data |= {key: data[key][::SPARSE] for key in ("nts", "nscore")}
+    strategy = STRATEGIES[args.workload]()
     settings = configuration(args.fill)
     tally = FillCounter()
     engine = Engine(
@@ -201,6 +248,8 @@ def main() -> None:
         "fills": fills,
         "python": platform.python_version(),
     }
+    if isinstance(strategy, ScoreThreshold):
+        line["news"] = strategy.scores
     if isinstance(strategy, ScoreMomentum):
         line |= {"news": strategy.scores, "last_features": [round(x, 10) for x in strategy.last_features]}
     print(json.dumps(line))
