@@ -10,7 +10,6 @@ floating point gets up to `ROWS_PER_RUN` texts a run, and its results agree with
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -63,6 +62,9 @@ _PROVIDERS: Final = {"cpu": CPU, "cuda": CUDA}
 _SLOWER: Final = ["SkipLayerNormFusion"]
 """Optimisations of onnxruntime that cost time: the node that they fuse takes longer than its parts."""
 
+_PANIC: Final = "PanicException"
+"""Class of the exceptions by which Rust code panics; no module exports it."""
+
 _WARM_UP: Final = (
     "Markets are open",
     "Exchange lists a token, says its chief, and the wire carries the news to everybody who reads it",
@@ -97,13 +99,15 @@ def fingerprint(folder: Path, card: Card) -> str:
 def _as_model_error(what: str, hint: str) -> Iterator[None]:
     """Convert any error of onnxruntime and tokenizers into a ModelError of one line.
 
-    It catches BaseException, because tokenizers raises one if its Rust code panics.
+    If the Rust code of tokenizers panics, it raises a BaseException that isn't an Exception.
     """
     try:
         yield
-    except (ModelError, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
+    except ModelError:
         raise
     except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise  # an interruption, or the end of a task
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{what}: {reason}", hint=hint) from error
 
