@@ -44,6 +44,7 @@ def backtest(
     Without --klines the sample data is replayed.
     """
     from agent.cli.backtest_output import trades_json
+    from agent.cli.research_output import score_headlines
     from agent.cli.sleeve_output import sleeves_json
     from agent.config.costs import costs_in_words
     from agent.replay import backtest as backtesting
@@ -58,6 +59,10 @@ def backtest(
             scorer, stamps, versions = configured_scoring(
                 config, database, history.start, allow_leakage=leaks
             )
+        if scorer is not None:
+            backtesting.refuse_models(history, scorer, allow_leakage=leaks)
+            reads = history.predictor is not None and history.predictor.reads_embeddings
+            score_headlines(config, scorer, history.news, embeddings=reads, local_only=True)
         with replay_progress("replaying", history.start, history.end) as progress:
             result = backtesting.backtest(
                 history,

@@ -52,7 +52,8 @@ def _registered(wanted: set[str]) -> list[tuple[str, CommandInfo | TyperInfo]]:
             if module in wanted:
                 part = typer.Typer()
                 importlib.import_module(f"agent.cli.{module}_commands").register(part)
-                found += [(panel, entry) for entry in (*part.registered_commands, *part.registered_groups)]
+                found += [(panel, command) for command in part.registered_commands]
+                found += [(panel, group) for group in part.registered_groups]
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,12 @@ from agent.system.fitted_table import Column, figures
 if TYPE_CHECKING:
     from agent.analysis.deflation import StudyStanding
     from agent.analysis.report.verdict import Verdict
+    from agent.config import Config
     from agent.core.events import News
+    from agent.data.cascade import CascadeScorer
     from agent.research.assessment import OutOfSampleEvidence
     from agent.research.replay_inputs import ReplayInputs
+    from models.sentiment.serve.score_cache import CachedScorer
 
 percent, number = formats.plain_percent, formats.plain_number
 
@@ -33,31 +36,59 @@ def score_all(
     """
     if material.plan.news is None:
         return
-    from agent.data.cascade import may_vote, models_of
     from agent.replay.fusion_model import open_predictor
-    from models.sentiment.serve.score_cache import CachedScorer, fill_cache
 
     if material.config.fusion.path and not embeddings:
         predictor = open_predictor(material.config)
         embeddings = predictor is not None and predictor.reads_embeddings
     with material.database() as database:
         scorer = material.scoring(database, material.plan.end or 0).scorer
-        if scorer is None:
-            return
-        votes = may_vote(material.config)
-        for number, model in enumerate(models_of(scorer)):
-            if not isinstance(model, CachedScorer):
-                continue
-            headlines = material.headlines() if number == 0 else filter(votes, material.headlines())
-            titles = [text(news) if text else news.title for news in headlines]
-            what = "revising scores" if number else "scoring headlines"
-            with progress_bar(what, None, MofNCompleteColumn()) as update:
-                fill_cache(
-                    model,
-                    titles,
-                    embedded=embeddings and number == 0,
-                    progress=lambda done, total: update(completed=done, total=total),
-                )
+        if scorer is not None:
+            score_headlines(material.config, scorer, material.headlines(), text, embeddings=embeddings)
+
+
+def score_headlines(
+    config: Config,
+    scorer: CachedScorer | CascadeScorer,
+    headlines: Sequence[News],
+    text: Callable[[News], str] | None = None,
+    *,
+    embeddings: bool = False,
+    local_only: bool = False,
+) -> None:
+    """Score headlines (or `text` of each) ahead of a replay, over the cores, and show the progress.
+
+    Of a cascade, the model that revises scores those that may vote. With `local_only` the models at servers
+    are left to the replay.
+    """
+    from agent.data.cascade import may_vote, models_of
+    from models.sentiment.serve.history_scoring import score_history
+    from models.sentiment.serve.score_cache import CachedScorer
+    from models.sentiment.serve.scorer import cores
+
+    votes = may_vote(config)
+    for number, model in enumerate(models_of(scorer)):
+        if not isinstance(model, CachedScorer) or (local_only and not hasattr(model.scorer, "reopen")):
+            continue
+        titles = [text(news) if text else news.title for news in headlines if number == 0 or votes(news)]
+        what = "revising scores" if number else "scoring headlines"
+        with progress_bar(what, None, MofNCompleteColumn()) as update:
+            score_history(
+                model,
+                titles,
+                embedded=embeddings and number == 0,
+                jobs=config.model.threads or cores(),
+                progress=partial(_show_scored, update, what, []),
+            )
+
+
+def _show_scored(update: Callable[..., None], what: str, cached: list[int], done: int, total: int) -> None:
+    """Show how many texts are scored, without those that the cache had: they would spoil the estimate."""
+    if not cached:
+        cached.append(done)
+        what += f" ({done:,} are cached)" if done else ""
+        update(description=what, total=total - done)
+    update(completed=done - cached[0])
 
 
 @contextmanager
