@@ -129,6 +129,10 @@ class ReplayOptions:
         bool,
         option("--allow-leakage", "Run even if the model was trained on this window; all reports state it."),
     ] = False
+    workers: Annotated[
+        bool,
+        option("--workers", "Let the sentiment workers at mqtt.broker score the headlines."),
+    ] = False
 
     def configured(self) -> Config:
         """Return the configuration with the strategy, category and models given here.

@@ -12,6 +12,7 @@ from rich.progress import MofNCompleteColumn
 
 from agent.analysis.report import formats
 from agent.cli.console import err, out, print_columns, print_text, progress_bar
+from agent.core.errors import UsageError
 from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.core.events import News
     from agent.data.cascade import CascadeScorer
+    from agent.live.services.mqtt.history_workers import WorkerJudges
     from agent.research.assessment import OutOfSampleEvidence
     from agent.research.replay_inputs import ReplayInputs
     from models.sentiment.serve.score_cache import CachedScorer
@@ -28,7 +30,11 @@ percent, number = formats.plain_percent, formats.plain_number
 
 
 def score_all(
-    material: ReplayInputs, text: Callable[[News], str] | None = None, *, embeddings: bool = False
+    material: ReplayInputs,
+    text: Callable[[News], str] | None = None,
+    *,
+    embeddings: bool = False,
+    workers: bool = False,
 ) -> None:
     """Score all headlines of the window (or `text` of each) once, before worker processes share the memory.
 
@@ -44,7 +50,9 @@ def score_all(
     with material.database() as database:
         scorer = material.scoring(database, material.plan.end or 0).scorer
         if scorer is not None:
-            score_headlines(material.config, scorer, material.headlines(), text, embeddings=embeddings)
+            score_headlines(
+                material.config, scorer, material.headlines(), text, embeddings=embeddings, workers=workers
+            )
 
 
 def score_headlines(
@@ -55,11 +63,12 @@ def score_headlines(
     *,
     embeddings: bool = False,
     local_only: bool = False,
+    workers: bool = False,
 ) -> None:
     """Score headlines (or `text` of each) ahead of a replay, over the cores, and show the progress.
 
     Of a cascade, the model that revises scores those that may vote. With `local_only` the models at servers
-    are left to the replay.
+    are left to the replay. With `workers` those at the broker score for the first model.
     """
     from agent.data.cascade import may_vote, models_of
     from models.sentiment.serve.history_scoring import score_history
@@ -68,7 +77,10 @@ def score_headlines(
 
     votes = may_vote(config)
     for number, model in enumerate(models_of(scorer)):
-        if not isinstance(model, CachedScorer) or (local_only and not hasattr(model.scorer, "reopen")):
+        if not isinstance(model, CachedScorer):
+            continue
+        judges = worker_judges(config, model, embeddings=embeddings) if workers and number == 0 else None
+        if judges is None and local_only and not hasattr(model.scorer, "reopen"):
             continue
         titles = [text(news) if text else news.title for news in headlines if number == 0 or votes(news)]
         what = "revising scores" if number else "scoring headlines"
@@ -78,8 +90,26 @@ def score_headlines(
                 titles,
                 embedded=embeddings and number == 0,
                 jobs=config.model.threads or cores(),
+                judges=judges,
                 progress=partial(_show_scored, update, what, []),
             )
+
+
+def worker_judges(config: Config, model: CachedScorer, *, embeddings: bool) -> WorkerJudges:
+    """Return what lets the workers at the broker score for a model. Raises UsageError."""
+    from agent.live.log import configure
+    from agent.live.services.mqtt.history_workers import WorkerJudges
+
+    configure(config.log)
+    if not config.mqtt.broker:
+        raise UsageError("--workers needs a broker", hint="set mqtt.broker, as the workers have it")
+    if embeddings:
+        what = "workers send only scores, and the fusion model reads embeddings"
+        raise UsageError(what, hint="leave --workers out")
+    card = getattr(model.scorer, "card", None)
+    if card is not None and card.notes.get("precision") != "int8":
+        err.print("note: the last digits of a model in floating point depend on the workers' batches")
+    return WorkerJudges(config.mqtt, model.fingerprint, model.names, inflight=config.workers.inflight)
 
 
 def _show_scored(update: Callable[..., None], what: str, cached: list[int], done: int, total: int) -> None:
