@@ -20,6 +20,7 @@ from agent.config.services import MqttConfig
 from agent.core.errors import ModelError, UsageError, VenueError
 from agent.live.services.mqtt.connection import MqttLink, RetainedPresence
 from agent.live.services.mqtt.mqtt_messages import (
+    OF_HISTORY,
     Headline,
     HeadlineScore,
     HistoryPresence,
@@ -85,7 +86,7 @@ class WorkerJudges:
 
     def __call__(self, blocks: Sequence[Sequence[str]]) -> Iterator[tuple[Sequence[str], list[CachedScore]]]:
         keys = [
-            [f"history-{self._call}-{number}-{place}" for place in range(len(block))]
+            [f"{OF_HISTORY}{self._call}-{number}-{place}" for place in range(len(block))]
             for number, block in enumerate(blocks)
         ]
         for own, block in zip(keys, blocks, strict=True):

@@ -28,6 +28,8 @@ from agent.core.events import (
 from agent.data.provenance import ProvenanceObject
 
 VERSION: Final = 1
+OF_HISTORY: Final = "history-"
+"""Prefix of the ids of headlines that a command has scored, of which no agent waits for a result."""
 
 D = TypeVar("D")
 

@@ -27,6 +27,7 @@ from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.live.interfaces.running_agent import LocalModel
 from agent.live.services.mqtt.connection import MqttLink
 from agent.live.services.mqtt.mqtt_messages import (
+    OF_HISTORY,
     AssetScore,
     Headline,
     HeadlineScore,
@@ -191,6 +192,8 @@ class WorkerPool:
     async def _handle_scores(self, message: Scores, emit: Emit) -> None:
         self._check_names(message)
         for score in message.scores:
+            if score.id.startswith(OF_HISTORY):
+                continue
             offered = self._sent.get(score.id)
             if message.model != self._model or not is_valid(score):
                 self._health.refused += 1
