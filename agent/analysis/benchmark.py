@@ -7,8 +7,7 @@ the strategy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import inf
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -32,13 +31,12 @@ def hold_returns(closes: Sequence[tuple[Ints, Floats]], ends: Ints) -> Floats:
 
 
 class BuyAndHoldBenchmark:
-    """Equity curve of the equal-weight portfolio, and the result of each symbol held alone; each starts with
+    """Equity curve of the equal-weight portfolio, and the return of each symbol held alone; each starts with
     `capital`.
 
-    `interval` is the bar length in ms. Feed bars in time order with `add`, blocks of each symbol's bars with
-    `add_block`, or whole histories with `extend`; all give the same curve, except that sums of a history that
-    is given whole may differ in the last bits. A symbol without a bar at some time is valued at its last
-    close. Memory use does not depend on the number of bars.
+    `interval` is the bar length in ms. Feed bars in time order with `add`, or whole histories with `extend`.
+    A symbol without a bar at some time is valued at its last close. Memory use does not depend on the number
+    of bars.
     """
 
     def __init__(self, symbols: Sequence[str], capital: float, interval: int) -> None:
@@ -49,8 +47,6 @@ class BuyAndHoldBenchmark:
         self._symbols: list[int] = []
         self._times: list[int] = []
         self._closes: list[float] = []
-        self._blocks: dict[str, list[Closes]] = {}
-        self._reached: dict[str, float] = {}  # time of the last bar of each symbol's blocks
         self._portfolio = EquityCurve(capital, interval)
 
     def add(self, symbol: str, ts: int, close: float) -> None:
@@ -62,27 +58,18 @@ class BuyAndHoldBenchmark:
         times.append(ts)
         self._closes.append(close)
 
-    def expect_blocks(self, symbols: Iterable[str]) -> None:
-        """Announce that all bars of these symbols come by `add_block`."""
-        self._blocks = {symbol: [] for symbol in symbols}
-        self._reached = dict.fromkeys(self._blocks, -inf)
-
-    def add_block(self, symbol: str, closes: Closes) -> None:
-        """Add a symbol's next bars, any number of them; other symbols' may be ahead or behind."""
-        if len(closes.ts):
-            self._blocks[symbol].append(closes)
-            self._reached[symbol] = int(closes.ts[-1])
-            self._fold_blocks()
-
-    def end_blocks(self, symbol: str) -> None:
-        """State that the symbol has no further bars."""
-        self._reached[symbol] = inf
-        self._fold_blocks()
-
     def extend(self, closes: Mapping[str, Closes]) -> None:
         """Add many bars by symbol; all must be later than those added before."""
         self._flush()
-        self._fold(closes)
+        given = [own.ts for own in closes.values() if len(own.ts)]
+        if not given:
+            return
+        # with the counts, since without them numpy would import its masked arrays
+        times, _ = np.unique(np.concatenate(given), return_counts=True)
+        table = np.full((len(times), len(self._index)), np.nan)
+        for symbol, own in closes.items():
+            table[np.searchsorted(times, own.ts), self._index[symbol]] = own.price
+        self._fold_all(times, table)
 
     @property
     def portfolio(self) -> EquityCurve:
@@ -106,30 +93,7 @@ class BuyAndHoldBenchmark:
         """The last close of each symbol that had a bar."""
         return {symbol: float(self._last[self._index[symbol]]) for symbol in self.symbol_returns}
 
-    def _fold_blocks(self, *, all_of_them: bool = False) -> None:
-        """Fold whole periods of the blocks, in the same portions as bars that are added one by one."""
-        limit = inf if all_of_them else min(self._reached.values())
-        waiting = {symbol: _joined(blocks) for symbol, blocks in self._blocks.items() if blocks}
-        ready = sum(int(np.searchsorted(own.ts, limit, side="right")) for own in waiting.values())
-        if not waiting or (ready <= _BLOCK and not all_of_them):
-            return
-        times = np.sort(np.concatenate([own.ts for own in waiting.values()]))[:ready]
-        while ready > _BLOCK:
-            end = int(np.searchsorted(times, times[_BLOCK - 1], side="right"))
-            if end == ready:  # the period may go on
-                break
-            last = times[end - 1]
-            self._fold({symbol: own.until(last) for symbol, own in waiting.items()})
-            waiting = {symbol: own.since(last) for symbol, own in waiting.items()}
-            times, ready = times[end:], ready - end
-        if all_of_them:
-            self._fold(waiting)
-            waiting = {}
-        self._blocks = {symbol: [waiting[symbol]] if symbol in waiting else [] for symbol in self._blocks}
-
     def _flush(self) -> None:
-        if self._blocks:
-            self._fold_blocks(all_of_them=True)
         if not self._times:
             return
         times, row = np.unique(np.array(self._times, np.int64), return_inverse=True)
@@ -138,28 +102,17 @@ class BuyAndHoldBenchmark:
         self._symbols.clear()
         self._times.clear()
         self._closes.clear()
-        self._fold_table(times, closes)
+        self._fold_all(times, closes)
 
-    def _fold(self, closes: Mapping[str, Closes]) -> None:
-        given = [own.ts for own in closes.values() if len(own.ts)]
-        if not given:
-            return
-        # with the counts, since without them numpy would import its masked arrays
-        times, _ = np.unique(np.concatenate(given), return_counts=True)
-        table = np.full((len(times), len(self._index)), np.nan)
-        for symbol, own in closes.items():
-            table[np.searchsorted(times, own.ts), self._index[symbol]] = own.price
-        self._fold_table(times, table)
-
-    def _fold_table(self, times: Ints, closes: Floats) -> None:
+    def _fold_all(self, times: Ints, closes: Floats) -> None:
         """Fold closes of shape (times, symbols); NaN if a symbol had no bar."""
         values = np.empty_like(closes)
         for column in self._index.values():
-            values[:, column] = self._worth(column, closes[:, column])
+            values[:, column] = self._fold(column, closes[:, column])
         self._portfolio.extend(times, values.mean(axis=1))
 
-    def _worth(self, column: int, closes: Floats) -> Floats:
-        """Return the value of the capital in one symbol, by its closes (NaN without a bar)."""
+    def _fold(self, column: int, closes: Floats) -> Floats:
+        """Fold the closes of one symbol (NaN without a bar) and return the value of the capital in it."""
         seen = ~np.isnan(closes)
         if not seen.any():
             held = np.full(len(closes), self._last[column])
@@ -170,9 +123,3 @@ class BuyAndHoldBenchmark:
             held = np.where(known < 0, self._last[column], closes[known])
             self._last[column] = held[-1]
         return np.where(np.isnan(held), self._capital, held * (self._capital / self._first[column]))
-
-
-def _joined(blocks: Sequence[Closes]) -> Closes:
-    if len(blocks) == 1:
-        return blocks[0]
-    return Closes(np.concatenate([own.ts for own in blocks]), np.concatenate([own.price for own in blocks]))

@@ -31,11 +31,6 @@ class Closes(NamedTuple):
         first = int(np.searchsorted(self.ts, ts, side="right"))
         return Closes(self.ts[first:], self.price[first:])
 
-    def until(self, ts: int) -> Closes:
-        """Return the closes up to `ts`, inclusive."""
-        end = int(np.searchsorted(self.ts, ts, side="right"))
-        return Closes(self.ts[:end], self.price[:end])
-
 
 class DailyValues(NamedTuple):
     """One value per day: `day` counts days since 1970, ascending. Both have shape (days,).

@@ -6,7 +6,7 @@ counted. Missing bars become a `Gap`, except in markets that close.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice, repeat
 from math import inf
@@ -94,8 +94,7 @@ class KlineFile:
 
     Every bar is confirmed and available at its close; a `Gap` is available when the first bar after it
     closes. `stats` counts the latest pass, updated per batch; `notes` lists the parts of the file that are
-    not used. A file that is newest first is read whole and reversed. `watcher`, if it is set, receives each
-    batch before its events are made, and None at the end.
+    not used. A file that is newest first is read whole and reversed.
 
     Raises DataError, at once if the first rows are wrong, else while iterating; UsageError if the symbol is
     unknown.
@@ -119,7 +118,6 @@ class KlineFile:
         self.around_the_clock = around_the_clock
         self.start, self.end, self.warmup_bars = start, end, warmup_bars
         self.stats = KlineStats()
-        self.watcher: Callable[[Bars | None], None] | None = None
         self._timezone = timezone
         self._table = open_table(self.path)
         picked = match_columns(self._table, COLUMNS, required=("open_time", *VALUES[:-1]))
@@ -155,8 +153,7 @@ class KlineFile:
 
     def __iter__(self) -> Iterator[Kline | Gap]:
         self.stats = stats = KlineStats()
-        blocks = self._window(stats) if self.watcher is None else self._watched(stats, self.watcher)
-        return chain.from_iterable(self._events(bars, stats) for bars in blocks)
+        return chain.from_iterable(self._events(bars, stats) for bars in self._window(stats))
 
     def describe(self) -> dict[str, object]:
         """Read and check the whole window; return its `stats`, symbol, interval, and the file's SHA-256."""
@@ -251,12 +248,6 @@ class KlineFile:
             begin, end = ("…" if time is None else iso(time) for time in (self.start, self.end))
             hint = f"bars were read up to {iso(seen)}"
             raise DataError(f"{self.name}: no bar opens in the window {begin} to {end}", hint=hint)
-
-    def _watched(self, stats: KlineStats, watcher: Callable[[Bars | None], None]) -> Iterator[Bars]:
-        for bars in self._window(stats):
-            watcher(bars)
-            yield bars
-        watcher(None)
 
     def _checked(self, stats: KlineStats) -> Iterator[Bars]:
         name = f"{self.name} (rows counted from its end)" if self._newest_first else self.name

@@ -5,24 +5,22 @@ from __future__ import annotations
 import gc
 import platform
 import secrets
-import sys
 import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from itertools import count
 from operator import itemgetter
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 
 from agent import __version__
 from agent.analysis.benchmark import BuyAndHoldBenchmark
-from agent.analysis.daily import Closes, PeriodSampler
+from agent.analysis.daily import PeriodSampler
 from agent.analysis.deflation import StudyStanding, judged_period
 from agent.analysis.equity import EquityCurve
 from agent.analysis.run_metrics import Metrics, compute
@@ -53,9 +51,7 @@ from agent.core.sinks import SleevedSink
 from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
 from agent.core.trading_engine import TradingEngine
-from agent.data.bar_checks import VALUES, Bars
 from agent.data.cascade import models_of
-from agent.data.klines import KlineFile
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
 from agent.replay.evaluations import Evaluated, Result, count_try
@@ -75,8 +71,6 @@ from strategies import load_strategy
 Progress = Callable[[int], None]
 """Called repeatedly with the market time (UTC ms) that the replay has reached."""
 
-_CLOSE: Final = VALUES.index("close")
-_NEVER: Final = sys.maxsize  # UTC ms
 _TICK = 16_384  # events between two calls of `Progress`
 
 
@@ -291,12 +285,10 @@ def replay(
     period = judged_period(history.start, history.end, config.market.interval)
     sink = BacktestSink(recorder, config, after=history.start if history.warms_up else 0, period=period)
     engine = open_engine(config, sink, run_id=run_id, strategy=strategy, predictor=history.predictor)
-    files = [source for source in sources if isinstance(source, KlineFile)]
-    with blaming_any(engine), rare_collection(), _following(sink, files):
+    with blaming_any(engine), rare_collection():
         first = last = None
         tick = _TICK
-        handle, hold = engine.handle, sink.benchmark.add
-        after = sink.after if not files else _NEVER
+        handle, hold, after = engine.handle, sink.benchmark.add, sink.after
         for recorder.event_seq, event in zip(count(1), merge(sources)):
             if event.__class__ is Kline and event.ts > after:
                 hold(event.symbol, event.ts, event.close)
@@ -380,27 +372,6 @@ class BacktestSink:
         if rows:
             pick = itemgetter(*rows, rows[-1])  # the last index twice, so that the result is always a tuple
             self._inner.equity(pick(ts)[:-1], pick(equity)[:-1], pick(cash)[:-1], pick(exposure)[:-1])
-
-
-@contextmanager
-def _following(sink: BacktestSink, files: Sequence[KlineFile]) -> Iterator[None]:
-    """Let the benchmark take the bars from the files' own columns, in place of events."""
-    benchmark = sink.benchmark
-    benchmark.expect_blocks(file.symbol for file in files)
-
-    def follow(symbol: str, bars: Bars | None) -> None:
-        if bars is None:
-            benchmark.end_blocks(symbol)
-        else:
-            benchmark.add_block(symbol, Closes(bars.close, bars.values[_CLOSE]).since(sink.after))
-
-    for file in files:
-        file.watcher = partial(follow, file.symbol)
-    try:
-        yield
-    finally:
-        for file in files:
-            file.watcher = None
 
 
 @contextmanager

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from agent.analysis.benchmark import BuyAndHoldBenchmark, hold_returns
 from agent.analysis.daily import Closes
 from agent.core.events import DAY_MS, MINUTE_MS
-from tests.support.effort import usual
 
 
 def hold_of(*bars: tuple[str, int, float], symbols: tuple[str, ...] = ("A", "B")) -> BuyAndHoldBenchmark:
@@ -68,36 +65,3 @@ def test_a_long_history_folded_in_blocks_equals_the_direct_computation() -> None
     assert summary.periods == present.any(axis=1).sum()
     assert summary.final == pytest.approx(equity[-1])
     assert summary.drawdown.depth == pytest.approx((equity / np.maximum.accumulate(equity) - 1).min())
-
-
-@given(
-    present=st.lists(st.tuples(st.integers(0, 30_000), st.integers(1, 20_000)), min_size=1, max_size=3),
-    size=st.integers(1, 40_000),
-    seed=st.integers(0, 2**32),
-)
-@settings(max_examples=usual(8, long=60), deadline=None)
-def test_blocks_of_columns_give_the_figures_of_single_bars_to_the_last_bit(
-    present: list[tuple[int, int]], size: int, seed: int
-) -> None:
-    """Each symbol has bars in its own part of the time; blocks come as a merge of files reads them."""
-    rng = np.random.default_rng(seed)
-    closes = {}
-    for symbol, (first, count) in zip("ABC", present, strict=False):
-        minutes = first + np.flatnonzero(rng.random(count) > 0.1)
-        closes[symbol] = Closes((minutes + 1) * MINUTE_MS, np.exp(rng.normal(0, 0.1, len(minutes))))
-    single, blocks = (BuyAndHoldBenchmark(tuple(closes), 100.0, MINUTE_MS) for _ in range(2))
-    bars = sorted((int(ts), symbol, row) for symbol, own in closes.items() for row, ts in enumerate(own.ts))
-    for ts, symbol, row in bars:
-        single.add(symbol, ts, float(closes[symbol].price[row]))
-    blocks.expect_blocks(closes)
-    done = dict.fromkeys(closes, 0)
-    for _, symbol, row in bars:  # a file's next block is read when its first bar is due
-        if row == done[symbol]:
-            own, end = closes[symbol], min(row + size, len(closes[symbol].ts))
-            blocks.add_block(symbol, Closes(own.ts[row:end], own.price[row:end]))
-            done[symbol] = end
-    for symbol in closes:
-        blocks.end_blocks(symbol)
-    assert blocks.portfolio.summary() == single.portfolio.summary()
-    assert blocks.portfolio.points() == single.portfolio.points()
-    assert (blocks.symbol_returns, blocks.last_closes) == (single.symbol_returns, single.last_closes)
