@@ -2,8 +2,8 @@
 
     python -m bench.commands [--against DIR] [--rounds 5] [--strategy buy_and_hold] [--klines FILE …]
 
-The commands are `tapewire -h`, `tapewire score` of one headline, `tapewire backtest` of the sample data and of
-the kline files (by default those of ../shared/data), each in a fresh process beside `python -c pass`. The
+The commands are `tapewire -h`, `tapewire score` of one headline, `tapewire backtest` of the sample data and
+of the kline files (by default those of ../shared/data), each in a fresh process beside `python -c pass`. The
 rounds of both checkouts are interleaved. Each figure is a median: CPU seconds (user and system, of all
 threads) and seconds of the clock; `ratio` is the other checkout's CPU seconds by this one's, round by round.
 A checkout runs the modules that are compiled beside its sources, if there are any (`compiled`).

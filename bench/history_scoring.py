@@ -1,6 +1,6 @@
 """Measures how fast a history is scored into an empty cache; prints one JSON line with ratios.
 
-    python -m bench.history_scoring [--texts 3000] [--jobs 1,2] [--rounds 3] [--model starter] [--data ../shared/data]
+    python -m bench.history_scoring [--texts 3000] [--jobs 1,2] [--rounds 3] [--model starter] [--data DIR]
 
 `threads` is one process that scores as many texts at once as there are cores, as a replay does on its way;
 the others are `score_history` in 1, 2, … processes (`--jobs`, by default 1 and the number of cores). Each
