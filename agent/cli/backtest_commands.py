@@ -62,7 +62,7 @@ def backtest(
         if scorer is not None:
             backtesting.refuse_models(history, scorer, allow_leakage=leaks)
             reads = history.predictor is not None and history.predictor.reads_embeddings
-            workers = replay.workers
+            workers = replay.mqtt_workers
             score_headlines(config, scorer, history.news, embeddings=reads, local_only=True, workers=workers)
         with replay_progress("replaying", history.start, history.end) as progress:
             result = backtesting.backtest(

@@ -129,9 +129,9 @@ class ReplayOptions:
         bool,
         option("--allow-leakage", "Run even if the model was trained on this window; all reports state it."),
     ] = False
-    workers: Annotated[
+    mqtt_workers: Annotated[
         bool,
-        option("--workers", "Let the sentiment workers at mqtt.broker score the headlines."),
+        option("--mqtt-workers", "Let the sentiment workers at mqtt.broker score the headlines."),
     ] = False
 
     def configured(self) -> Config:

@@ -102,10 +102,10 @@ def worker_judges(config: Config, model: CachedScorer, *, embeddings: bool) -> W
 
     configure(config.log)
     if not config.mqtt.broker:
-        raise UsageError("--workers needs a broker", hint="set mqtt.broker, as the workers have it")
+        raise UsageError("--mqtt-workers needs a broker", hint="set mqtt.broker, as the workers have it")
     if embeddings:
         what = "workers send only scores, and the fusion model reads embeddings"
-        raise UsageError(what, hint="leave --workers out")
+        raise UsageError(what, hint="leave --mqtt-workers out")
     card = getattr(model.scorer, "card", None)
     if card is not None and card.notes.get("precision") != "int8":
         err.print("note: the last digits of a model in floating point depend on the workers' batches")

@@ -137,7 +137,7 @@ class WorkerJudges:
         if not self._workers:
             raise UsageError(
                 f"no worker at {self._config.broker} has the model {self._fingerprint[:12]}…",
-                hint="start one: tapewire worker sentiment; or leave --workers out",
+                hint="start one: tapewire worker sentiment; or leave --mqtt-workers out",
             )
 
     async def _next_block(self, link: MqttLink) -> int:

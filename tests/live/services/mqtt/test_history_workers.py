@@ -23,9 +23,12 @@ from models.sentiment import model_dir
 from models.sentiment.serve.history_scoring import score_history
 from models.sentiment.serve.score_cache import SCORES, CachedScorer, SqlScoreCache
 from models.sentiment.serve.scorer import Scorer
+from tests.cli.conftest import Outcome, tapewire
 from tests.conftest import ROOT
 from tests.live.services.mqtt.test_workers import working
 from tests.support.mosquitto import Mosquitto, needs_mosquitto
+
+__all__ = ["tapewire"]
 
 pytestmark = needs_mosquitto
 _SUBJECTS = ("Bitcoin", "Ether and Solana", "The exchange", "XRP", "", "Der Kurs und der Markt")
@@ -168,3 +171,9 @@ async def test_a_killed_worker_loses_nothing(
     assert rows_of(stores("workers")) == by_one_thread(stores("here"), starter)
     assert set(judges.by_worker) == {"first", "second"}
     assert judges.by_worker.total() == len(TEXTS)
+
+
+def test_the_command_needs_the_broker_of_the_workers(tapewire: Callable[..., Outcome]) -> None:
+    outcome = tapewire("backtest", "--mqtt-workers")
+    assert outcome.code == 2
+    assert "--mqtt-workers needs a broker" in outcome.err
