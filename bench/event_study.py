@@ -288,13 +288,14 @@ def score_titles(
     An interrupted call continues where it stopped.
     """
     from agent.store.database import open_database
-    from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache, fill_cache
+    from models.sentiment.serve.history_scoring import score_history
+    from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
     from models.sentiment.serve.scorer import Scorer
 
     scorer = Scorer.load(model, finder=AssetFinder(symbols, {}))
     with closing(open_database(f"sqlite:///{store}")) as database:
         cached = CachedScorer(scorer, SqlScoreCache(database))
-        fill_cache(cached, titles, progress=progress)
+        score_history(cached, titles, progress=progress)
         scores = cached.score(titles)
     card = scorer.card
     return scores, {

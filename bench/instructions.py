@@ -4,9 +4,9 @@
 
 Unlike time, the count is the same however busy the machine is. Each workload of `bench/replay.py` runs
 twice, with 5,000 and with 25,000 bars; the difference belongs to 20,000 bars, without start and imports.
-Prints one JSON object. `--save` writes it to `bench/results/instructions.json`; `--check` compares with that file and
-fails if a workload has 10 % more instructions. Another interpreter, compiler or numpy counts differently: then
-`--check` says so and passes.
+Prints one JSON object. `--save` writes it to `bench/results/instructions.json`; `--check` compares with that
+file and fails if a workload has 10 % more instructions. Another interpreter, compiler or numpy counts
+differently: then `--check` says so and passes.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ import numpy as np
 
 from agent.analysis.daily import Closes, Floats, Ints, simple_returns
 from agent.analysis.equity import EquityCurve
-from agent.analysis.thinning import ThinnedCurve
 
 _BLOCK: Final = 8_192
 
@@ -32,7 +31,8 @@ def hold_returns(closes: Sequence[tuple[Ints, Floats]], ends: Ints) -> Floats:
 
 
 class BuyAndHoldBenchmark:
-    """Equity curves of each symbol held alone and of the equal-weight portfolio; each starts with `capital`.
+    """Equity curve of the equal-weight portfolio, and the return of each symbol held alone; each starts with
+    `capital`.
 
     `interval` is the bar length in ms. Feed bars in time order with `add`, or whole histories with `extend`.
     A symbol without a bar at some time is valued at its last close. Memory use does not depend on the number
@@ -49,9 +49,7 @@ class BuyAndHoldBenchmark:
         self._closes: list[float] = []
         self._parts: list[tuple[Ints, Ints, Floats]] = []  # symbols, times and closes before those
         self._waiting = 0  # bars in the parts
-        self._curves = {symbol: EquityCurve(capital, interval) for symbol in symbols}
         self._portfolio = EquityCurve(capital, interval)
-        self._prices = {symbol: ThinnedCurve() for symbol in symbols}
 
     def add(self, symbol: str, ts: int, close: float) -> None:
         """Add a closed bar; `ts` is its close time in UTC ms."""
@@ -88,7 +86,8 @@ class BuyAndHoldBenchmark:
         given = [own.ts for own in closes.values() if len(own.ts)]
         if not given:
             return
-        times = np.unique(np.concatenate(given))
+        # with the counts, since without them numpy would import its masked arrays
+        times, _ = np.unique(np.concatenate(given), return_counts=True)
         table = np.full((len(times), len(self._index)), np.nan)
         for symbol, own in closes.items():
             table[np.searchsorted(times, own.ts), self._index[symbol]] = own.price
@@ -101,22 +100,20 @@ class BuyAndHoldBenchmark:
         return self._portfolio
 
     @property
-    def symbols(self) -> dict[str, EquityCurve]:
-        """Equity with all the capital in one symbol, for each symbol that had a bar."""
+    def symbol_returns(self) -> dict[str, float]:
+        """The return of each symbol that had a bar, if it alone was held."""
         self._flush()
-        started = ~np.isnan(self._first)
-        return {symbol: curve for symbol, curve in self._curves.items() if started[self._index[symbol]]}
+        finals = self._last * (self._capital / self._first)
+        return {
+            symbol: float(finals[column]) / self._capital - 1
+            for symbol, column in self._index.items()
+            if not np.isnan(self._first[column])
+        }
 
     @property
     def last_closes(self) -> dict[str, float]:
         """The last close of each symbol that had a bar."""
-        self._flush()
-        return {symbol: float(self._last[self._index[symbol]]) for symbol in self.symbols}
-
-    def prices(self, symbol: str) -> tuple[list[int], list[float]]:
-        """Return the closes for a chart: times in UTC ms and prices, at most about 4,000 points."""
-        self._flush()
-        return self._prices[symbol].points()
+        return {symbol: float(self._last[self._index[symbol]]) for symbol in self.symbol_returns}
 
     def _keep_part(self) -> None:
         """Move the bars of `add` to the parts."""
@@ -142,21 +139,19 @@ class BuyAndHoldBenchmark:
     def _fold_all(self, times: Ints, closes: Floats) -> None:
         """Fold closes of shape (times, symbols); NaN if a symbol had no bar."""
         values = np.empty_like(closes)
-        for symbol, column in self._index.items():
-            values[:, column] = self._fold(symbol, column, times, closes[:, column])
+        for column in self._index.values():
+            values[:, column] = self._fold(column, closes[:, column])
         self._portfolio.extend(times, values.mean(axis=1))
 
-    def _fold(self, symbol: str, column: int, times: Ints, closes: Floats) -> Floats:
+    def _fold(self, column: int, closes: Floats) -> Floats:
         """Fold the closes of one symbol (NaN without a bar) and return the value of the capital in it."""
         seen = ~np.isnan(closes)
         if not seen.any():
-            held = np.full(len(times), self._last[column])
+            held = np.full(len(closes), self._last[column])
         else:
             if np.isnan(self._first[column]):
                 self._first[column] = closes[seen][0]
-            known = np.maximum.accumulate(np.where(seen, np.arange(len(times)), -1))
+            known = np.maximum.accumulate(np.where(seen, np.arange(len(closes)), -1))
             held = np.where(known < 0, self._last[column], closes[known])
             self._last[column] = held[-1]
-            self._curves[symbol].extend(times[seen], closes[seen] * (self._capital / self._first[column]))
-            self._prices[symbol].extend(times[seen], closes[seen])
         return np.where(np.isnan(held), self._capital, held * (self._capital / self._first[column]))

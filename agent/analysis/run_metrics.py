@@ -251,7 +251,7 @@ def trade_figures(stats: TradeStats, undefined: dict[str, str]) -> TradeFigures:
 
 def _symbols(book: TradeBook, benchmark: BuyAndHoldBenchmark | None) -> dict[str, SymbolFigures]:
     closes = benchmark.last_closes if benchmark is not None else {}
-    holds = benchmark.symbols if benchmark is not None else {}
+    holds = benchmark.symbol_returns if benchmark is not None else {}
     figures = {}
     for symbol in sorted(book.symbols.keys() | holds.keys()):
         totals = book.symbols.get(symbol, SymbolTotals())
@@ -263,7 +263,7 @@ def _symbols(book: TradeBook, benchmark: BuyAndHoldBenchmark | None) -> dict[str
             turnover=float(totals.notional),
             fills=totals.fills,
             trades=trade_figures(totals.stats, {}),
-            buy_and_hold=_total_return(holds[symbol].summary()) if symbol in holds else None,
+            buy_and_hold=holds.get(symbol),
         )
     return figures
 

@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.backtest_output import print_figures, trades_json, unexplained
 from agent.cli.command_options import ConfigFile, Json, ReplayOptions, acting_as
 from agent.cli.console import err, out, print_json, print_text, progress_bar
-from agent.cli.research_output import show_stamps, standing_in_words
-from agent.cli.sleeve_output import print_sleeves, sleeves_json
 from agent.cli.typer_setup import option
-from agent.config import Config, load
-from agent.config.costs import costs_in_words
 from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from agent.config import Config
     from agent.replay.backtest import CompletedBacktest
     from agent.replay.history import History
     from agent.replay.verify import Verification
@@ -47,6 +43,10 @@ def backtest(
     The run goes into the store, so that `tapewire verify` and `tapewire report` work on it afterwards.
     Without --klines the sample data is replayed.
     """
+    from agent.cli.backtest_output import trades_json
+    from agent.cli.research_output import score_headlines
+    from agent.cli.sleeve_output import sleeves_json
+    from agent.config.costs import costs_in_words
     from agent.replay import backtest as backtesting
     from agent.research.replay_inputs import NO_SCORING, configured_scoring
     from agent.store.database import open_database
@@ -59,6 +59,11 @@ def backtest(
             scorer, stamps, versions = configured_scoring(
                 config, database, history.start, allow_leakage=leaks
             )
+        if scorer is not None:
+            backtesting.refuse_models(history, scorer, allow_leakage=leaks)
+            reads = history.predictor is not None and history.predictor.reads_embeddings
+            workers = replay.mqtt_workers
+            score_headlines(config, scorer, history.news, embeddings=reads, local_only=True, workers=workers)
         with replay_progress("replaying", history.start, history.end) as progress:
             result = backtesting.backtest(
                 history,
@@ -119,6 +124,7 @@ def verify(
     A strategy that isn't built in is imported only if its file is unchanged since the run, or has run on this
     machine before.
     """
+    from agent.config import load
     from agent.replay.verify import verify as verify_run
 
     settled = load(config)
@@ -142,6 +148,7 @@ def _recorded_run(
     run: str, config: Path | None, inputs: Path | None, *, trust_strategy: bool
 ) -> Iterator[tuple[Database, Run]]:
     """Yield the store and the run of an id, or of a bundle."""
+    from agent.config import load
     from agent.replay.run_bundle import open_bundle
     from agent.store.bundle_file import is_bundle, read_bundle
     from agent.store.database import open_database
@@ -196,6 +203,11 @@ def _write_report(database: Database, run_id: str, path: Path) -> None:
 
 
 def _print_result(result: CompletedBacktest, history: History) -> None:
+    from agent.cli.backtest_output import print_figures, unexplained
+    from agent.cli.research_output import show_stamps, standing_in_words
+    from agent.cli.sleeve_output import print_sleeves
+    from agent.config.costs import costs_in_words
+
     run, currency = result.run, history.config.account.currency
     show_stamps(run.stamps)
     named = "the account" if history.config.sleeves else run.strategy

@@ -48,7 +48,7 @@ def lookahead(
     from agent.research.lookahead import check_lookahead, count_replays
 
     material = replay.material()
-    score_all(material)
+    score_all(material, workers=replay.mqtt_workers)
     with counting("replays", count_replays(cuts)) as advance:
         result = check_lookahead(material, cuts=cuts, jobs=worker_count(jobs), seed=seed, advance=advance)
     _show(result, report, json)
@@ -62,7 +62,7 @@ def startup(replay: ReplayOptions, report: Page = None, json: Json = False) -> N
     from agent.research.startup import check_startup, count_trials
 
     material = replay.material()
-    score_all(material)
+    score_all(material, workers=replay.mqtt_workers)
     with counting("replays", count_trials()) as advance:
         result = check_startup(material, advance=advance)
     _show(result, report, json)
@@ -83,7 +83,7 @@ def placebo(
 
     material = replay.material()
     stamps = material.leakage(window(material)[0])
-    score_all(material)
+    score_all(material, workers=replay.mqtt_workers)
     with counting("replays", draws + 1) as advance:
         result = check_placebo(material, draws=draws, jobs=worker_count(jobs), seed=seed, advance=advance)
     _show(result, report, json, stamps)
@@ -104,9 +104,9 @@ def masked(
     material = replay.material()
     start, _ = window(material)
     stamps = material.leakage(start)
-    score_all(material)
+    score_all(material, workers=replay.mqtt_workers)
     masker = masker_for(material.config, names or ())
-    score_all(material, masker.title)
+    score_all(material, masker.title, workers=replay.mqtt_workers)
     with material.database() as database, counting("replays", 3) as advance:
         scorer = material.scoring(database, start).scorer
         if scorer is None:
@@ -152,7 +152,7 @@ def costs(
     latencies = [parse_span(text, "--latency") for text in latency] if latency else list(LATENCIES)
     by_fees, by_slippage = fees or list(FACTORS), slippage or list(FACTORS)
     stamps = material.leakage(window(material)[0])
-    score_all(material)
+    score_all(material, workers=replay.mqtt_workers)
     with counting(
         "replays", len(latencies) * len(by_fees) * len(by_slippage) + MAX_SEARCH_REPLAYS
     ) as advance:

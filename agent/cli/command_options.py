@@ -11,12 +11,12 @@ import typer
 
 from agent.cli.console import err
 from agent.cli.typer_setup import option
-from agent.config import Category, Config, load
 from agent.core.durations import parse_duration
 from agent.core.errors import DataError, UsageError
 from agent.system.clock import parse_time as parse_time
 
 if TYPE_CHECKING:
+    from agent.config import Config
     from agent.replay.history import History, Plan
     from agent.research.replay_inputs import ReplayInputs
 
@@ -129,12 +129,18 @@ class ReplayOptions:
         bool,
         option("--allow-leakage", "Run even if the model was trained on this window; all reports state it."),
     ] = False
+    mqtt_workers: Annotated[
+        bool,
+        option("--mqtt-workers", "Let the sentiment workers at mqtt.broker score the headlines."),
+    ] = False
 
     def configured(self) -> Config:
         """Return the configuration with the strategy, category and models given here.
 
         Raises ConfigError, or UsageError for an option that can't be used.
         """
+        from agent.config import Category, load
+
         config = load(self.config)
         name = self.strategy or config.strategy.name
         params = dict(config.strategy.params) if name == config.strategy.name else {}
@@ -219,6 +225,7 @@ class ReplayOptions:
 
         Raises UsageError, ConfigError or DataError.
         """
+        from agent.config import load
         from agent.research.replay_inputs import ReplayInputs
 
         if self.strategy is None and load(self.config).sleeves:

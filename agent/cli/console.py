@@ -6,7 +6,6 @@ consoles and JSON remove control characters.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -15,26 +14,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.segment import Segment
-from rich.status import Status
 
 from agent.core.errors import TapewireError
 from agent.core.masking import mask
 from agent.data.text import escape_unprintable, printable
-from agent.system.fitted_table import Cell, Column, fitted_table
+
+if TYPE_CHECKING:  # imported when they are needed, so that help appears at once
+    import asyncio
+
+    from rich.progress import ProgressColumn, Task
+    from rich.status import Status
+
+    from agent.system.fitted_table import Cell, Column
 
 _FREE_WIDTH: Final = 1_000  # columns of a table that doesn't reach a terminal
 
@@ -95,6 +90,8 @@ def print_columns(
 
     Into a file or pipe it gets as wide as it is, unless COLUMNS is set.
     """
+    from agent.system.fitted_table import fitted_table
+
     width = out.width if out.is_terminal or os.environ.get("COLUMNS", "").isdigit() else _FREE_WIDTH
     if title:
         print_text(title, style="italic", wrap=True)
@@ -104,6 +101,8 @@ def print_columns(
 
 def print_json(value: Any) -> None:
     """Print one JSON object on one line of standard output."""
+    import msgspec
+
     sys.stdout.write(
         escape_unprintable(msgspec.json.Encoder(decimal_format="number").encode(value).decode()) + "\n"
     )
@@ -119,6 +118,8 @@ def progress_bar(
     Yields its `update(completed=…, advance=…, total=…, description=…, FIELD=…)`. `columns` are drawn after
     the bar; a string is a format such as "{task.fields[date]}", which shows a value of `fields`.
     """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     shown = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -178,6 +179,8 @@ def _escape(text: str) -> str:
 
 def stop_on_signals() -> asyncio.Event:
     """Return an event that SIGINT and SIGTERM set."""
+    import asyncio
+
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -5,31 +5,59 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Final
 
 import typer
 from typer.models import CommandInfo, TyperInfo
 
 from agent import __version__
+from agent.cli.command_index import MODULES, PANELS
 from agent.cli.console import report_crash, run_guarded
 from agent.cli.typer_setup import PlainGroup, set_up_commands
-
-PANELS: Final[dict[str, tuple[str, ...]]] = {
-    "Live": ("demo", "run", "top", "control", "sleeve", "dashboard", "token", "mcp"),
-    "Research": ("strategy", "backtest", "sweep", "walkforward", "tune", "check", "costs"),
-    "Recorded runs": ("runs", "report", "events", "twin", "diff", "explain", "what_if", "bundle", "tries"),
-    "Models": ("train", "model", "calibrate"),
-    "Data": ("data", "news"),
-    "Operations": ("setup", "db", "worker", "sandbox"),
-}
-"""Panel of the help -> modules of its commands: X is `agent.cli.X_commands`, which has a `register(app)`."""
 
 
 def build(only: str = "") -> typer.Typer:
     """Return the command line, or its part that serves the command or group `only` if there is one.
 
-    To set up all commands takes longer than most of them run.
+    To import and set up all commands takes longer than most of them run.
     """
+    wanted = MODULES.get(only)
+    parts = _registered({wanted} if wanted else set(MODULES.values()))
+    if wanted:
+        parts = [(panel, entry) for panel, entry in parts if entry.name == only]
+    return _assemble(parts)
+
+
+def build_listing() -> typer.Typer:
+    """Return a command line whose commands have only names and summaries: enough for help and for errors."""
+    part = typer.Typer()
+    for modules in PANELS.values():
+        for commands in modules.values():
+            for name, summary in commands.items():
+                part.command(name, help=summary)(_nothing)
+    panel_of = {
+        name: panel for panel, modules in PANELS.items() for commands in modules.values() for name in commands
+    }
+    return _assemble([(panel_of[str(entry.name)], entry) for entry in part.registered_commands])
+
+
+def _nothing() -> None:
+    """Stand for a command that is only listed."""
+
+
+def _registered(wanted: set[str]) -> list[tuple[str, CommandInfo | TyperInfo]]:
+    """Import some modules of commands; return their commands and groups, each with its panel."""
+    found: list[tuple[str, CommandInfo | TyperInfo]] = []
+    for panel, modules in PANELS.items():
+        for module in modules:
+            if module in wanted:
+                part = typer.Typer()
+                importlib.import_module(f"agent.cli.{module}_commands").register(part)
+                found += [(panel, command) for command in part.registered_commands]
+                found += [(panel, group) for group in part.registered_groups]
+    return found
+
+
+def _assemble(parts: list[tuple[str, CommandInfo | TyperInfo]]) -> typer.Typer:
     order: list[str] = []
 
     class Root(PlainGroup):
@@ -52,20 +80,13 @@ def build(only: str = "") -> typer.Typer:
             typer.echo(f"tapewire {__version__}")
             raise typer.Exit
 
-    for panel, modules in PANELS.items():
-        for module in modules:
-            part = typer.Typer()
-            importlib.import_module(f"agent.cli.{module}_commands").register(part)
-            entries: list[CommandInfo | TyperInfo] = [*part.registered_commands, *part.registered_groups]
-            for entry in entries:
-                entry.rich_help_panel = panel
-                order.append(str(entry.name))
-            app.registered_commands += part.registered_commands
-            app.registered_groups += part.registered_groups
-    if only in order:
-        app.registered_commands = [entry for entry in app.registered_commands if entry.name == only]
-        app.registered_groups = [entry for entry in app.registered_groups if entry.name == only]
-        order[:] = [only]
+    for panel, entry in parts:
+        entry.rich_help_panel = panel
+        order.append(str(entry.name))
+        if isinstance(entry, CommandInfo):
+            app.registered_commands.append(entry)
+        else:
+            app.registered_groups.append(entry)
     set_up_commands(app)
     return app
 
@@ -74,7 +95,10 @@ def main() -> None:
     """Run the command line. Exit codes: 0 success, 1 failure, 2 usage or configuration, 3 safety."""
     os.umask(0o077)  # files of this program (store, sockets, log, reports) are readable by its user only
     sys.excepthook = report_crash
-    app = build(sys.argv[1] if len(sys.argv) > 1 else "")
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    # `tapewire -- COMMAND`, and a shell that completes words, need every command
+    needs_all = command == "--" or any(name.endswith("_COMPLETE") for name in os.environ)
+    app = build(command) if command in MODULES or needs_all else build_listing()
     sys.exit(run_guarded(lambda: app(standalone_mode=True)))
 
 

@@ -306,16 +306,18 @@ def score(
 def _generator(
     model: str, threshold: float | None, threads: int | None, device: str, config: Path | None
 ) -> SentimentSignalGenerator:
-    from agent.config import load
     from models.sentiment import is_local
-    from models.sentiment.open_scorer import open_scorer
     from models.sentiment.serve.generator import SentimentSignalGenerator, SignalScorer
-    from models.sentiment.serve.scorer import providers_of
 
     if is_local(model):
+        from models.sentiment.serve.scorer import providers_of
+
         return SentimentSignalGenerator.from_pretrained(
             model, threshold=threshold, threads=threads, providers=providers_of(device)
         )
+    from agent.config import load
+    from models.sentiment.open_scorer import open_scorer
+
     scorer = cast(SignalScorer, open_scorer(model, load(config), threads=threads))
     return SentimentSignalGenerator(scorer, threshold, model)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,20 +12,29 @@ from rich.progress import MofNCompleteColumn
 
 from agent.analysis.report import formats
 from agent.cli.console import err, out, print_columns, print_text, progress_bar
+from agent.core.errors import UsageError
 from agent.system.fitted_table import Column, figures
 
 if TYPE_CHECKING:
     from agent.analysis.deflation import StudyStanding
     from agent.analysis.report.verdict import Verdict
+    from agent.config import Config
     from agent.core.events import News
+    from agent.data.cascade import CascadeScorer
+    from agent.live.services.mqtt.history_workers import WorkerJudges
     from agent.research.assessment import OutOfSampleEvidence
     from agent.research.replay_inputs import ReplayInputs
+    from models.sentiment.serve.score_cache import CachedScorer
 
 percent, number = formats.plain_percent, formats.plain_number
 
 
 def score_all(
-    material: ReplayInputs, text: Callable[[News], str] | None = None, *, embeddings: bool = False
+    material: ReplayInputs,
+    text: Callable[[News], str] | None = None,
+    *,
+    embeddings: bool = False,
+    workers: bool = False,
 ) -> None:
     """Score all headlines of the window (or `text` of each) once, before worker processes share the memory.
 
@@ -33,31 +42,83 @@ def score_all(
     """
     if material.plan.news is None:
         return
-    from agent.data.cascade import may_vote, models_of
     from agent.replay.fusion_model import open_predictor
-    from models.sentiment.serve.score_cache import CachedScorer, fill_cache
 
     if material.config.fusion.path and not embeddings:
         predictor = open_predictor(material.config)
         embeddings = predictor is not None and predictor.reads_embeddings
     with material.database() as database:
         scorer = material.scoring(database, material.plan.end or 0).scorer
-        if scorer is None:
-            return
-        votes = may_vote(material.config)
-        for number, model in enumerate(models_of(scorer)):
-            if not isinstance(model, CachedScorer):
-                continue
-            headlines = material.headlines() if number == 0 else filter(votes, material.headlines())
-            titles = [text(news) if text else news.title for news in headlines]
-            what = "revising scores" if number else "scoring headlines"
-            with progress_bar(what, None, MofNCompleteColumn()) as update:
-                fill_cache(
-                    model,
-                    titles,
-                    embedded=embeddings and number == 0,
-                    progress=lambda done, total: update(completed=done, total=total),
-                )
+        if scorer is not None:
+            score_headlines(
+                material.config, scorer, material.headlines(), text, embeddings=embeddings, workers=workers
+            )
+
+
+def score_headlines(
+    config: Config,
+    scorer: CachedScorer | CascadeScorer,
+    headlines: Sequence[News],
+    text: Callable[[News], str] | None = None,
+    *,
+    embeddings: bool = False,
+    local_only: bool = False,
+    workers: bool = False,
+) -> None:
+    """Score headlines (or `text` of each) ahead of a replay, over the cores, and show the progress.
+
+    Of a cascade, the model that revises scores those that may vote. With `local_only` the models at servers
+    are left to the replay. With `workers` those at the broker score for the first model.
+    """
+    from agent.data.cascade import may_vote, models_of
+    from models.sentiment.serve.history_scoring import score_history
+    from models.sentiment.serve.score_cache import CachedScorer
+    from models.sentiment.serve.scorer import cores
+
+    votes = may_vote(config)
+    for number, model in enumerate(models_of(scorer)):
+        if not isinstance(model, CachedScorer):
+            continue
+        judges = worker_judges(config, model, embeddings=embeddings) if workers and number == 0 else None
+        if judges is None and local_only and not hasattr(model.scorer, "reopen"):
+            continue
+        titles = [text(news) if text else news.title for news in headlines if number == 0 or votes(news)]
+        what = "revising scores" if number else "scoring headlines"
+        with progress_bar(what, None, MofNCompleteColumn()) as update:
+            score_history(
+                model,
+                titles,
+                embedded=embeddings and number == 0,
+                jobs=config.model.threads or cores(),
+                judges=judges,
+                progress=partial(_show_scored, update, what, []),
+            )
+
+
+def worker_judges(config: Config, model: CachedScorer, *, embeddings: bool) -> WorkerJudges:
+    """Return what lets the workers at the broker score for a model. Raises UsageError."""
+    from agent.live.log import configure
+    from agent.live.services.mqtt.history_workers import WorkerJudges
+
+    configure(config.log)
+    if not config.mqtt.broker:
+        raise UsageError("--mqtt-workers needs a broker", hint="set mqtt.broker, as the workers have it")
+    if embeddings:
+        what = "workers send only scores, and the fusion model reads embeddings"
+        raise UsageError(what, hint="leave --mqtt-workers out")
+    card = getattr(model.scorer, "card", None)
+    if card is not None and card.notes.get("precision") != "int8":
+        err.print("note: the last digits of a model in floating point depend on the workers' batches")
+    return WorkerJudges(config.mqtt, model.fingerprint, model.names, inflight=config.workers.inflight)
+
+
+def _show_scored(update: Callable[..., None], what: str, cached: list[int], done: int, total: int) -> None:
+    """Show how many texts are scored, without those that the cache had: they would spoil the estimate."""
+    if not cached:
+        cached.append(done)
+        what += f" ({done:,} are cached)" if done else ""
+        update(description=what, total=total - done)
+    update(completed=done - cached[0])
 
 
 @contextmanager

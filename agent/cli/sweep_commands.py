@@ -76,7 +76,7 @@ def sweep(
             f"{len(variants):,} variants are more than {limit:,}",
             hint="name fewer values, such as fast=5:50:5, or raise --limit",
         )
-    score_all(material)
+    score_all(material, workers=replay.mqtt_workers)
     leaks = material.leakage(material.whole_window.start)
     workers = min(worker_count(jobs), len(variants))
     title = f"replaying {len(variants):,} variants"

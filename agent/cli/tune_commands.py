@@ -133,7 +133,7 @@ def tune(
     material = with_widest_warm_up(material, extremes(space))
     search = tuning.Search(material, space, inside, study or "", storage, trials, warm, prune, seed, batch)
     search = search if study else search._replace(study=tuning.study_name(search))
-    score_all(material)
+    score_all(material, workers=replay.mqtt_workers)
     done = tuning.count_trials(search)
     if done:
         note = f"study {search.study}: {done:,} of {trials:,} trials come from an earlier search"

@@ -173,7 +173,7 @@ def walkforward(
     check_test_length(folds, material.config.market.interval)
     warm = warmup_ms(material, warmup)
     space = fitting.search_space(material)
-    score_all(material, embeddings=recipe is not None)
+    score_all(material, embeddings=recipe is not None, workers=replay.mqtt_workers)
     described = {
         "train": cut.train,
         "test": cut.test,

@@ -252,13 +252,25 @@ def _pattern(aliases: Iterable[str]) -> re.Pattern[str]:
 
 
 def _group(ordered: Iterable[str]) -> Iterator[str]:
-    """Yield a pattern for the aliases of each first character; a sign such as ₿ may precede a number."""
+    """Yield patterns for the aliases by their first character; a sign such as ₿ may precede a number.
+
+    All first characters whose aliases end with a word share one check of what follows, since to compile the
+    class of letters takes longer than all the rest of the pattern.
+    """
+    words: list[str] = []
     for first, group in groupby(ordered, key=lambda alias: alias[0]):
-        rests = (
-            "(?:" + "|".join(re.escape(alias[1:]) for alias in run) + ")" + (f"(?!{_LETTER})" if word else "")
-            for word, run in groupby(group, key=_ends_word)
-        )
-        yield re.escape(first) + "(?:" + "|".join(rests) + ")"
+        runs = [(word, _any_rest(run)) for word, run in groupby(group, key=_ends_word)]
+        if all(word for word, _ in runs):
+            words.append(re.escape(first) + "".join(rests for _, rests in runs))
+        else:
+            rests = (rests + (f"(?!{_LETTER})" if word else "") for word, rests in runs)
+            yield re.escape(first) + "(?:" + "|".join(rests) + ")"
+    if words:
+        yield "(?:" + "|".join(words) + f")(?!{_LETTER})"
+
+
+def _any_rest(aliases: Iterable[str]) -> str:
+    return "(?:" + "|".join(re.escape(alias[1:]) for alias in aliases) + ")"
 
 
 def _ends_word(alias: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agent.core.coin_names import MAJOR_COINS, OTHER_COINS
 from agent.core.name_matcher import QUOTES, SAME_COIN, NameMatcher
-from agent.core.settings import InstrumentConfig
+
+if TYPE_CHECKING:
+    from agent.core.settings import InstrumentConfig
 
 _PAIR: Final = re.compile(rf"(?:10+)?([A-Z0-9]+?)(?:10{{3,}})?(?:[-_]?(?:{QUOTES})(?![A-Z]).*|[/:].*)?")
 _CASHTAG: Final = re.compile(r"(?<![\w$])\$([A-Z][A-Z0-9]{1,9})(?![\w])")

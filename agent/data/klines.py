@@ -360,7 +360,8 @@ class KlineFile:
         steps = np.diff(starts[starts > 0])
         self._newest_first = len(steps) > 0 and bool((steps <= 0).all() and (steps < 0).any())
         if stated is None or stated >= DAY_MS:
-            known = np.unique(starts[starts > 0])
+            # with the counts, since without them numpy would import its masked arrays
+            known, _ = np.unique(starts[starts > 0], return_counts=True)
             self.calendar = find_calendar(known, self._timezone, around_the_clock=self.around_the_clock)
         steps = np.abs(steps)  # `BarCheck` refuses unsorted bars
         steps, counts = np.unique(steps[steps > 0], return_counts=True)

@@ -57,6 +57,7 @@ from agent.data.cascade import models_of
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
 from agent.replay.evaluations import Evaluated, Result, count_try
+from agent.replay.fusion_model import check_scorer
 from agent.replay.history import History
 from agent.replay.open_engine import blaming_any, name_of, open_engine, params_of, sources_of
 from agent.replay.run_notes import headline_note, refusal_notes, rejection_notes
@@ -109,10 +110,8 @@ def backtest(
     ReconciliationError. After an error the run is marked as failed.
     """
     config, predictor = history.config, history.predictor
+    stamps = tuple(dict.fromkeys(stamps + refuse_models(history, scorer, allow_leakage=allow_leakage)))
     if predictor is not None:
-        seen = predictor.card.trained_until
-        leaked = refuse_leakage(seen, history.start, model=config.fusion.path, allow=allow_leakage)
-        stamps = tuple(dict.fromkeys(stamps + leaked))
         versions = (versions or {}) | {FUSION_VERSION: predictor.fingerprint}
     strategy = None if config.sleeves else load_strategy(config.strategy.name, config.strategy.params)
     run = Run(
@@ -174,6 +173,21 @@ def backtest(
         refused=dict(refused),
         rejected=dict(rejected),
     )
+
+
+def refuse_models(history: History, scorer: NamedScorer | None, *, allow_leakage: bool) -> tuple[str, ...]:
+    """Return the stamps of the fusion model: see `refuse_leakage`.
+
+    Raises LeakageError, and ConfigError if it was trained on scores of another model.
+    """
+    predictor = history.predictor
+    if predictor is None:
+        return ()
+    seen, path = predictor.card.trained_until, history.config.fusion.path
+    stamps = refuse_leakage(seen, history.start, model=path, allow=allow_leakage)
+    if scorer is not None:
+        check_scorer(predictor, scorer.fingerprint)
+    return stamps
 
 
 def _notes_on_models(scorer: NamedScorer | None) -> list[str]:

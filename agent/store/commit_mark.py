@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from agent.core.errors import StoreError
 from agent.store.private_files import make_private_folder, open_private
@@ -31,7 +30,6 @@ UNKNOWN_SEQ: Final = -1
 _SLOT: Final = 512  # bytes: a write is one sector; two slots are written alternately
 _CHECK: Final = 16  # characters of the checksum, which precedes the content
 _TEXT: Final = 80  # maximum characters of `restored`, so that a mark fits its slot
-_log: Final = structlog.get_logger(__name__)
 
 
 class CommitMark(msgspec.Struct, frozen=True):
@@ -108,7 +106,10 @@ class CommitMarkFile:
         except OSError as error:
             self.failures += 1
             if not self.error:
-                _log.warning("the commit mark can't be written", file=str(self.path), reason=error.strerror)
+                import structlog  # only here: it takes longer to import than the store to open
+
+                log = structlog.get_logger(__name__)
+                log.warning("the commit mark can't be written", file=str(self.path), reason=error.strerror)
             self.error = error.strerror or str(error)
             self.close()
             return

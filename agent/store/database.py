@@ -11,7 +11,6 @@ from stat import S_IWGRP, S_IWOTH, S_IWUSR
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
-import structlog
 from sqlalchemy import URL, Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -22,8 +21,6 @@ from agent.store.backup import PageProgress, back_up, check_integrity
 from agent.store.commit_mark import mark_beside, read_mark
 from agent.store.private_files import make_private_folder, open_private, remove_abandoned
 from agent.store.schema_revision import migrate, schema_state
-
-_log: Final = structlog.get_logger(__name__)
 
 LOCK_TIMEOUT: Final = 10.0
 """Seconds to wait while another process is writing."""
@@ -56,6 +53,13 @@ _TRANSIENT: Final = (
     *("08", "25006", "40", "53", "55P03", "57P"),
 )
 """Prefixes of the codes of errors that can end, or be fixed, while the agent runs."""
+
+
+def _log() -> Any:
+    """Return the logger; importing it takes longer than to open the store."""
+    import structlog
+
+    return structlog.get_logger(__name__)
 
 
 class Database:
@@ -124,7 +128,7 @@ class Database:
                     hint="ALTER ROLE … SET synchronous_commit = on, or another level that waits for the disk",
                 )
             if settings["fsync"] == "off":
-                _log.warning("the store's server doesn't wait for its disk: fsync is off", store=self.name)
+                _log().warning("the store's server doesn't wait for its disk: fsync is off", store=self.name)
             self.synced = settings["fsync"] != "off"
         elif self.file is not None and not self.synced:
             self.synced = True

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import delete, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Table, delete, insert, select
+from sqlalchemy.dialects import sqlite
 
 from agent.core.errors import UsageError
 from agent.store.database import Database
@@ -113,13 +113,22 @@ def record_tries(
         msgspec.structs.asdict(one) | known | {"id": f"{now:019}-{n:05}-{mark}"}
         for n, one in enumerate(tries)
     ]
-    add = (sqlite if database.is_sqlite else postgresql).insert(studies_table)
+    add = _insert(database)(studies_table)
     with database.write() as connection:
         connection.execute(add.on_conflict_do_nothing(), [msgspec.structs.asdict(study)])
         if instead_of is not None:
             connection.execute(delete(tries_table).where(tries_table.c.id == instead_of))
         connection.execute(insert(tries_table), rows)
     return [row["id"] for row in rows]
+
+
+def _insert(database: Database) -> Callable[[Table], Any]:
+    """Return the store's own INSERT, which may ignore conflicts."""
+    if database.is_sqlite:
+        return sqlite.insert
+    from sqlalchemy.dialects import postgresql  # takes a while to import
+
+    return postgresql.insert
 
 
 def read_studies(database: Database) -> list[Study]:

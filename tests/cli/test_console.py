@@ -95,7 +95,7 @@ def test_a_traceback_contains_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_pat
     code = (
         "import sys; from agent.cli import main as m\n"
         "def build(*_): raise RuntimeError('https://anna:canary@h/ \\x1b[2J')\n"
-        "m.build = build; m.main()"
+        "m.build = m.build_listing = build; m.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -36,6 +36,7 @@ from agent.analysis.report.scored_headlines import (
     read_scored_headlines,
 )
 from agent.analysis.run_metrics import Metrics, compute
+from agent.analysis.thinning import thinned
 from agent.analysis.trade_groups import analyse_trades, worst_drawdowns
 from agent.analysis.trades import RoundTrip, TradeBook
 from agent.config import Config
@@ -108,7 +109,8 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
             f"The run is {run.status.value}, so its figures are computed from the recorded equity samples, "
             f"one every {every}."
         )
-    benchmark = hold if hold.symbols else None
+    held = [symbol for symbol in config.market.symbols if symbol in seen and len(seen[symbol].ts)]
+    benchmark = hold if held else None
     metrics = recorded or compute(
         curve, decided.book, category=config.market.category, interval=interval, benchmark=benchmark
     )
@@ -136,10 +138,9 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         equity=Curve(*curve.points()),
         evidence=evidence_of(record),
         benchmark=Curve(*hold.portfolio.points()),
-        prices={symbol: Curve(*hold.prices(symbol)) for symbol in hold.symbols},
+        prices={symbol: Curve(*thinned(seen[symbol].ts, seen[symbol].price)) for symbol in held},
         candles={
-            symbol: candles_of(bars[symbol].since(start), config.market.interval, most)
-            for symbol in hold.symbols
+            symbol: candles_of(bars[symbol].since(start), config.market.interval, most) for symbol in held
         },
         levels=decided.levels.by_symbol(),
         plots=decided.lines.curves(),

@@ -19,7 +19,8 @@ from models.cards import DatasetRecord
 from models.fusion.train.dataset import FusionData, build_dataset
 from models.fusion.train.fusion_recipe import FusionRecipe
 from models.sentiment.open_scorer import open_local_scorer
-from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache, fill_cache
+from models.sentiment.serve.history_scoring import score_history
+from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
 
 Progress = Callable[[str, int, int], None]
 """Called with (activity, amount done, total amount)."""
@@ -79,7 +80,7 @@ def prepare_dataset(
         finder = AssetFinder(history.config.market.symbols, history.config.instruments)
         model = open_local_scorer(config.model.path, config, finder=finder)
         scorer = CachedScorer(model, SqlScoreCache(database))
-        fill_cache(scorer, (news.title for news in history.news), progress=on_scored)
+        score_history(scorer, (news.title for news in history.news), progress=on_scored)
         latency, fingerprint = config.history.inference_latency, scorer.fingerprint
         news = score_news(history.news, scorer, latency, model=fingerprint, embedded=True)
         data = build(news=news, dimensions=model.dimensions, scorer=fingerprint)

@@ -9,7 +9,7 @@ give, because of an outage, its deadline or its budget, is not cached.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol, cast
 
@@ -63,10 +63,6 @@ SCORES: Final = Table(
 """Scores of texts by model. The store's migrations create the table."""
 
 _KEYS_PER_QUERY: Final = 500  # SQLite accepts at least 999 variables in a statement
-_BLOCK: Final = 512
-
-Progress = Callable[[int, int], None]
-"""Called with (texts done, all texts)."""
 
 
 class CachedScore(msgspec.Struct, frozen=True):
@@ -165,6 +161,25 @@ class CachedScorer:
         states = [entry.embeddings for entry in entries if entry.embeddings is not None]
         return [entry.score for entry in entries], states
 
+    def missing(self, texts: Iterable[str], *, embedded: bool) -> list[str]:
+        """Return the distinct texts that the cache doesn't have, with embeddings if `embedded`, in order."""
+        by_hash = {text_hash(text, self.names): text for text in texts}
+        known = self.cache.get(self.fingerprint, by_hash)
+        return [
+            text
+            for key, text in by_hash.items()
+            if key not in known or (embedded and known[key].embeddings is None)
+        ]
+
+    def keep(self, texts: Sequence[str], scored: Sequence[CachedScore]) -> dict[bytes, CachedScore]:
+        """Store what this model, wherever it ran, returned for distinct texts; return all of it by hash."""
+        new = dict(zip((text_hash(text, self.names) for text in texts), scored, strict=True))
+        kept = {key: entry for key, entry in new.items() if _is_lasting(entry.score)}
+        self.cache.put(self.fingerprint, kept)
+        self.passing += len(new) - len(kept)
+        self.misses += len(new)
+        return new
+
     def _lookup(self, texts: Sequence[str], *, embedded: bool) -> list[CachedScore]:
         names = self.names
         hashes = [text_hash(text, names) for text in texts]
@@ -172,40 +187,20 @@ class CachedScorer:
         known = dict(self.cache.get(self.fingerprint, by_hash))
         missing = [key for key in by_hash if key not in known or (embedded and known[key].embeddings is None)]
         if missing:
-            new = dict(zip(missing, self._judge([by_hash[key] for key in missing], embedded), strict=True))
-            kept = {key: entry for key, entry in new.items() if _is_lasting(entry.score)}
-            self.cache.put(self.fingerprint, kept)
-            self.passing += len(new) - len(kept)
-            known |= new
-        self.misses += len(missing)
+            judged = [by_hash[key] for key in missing]
+            known |= self.keep(judged, judge(self.scorer, judged, embedded=embedded))
         self.hits += len(by_hash) - len(missing)
         return [known[key] for key in hashes]
 
-    def _judge(self, texts: Sequence[str], embedded: bool) -> list[CachedScore]:
-        if not embedded:
-            return [CachedScore(cast(HeadlineScore, score)) for score in self.scorer.score(texts)]
-        if not hasattr(self.scorer, "score_and_embed"):
-            raise ModelError(NO_EMBEDDINGS, hint="see fusion.path")
-        scores, states = cast(Scorer, self.scorer).score_and_embed(texts)
-        return [CachedScore(score, _rounded(rows)) for score, rows in zip(scores, states, strict=True)]
 
-
-def fill_cache(
-    scorer: CachedScorer, texts: Iterable[str], *, embedded: bool = True, progress: Progress | None = None
-) -> int:
-    """Score each text once and cache it, with its embedding if `embedded`; return how many the model had to
-    score.
-
-    Each block is committed, so an interrupted call can be repeated without losing work. Raises StoreError.
-    """
-    distinct = list(dict.fromkeys(texts))
-    before = scorer.misses
-    score: Callable[[list[str]], object] = scorer.score_and_embed if embedded else scorer.score
-    for begin in range(0, len(distinct), _BLOCK):
-        score(distinct[begin : begin + _BLOCK])
-        if progress:
-            progress(min(begin + _BLOCK, len(distinct)), len(distinct))
-    return scorer.misses - before
+def judge(scorer: NamedScorer, texts: Sequence[str], *, embedded: bool) -> list[CachedScore]:
+    """Score texts for a cache. Raises ModelError if `embedded` and the scorer has no embeddings."""
+    if not embedded:
+        return [CachedScore(cast(HeadlineScore, score)) for score in scorer.score(texts)]
+    if not hasattr(scorer, "score_and_embed"):
+        raise ModelError(NO_EMBEDDINGS, hint="see fusion.path")
+    scores, states = cast(Scorer, scorer).score_and_embed(texts)
+    return [CachedScore(score, _rounded(rows)) for score, rows in zip(scores, states, strict=True)]
 
 
 def _is_lasting(score: HeadlineScore) -> bool:

@@ -10,12 +10,12 @@ floating point gets up to `ROWS_PER_RUN` texts a run, and its results agree with
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -63,6 +63,9 @@ _PROVIDERS: Final = {"cpu": CPU, "cuda": CUDA}
 _SLOWER: Final = ["SkipLayerNormFusion"]
 """Optimisations of onnxruntime that cost time: the node that they fuse takes longer than its parts."""
 
+_PANIC: Final = "PanicException"
+"""Class of the exceptions by which Rust code panics; no module exports it."""
+
 _WARM_UP: Final = (
     "Markets are open",
     "Exchange lists a token, says its chief, and the wire carries the news to everybody who reads it",
@@ -97,13 +100,15 @@ def fingerprint(folder: Path, card: Card) -> str:
 def _as_model_error(what: str, hint: str) -> Iterator[None]:
     """Convert any error of onnxruntime and tokenizers into a ModelError of one line.
 
-    It catches BaseException, because tokenizers raises one if its Rust code panics.
+    If the Rust code of tokenizers panics, it raises a BaseException that isn't an Exception.
     """
     try:
         yield
-    except (ModelError, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError):
+    except ModelError:
         raise
     except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise  # an interruption, or the end of a task
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{what}: {reason}", hint=hint) from error
 
@@ -151,6 +156,9 @@ class Scorer:
         self.reads_assets = len(session.get_inputs()) == len(READER_INPUTS)
         """True if the model answers for single assets, and for the kind of news."""
         self.finder = finder or AssetFinder()
+        self.reopen: Callable[[], Scorer] | None = None
+        """Opens the model again with one thread, in another process; None on a GPU, which has no second place
+        for it."""
         self._session = session
         self._tokenizer = tokenizer
         self._prompt = PromptTokens(tokenizer, card.template, card.max_length) if card.template else None
@@ -212,6 +220,8 @@ class Scorer:
             scorer = cls(card, session, tokenizer, (threads or cores()) if on_cpu else 1, finder)
             scorer._check_output(folder)
         scorer.latency = LatencyHistogram()
+        if on_cpu:
+            scorer.reopen = partial(cls.load, folder, threads=1, finder=finder)
         return scorer
 
     @property

@@ -17,7 +17,8 @@ from agent.store.database import open_database
 from models.fusion.train.fusion_recipe import FusionRecipe
 from models.fusion.train.fusion_sources import PreparedDataset, prepare_dataset
 from models.fusion.train.purged_splits import PARTS, split
-from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache, fill_cache
+from models.sentiment.serve.history_scoring import score_history
+from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
 from models.sentiment.serve.scorer import Scorer
 from tests.models.fusion.conftest import CUT, END, RECIPE, MarketFiles
 from tests.models.fusion.fusion_harness import write_market
@@ -108,7 +109,7 @@ def test_headlines_are_scored_once(place: MarketFiles, prepared: PreparedDataset
     with closing(open_database(place.config().store.url)) as database:
         scorer = CachedScorer(Scorer.load(place.model, threads=1), SqlScoreCache(database))
         titles = [line.split(",")[1] for line in place.news.read_text().splitlines()[1:]]
-        assert fill_cache(scorer, titles) == 0
+        assert score_history(scorer, titles) == 0
 
 
 def test_label_windows_of_different_parts_do_not_overlap(prepared: PreparedDataset) -> None:

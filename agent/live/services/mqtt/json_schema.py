@@ -21,6 +21,7 @@ from agent.live.services.mqtt.mqtt_messages import (
     Decided,
     Equity,
     Headline,
+    HistoryPresence,
     ModelInUse,
     Presence,
     Scores,
@@ -62,6 +63,7 @@ CHANNELS: Final = (
     MqttChannel(_NAMES.headlines("MODEL"), Headline, False, "agent"),
     MqttChannel(_NAMES.scores, Scores, False, "worker"),
     MqttChannel(_NAMES.worker("WORKER"), WorkerPresence, True, "worker"),
+    MqttChannel(_NAMES.history, HistoryPresence, True, "replay"),
 )
 """All channels."""
 

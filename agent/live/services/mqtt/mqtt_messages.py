@@ -28,6 +28,8 @@ from agent.core.events import (
 from agent.data.provenance import ProvenanceObject
 
 VERSION: Final = 1
+OF_HISTORY: Final = "history-"
+"""Prefix of the ids of headlines that a command has scored, of which no agent waits for a result."""
 
 D = TypeVar("D")
 
@@ -155,7 +157,8 @@ class HeadlineScore(msgspec.Struct, frozen=True):
     """Calibrated probabilities of headline `id`, as a whole and for single assets, and its kind of news.
 
     `assets` and `kind` are empty if the model has none. `provenance` says how a language model came to its
-    answer; null for a local model.
+    answer; null for a local model. `reason` says why the model abstained, and `unknown` is the share of the
+    tokens that its vocabulary lacks; null if it wasn't measured.
     """
 
     id: str
@@ -167,6 +170,8 @@ class HeadlineScore(msgspec.Struct, frozen=True):
     kind: str = ""
     kind_confidence: float = 0.0
     provenance: ProvenanceObject | None = None
+    reason: str = ""
+    unknown: float | None = None
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +197,14 @@ class WorkerPresence(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
 
 
+class HistoryPresence(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a command has a history scored by the workers, and with which model."""
+
+    state: Literal["online", "offline"]
+    model: str
+    version: int = VERSION
+
+
 class Topics:
     """Topics under a prefix. A symbol is always one level."""
 
@@ -205,6 +218,7 @@ class Topics:
         self.model = f"{prefix}/work/model"
         self.scores = f"{prefix}/work/scores"
         self.workers = f"{prefix}/workers/+"
+        self.history = f"{prefix}/work/history"
 
     def decision(self, decision: Decision) -> str | None:
         """Return the topic of a decision; None for a kind that isn't published."""

@@ -180,6 +180,8 @@ def _message(key: str, scored: ScoredText) -> HeadlineScore:
         scored.kind,
         scored.kind_confidence,
         None if (provenance := provenance_of(score)) is None else ProvenanceObject.of(provenance),
+        getattr(score, "reason", ""),
+        getattr(score, "unknown", None),
     )
 
 

@@ -27,6 +27,7 @@ from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.live.interfaces.running_agent import LocalModel
 from agent.live.services.mqtt.connection import MqttLink
 from agent.live.services.mqtt.mqtt_messages import (
+    OF_HISTORY,
     AssetScore,
     Headline,
     HeadlineScore,
@@ -41,6 +42,7 @@ from agent.system.untrusted import JSON_DECODE_ERRORS, Throttle
 _MOST_WORKERS: Final = 1_000  # names remembered, since any publisher could invent more
 _MOST_SCORES: Final = 10_000  # messages with scores that wait to be handled
 _MOST_ASSETS: Final = 128  # in a score
+_LONGEST_REASON: Final = 64  # characters; of an abstention
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -190,8 +192,10 @@ class WorkerPool:
     async def _handle_scores(self, message: Scores, emit: Emit) -> None:
         self._check_names(message)
         for score in message.scores:
+            if score.id.startswith(OF_HISTORY):
+                continue
             offered = self._sent.get(score.id)
-            if message.model != self._model or not _is_valid(score):
+            if message.model != self._model or not is_valid(score):
                 self._health.refused += 1
                 if count := self._invalid.due():
                     _log.warning(
@@ -329,9 +333,9 @@ def _answer(score: AssetScore) -> AssetSentiment:
     return AssetSentiment(score.asset, score.bearish, score.neutral, score.bullish)
 
 
-def _is_valid(score: HeadlineScore) -> bool:
+def is_valid(score: HeadlineScore) -> bool:
     """Return whether the values are probabilities, the assets distinct tickers, the kind a known one, and the
-    provenance of a tolerable size.
+    provenance and the reason of a tolerable size.
     """
     tickers = {one.asset for one in score.assets}
     return (
@@ -342,6 +346,8 @@ def _is_valid(score: HeadlineScore) -> bool:
         and all(_has_probabilities(*one) for one in _numbers(score))
         and (not score.kind or score.kind in NEWS_KINDS)
         and 0 <= score.kind_confidence <= 1
+        and len(score.reason) <= _LONGEST_REASON
+        and (score.unknown is None or 0 <= score.unknown <= 1)
     )
 
 

@@ -17,6 +17,7 @@ from agent.live.app import make_agent
 from agent.live.services.mqtt import json_schema
 from agent.live.services.mqtt.broker import SECRET as SECRET_VARIABLE
 from agent.live.services.mqtt.commands import send_command
+from agent.live.services.mqtt.history_workers import WorkerJudges
 from agent.live.services.mqtt.mqtt_messages import CommandBody, Decided
 from agent.live.services.mqtt.signing import ForgedError, verify
 from agent.sandbox import Sandbox
@@ -104,6 +105,13 @@ async def test_every_message_on_the_wire_matches_the_schema(
         await send_command(config.mqtt, "set-strategy", changes, by="ann", timeout=20.0)
         await send_command(config.mqtt, "pause", {}, by="ann", timeout=20.0)
         await until(lambda: ear.of("answers") and ear.of("risk") and ear.of("strategy"))
+        pool = daemon.services.scorer
+        assert pool is not None
+        late = pool.health.late
+        history = WorkerJudges(config.mqtt, Words(MODEL).fingerprint, "", inflight=8)
+        ((_, scores),) = await asyncio.to_thread(list, history([["A headline of the past"]]))
+        assert len(scores) == 1
+        assert (pool.health.late, pool.health.refused) == (late, 0)
     listening.cancel()
     document = json_schema.schema()
     seen = set()
