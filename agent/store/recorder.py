@@ -85,6 +85,11 @@ class Recorder:
         return self._chain.count
 
     @property
+    def pending(self) -> bool:
+        """True if rows wait for `flush`."""
+        return self._buffered > 0
+
+    @property
     def head(self) -> str:
         """The digest of the last decision, in hex."""
         return self._chain.head
