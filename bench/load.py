@@ -9,7 +9,8 @@ are in ms:
 
     sent_to_handled      from the venue's timestamp in the message to the end of the batch that handled it;
                          includes the venue's own queue and both sockets, so socket to handled is less
-    arrived_to_handled   the same from the reading of the message: a close has no send time
+    arrived_to_handled   the same from the reading of the message, without the venue and the sockets: for a
+                         close, which has no send time, the only one
     queued_to_recorded   from decoded to handled and recorded, as in `tapewire status`
     arrived_to_sentiment from the arrival of a feed's document, parsed, to the sentiment being handled
 
@@ -87,6 +88,7 @@ class LatencyRecorder:
         match event:
             case Kline(confirm=False):
                 self._note("klines", event.ts)
+                self._note("klines read", event.available_at)
             case Kline():
                 self._note("closes", event.available_at)
             case News():
@@ -232,6 +234,7 @@ def load(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         },
         "klines": {
             "sent_to_handled": recorder.summary("klines"),
+            "arrived_to_handled": recorder.summary("klines read"),
             "queued_to_recorded": status.latencies[OPEN_BAR],
         },
         "closes": {
