@@ -25,6 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from agent.cli.console import print_json
 from agent.core.engine import Engine
+from agent.core.errors import TapewireError
 from agent.core.events import Event
 from agent.core.sinks import NullSink
 from agent.store.database import Database, open_database
@@ -119,7 +120,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="tapewire-") as folder:
         file = None if given.url else Path(folder) / "journal.db"
-        found = measure(given.url or f"sqlite:///{file}", file, given.events)
+        try:
+            found = measure(given.url or f"sqlite:///{file}", file, given.events)
+        except TapewireError as error:
+            sys.exit(f"error: {error}")
     print_json({"benchmark": "journal", "store": "postgresql" if given.url else "sqlite", **found})
 
 
