@@ -1,6 +1,6 @@
 """Measures the cost of syncing a commit to disk before an order is sent; prints one JSON line with ratios.
 
-    python -m bench.commits [--batches 2000] [--folder DIR]
+    python -m bench.commits [--batches 2000] [--folder DIR] [--against DIR [--rounds 3]]
 
 One batch is what a live run commits before sending an order: an event in the journal, the order decided on
 it, and the mark, which is kept beside the store and synced once a second. The peer is the same batch with
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from contextlib import closing
@@ -22,12 +23,15 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
 from agent.core.events import Kline, Order, OrderType, Side
 from agent.store.commit_mark import SYNC_EVERY, CommitMark, CommitMarkFile, mark_beside
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunKind
+from bench import interleaved
 
 _T0: Final = 1_735_689_600_000
 _BLOCK: Final = 50  # batches of one store before the other takes its turn
@@ -81,7 +85,11 @@ def main() -> None:
     )
     parser.add_argument("--batches", type=int, default=2_000)
     parser.add_argument("--folder", type=Path, default=Path("var"))
+    interleaved.add_arguments(parser)
     args = parser.parse_args()
+    if args.against is not None:
+        print(json.dumps(interleaved.compare(__file__, args)))
+        return
     args.folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=args.folder) as scratch,

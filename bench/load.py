@@ -1,6 +1,7 @@
 """Runs many symbols and a stream of headlines on one core; prints one JSON line.
 
-    python bench/load.py [--symbols 200] [--headlines 20] [--seconds 60] [--feeds 4] [--model starter]
+    python -m bench.load [--symbols 200] [--headlines 20] [--seconds 60] [--feeds 4] [--model starter]
+                         [--every 0s] [--against DIR [--rounds 3]]
 
 The sandbox plays in real time in another process on the other cores. Every symbol's bar moves once a second,
 all in the same instant, which is harder than a real venue. The daemon and its model have one core. Latencies
@@ -8,11 +9,22 @@ are in ms:
 
     sent_to_handled      from the venue's timestamp in the message to the end of the batch that handled it;
                          includes the venue's own queue and both sockets, so socket to handled is less
-    arrived_to_handled   the same from the reading of the message: a close has no send time
+    arrived_to_handled   the same from the reading of the message, without the venue and the sockets: for a
+                         close, which has no send time, the only one
     queued_to_recorded   from decoded to handled and recorded, as in `tapewire status`
     arrived_to_sentiment from the arrival of a feed's document, parsed, to the sentiment being handled
 
-The queue's `deepest` is sampled every 5 ms during the measurement; its `high_water` includes the warm-up.
+`cpu_us_a_kline` is the daemon's CPU time by the number of open-bar updates, with all else that it does: with
+`--headlines 0` hardly anything. By default every update is journalled; `--every 15s` samples them as the
+default configuration does, and only those that reach the core are measured.
+
+`--against DIR` runs the same with the code of another checkout, by turns, and prints both and their ratio.
+
+The queue's `deepest` is sampled every 5 ms during the measurement, with `--headlines 0` every second, so that
+`core_busy` is the daemon's alone; its `high_water` includes the warm-up.
+
+    --symbols 10 --headlines 0 --every 15s     an idle agent, whose feeds are polled once a minute
+
 """
 
 from __future__ import annotations
@@ -35,6 +47,8 @@ OTHERS: Final = frozenset(os.sched_getaffinity(0) - {ONE}) or frozenset({ONE})
 if __name__ == "__main__":
     os.sched_setaffinity(0, {ONE})  # before any library starts threads, which inherit it
 
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
 from agent.cli.console import print_json  # noqa: E402
 from agent.config import Config, parse  # noqa: E402
 from agent.core.errors import TapewireError  # noqa: E402
@@ -49,6 +63,7 @@ from agent.sandbox import SandboxOptions  # noqa: E402
 from agent.sandbox.feed_server import slug  # noqa: E402
 from agent.store.database import open_database  # noqa: E402
 from agent.system.clock import Clock  # noqa: E402
+from bench import interleaved  # noqa: E402
 from bench.exchange_process import ExchangeInfo, ExchangeProcess, copy_bars, write_headlines  # noqa: E402
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -73,6 +88,7 @@ class LatencyRecorder:
         match event:
             case Kline(confirm=False):
                 self._note("klines", event.ts)
+                self._note("klines read", event.available_at)
             case Kline():
                 self._note("closes", event.available_at)
             case News():
@@ -107,11 +123,17 @@ class LatencyRecorder:
 
 
 def settings(
-    info: ExchangeInfo, symbols: Sequence[str], publishers: Sequence[str], folder: Path, model: str
+    info: ExchangeInfo,
+    symbols: Sequence[str],
+    publishers: Sequence[str],
+    folder: Path,
+    model: str,
+    every: str = "0s",
+    poll: str = "1s",
 ) -> Config:
     """Return the default configuration with the benchmark's sources and model."""
     feeds = [
-        {"url": f"{info.url}/feeds/{slug(name)}.rss", "name": name, "interval": "1s"} for name in publishers
+        {"url": f"{info.url}/feeds/{slug(name)}.rss", "name": name, "interval": poll} for name in publishers
     ]
     return parse(
         {
@@ -119,7 +141,7 @@ def settings(
             "model": {"path": model, "threads": 1},
             "bybit": {"endpoint": info.url, "warmup_bars": WARM_UP, "max_requests": 600},
             "news": {"feeds": feeds, "spread": "1s"},
-            "live": {"folder": str(folder), "open_bars_every": 0},
+            "live": {"folder": str(folder), "open_bars_every": every},
             "store": {"url": f"sqlite:///{folder / 'load.db'}"},
             "log": {"level": "error", "format": "json"},
         },
@@ -127,10 +149,13 @@ def settings(
     )
 
 
-async def live(daemon: Daemon, recorder: LatencyRecorder, seconds: float) -> tuple[Status, int, float]:
+async def live(
+    daemon: Daemon, recorder: LatencyRecorder, seconds: float, sample: float
+) -> tuple[Status, int, float]:
     """Measure for `seconds` once the daemon is warm.
 
-    Returns its status, the maximum depth of the queue (sampled every 5 ms), and the used share of the core.
+    Returns its status, the maximum depth of the queue (sampled every `sample` seconds), and the used share of
+    the core.
     """
     stop = asyncio.Event()
     life = asyncio.create_task(daemon.run(stop, complete=True))
@@ -146,7 +171,7 @@ async def live(daemon: Daemon, recorder: LatencyRecorder, seconds: float) -> tup
     until = asyncio.get_running_loop().time() + seconds
     while not life.done() and asyncio.get_running_loop().time() < until:
         depths.append(len(daemon.queue))
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(sample)
     ended = os.times()
     share = (ended.user + ended.system - began.user - began.system) / (ended.elapsed - began.elapsed)
     recorder.running = False
@@ -167,12 +192,8 @@ def load(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     bars = copy_bars(SAMPLE, file, WARM_UP + length // 60 + 2)
     start = bars[WARM_UP].start
     count = length * given.headlines
-    write_headlines(
-        folder / "headlines.csv",
-        [start + number * 1_000 // given.headlines for number in range(count)],
-        1,
-        publishers,
-    )
+    times = [start + number * 1_000 // given.headlines for number in range(count)]
+    write_headlines(folder / "headlines.csv", times or [start], 1, publishers)
     options = SandboxOptions(
         klines=tuple(Path(f"{symbol}={file}") for symbol in symbols),
         news=folder / "headlines.csv",
@@ -184,14 +205,17 @@ def load(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         ExchangeProcess(options, OTHERS) as exchange,
     ):
         info = exchange.info
-        config = settings(info, symbols, publishers, folder, given.model)
+        poll = "1s" if given.headlines else "1m"  # as the default feeds
+        config = settings(info, symbols, publishers, folder, given.model, given.every, poll)
         configure(config.log)
         daemon = make_agent(
             config, database, load_model=model_loader(config, database), clock=info.clock, new=True
         )
         recorder = LatencyRecorder(info.clock)
         daemon.observe(recorder)
-        status, deepest, share = asyncio.run(live(daemon, recorder, given.seconds))
+        status, deepest, share = asyncio.run(
+            live(daemon, recorder, given.seconds, 0.005 if given.headlines else 1.0)
+        )
         exchange.close()
     dropped = sum(kind.dropped for kind in status.queue.kinds.values())
     return {
@@ -210,6 +234,7 @@ def load(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         },
         "klines": {
             "sent_to_handled": recorder.summary("klines"),
+            "arrived_to_handled": recorder.summary("klines read"),
             "queued_to_recorded": status.latencies[OPEN_BAR],
         },
         "closes": {
@@ -219,6 +244,7 @@ def load(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "headlines": {"arrived_to_sentiment": recorder.summary("headlines")},
         "target_p99_ms": 20,
         "core_busy": round(share, 3),
+        "cpu_us_a_kline": round(share * given.seconds / (given.symbols * given.seconds) * 1e6, 1),
         "load_average": round(os.getloadavg()[0], 1),
         "cores": os.cpu_count(),
     }
@@ -233,7 +259,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--feeds", type=int, default=4, help="number of feeds; each is polled once a second")
     parser.add_argument("--model", default="starter")
+    parser.add_argument("--every", default="0s", help="least time between two journalled states of a bar")
+    interleaved.add_arguments(parser)
     given = parser.parse_args()
+    if given.against is not None:
+        print_json(interleaved.compare(__file__, given))
+        return
     with tempfile.TemporaryDirectory(prefix="tapewire-") as folder:
         try:
             line = load(given, Path(folder))

@@ -410,15 +410,15 @@ MUTATIONS: Final = (
     Mutation(
         "a-retry-writes-twice",
         "agent/store/journal.py",
-        "if again and last_event_seq(self._database, self._run_id) == self.last_seq + len(rows):",
+        "if again and last_event_seq(self._database, run_id) == ahead.seq:",
         "if again and False:",
         RECORD,
     ),
     Mutation(
         "a-missing-event-is-skipped",
         "agent/store/journal.py",
-        "if seq != expected:",
-        "if seq < expected:",
+        "if row.seq != expected:",
+        "if row.seq < expected:",
         RECORD,
     ),
     Mutation(

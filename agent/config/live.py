@@ -158,7 +158,8 @@ class LiveConfig(Section):
     # least time between two recorded states of an open bar, unless one affects decisions; 0: record all
     open_bars_every: Duration = 15_000
     score_batch: int = Field(32, gt=0)  # headlines scored at once
-    score_wait: Duration = 50  # how long the first headline of a batch waits for the others
+    # how long a headline waits for others to be scored with it; while the model works, others gather anyway
+    score_wait: Duration = 0
     # headlines that waited longer for the model are left unscored
     score_within: Duration = Field(3_600_000, gt=0)
     record_health: Duration = Field(30_000, gt=0)  # how often the feeds' health is written to the store

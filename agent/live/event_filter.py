@@ -155,7 +155,9 @@ class EventFilter:
         """Pass the event on to the queue, or drop it."""
         if isinstance(event, Kline):
             for bar in self._open_bars.on_bar(event):
-                await deliver(self._emit, bar)
+                waiting = self._emit(bar)
+                if waiting is not None:
+                    await waiting
             return
         if isinstance(event, News):
             await self._writable.wait()  # until then nothing empties the queue, which would drop headlines

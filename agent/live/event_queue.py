@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count, islice
 from typing import Final
 
@@ -88,8 +88,17 @@ class EventQueue:
         taken: list[tuple[Event, float]] = []
         while self._urgent and (head := next(iter(self._entries))) in self._urgent:
             since = self._entries[head].since
-            taken.append((self._take(), since))
+            taken.append((self._take(self._timer()), since))
         return taken
+
+    def emit(self, event: Event) -> Awaitable[None] | None:
+        """Append an event; if it may not be lost, return an awaitable of `put`. An open bar never waits, and
+        is appended without a task switch.
+        """
+        if isinstance(event, Kline) and not event.confirm:
+            self._put_open_bar(event)
+            return None
+        return self.put(event)
 
     async def put(self, event: Event) -> None:
         """Append an event; wait while the queue is full of events that may not be lost. Safe to cancel."""
@@ -114,7 +123,7 @@ class EventQueue:
         while not self._entries:
             self._filled.clear()
             await self._filled.wait()
-        return self._take()
+        return self._take(self._timer())
 
     async def take(self, limit: int) -> list[tuple[Event, float]]:
         """Wait for events and take at most `limit`, oldest first, each with its time of arrival by
@@ -124,11 +133,12 @@ class EventQueue:
             self._filled.clear()
             await self._filled.wait()
         since = [entry.since for entry in islice(self._entries.values(), limit)]
-        return [(self._take(), when) for when in since]
+        now = self._timer()
+        return [(self._take(now), when) for when in since]
 
     def get_nowait(self) -> Event | None:
         """Take the oldest event; None if the queue is empty."""
-        return self._take() if self._entries else None
+        return self._take(self._timer()) if self._entries else None
 
     def stats(self) -> QueueStats:
         """Take a snapshot of depths, counts and waits."""
@@ -183,11 +193,12 @@ class EventQueue:
         number = next(self._numbers)
         self._entries[number] = _Entry(event, kind, self._timer())
         self._puts[kind] += 1
-        self._high_water = max(self._high_water, len(self._entries))
+        if len(self._entries) > self._high_water:
+            self._high_water = len(self._entries)
         self._filled.set()
         return number
 
-    def _take(self) -> Event:
+    def _take(self, now: float) -> Event:
         number, entry = self._entries.popitem(last=False)
         self._urgent.discard(number)
         kind = entry.kind
@@ -200,5 +211,8 @@ class EventQueue:
         else:
             self._space.set()
         self._taken[kind] += 1
-        self._waits.setdefault(kind, deque(maxlen=RECENT)).append(self._timer() - entry.since)
+        waits = self._waits.get(kind)
+        if waits is None:
+            waits = self._waits[kind] = deque(maxlen=RECENT)
+        waits.append(now - entry.since)
         return entry.event

@@ -117,7 +117,7 @@ class Life:
             if sources.gateway is not None:
                 await self.commands.put("reconciling")
             emit = EventFilter(
-                self.open_bars, self.pipeline.memory, self.queue.put, self.pipeline.storage.writable
+                self.open_bars, self.pipeline.memory, self.queue.emit, self.pipeline.storage.writable
             )
             answers: Emit = emit if sources.reviser is None else sources.reviser.first_answers(emit)
             shell = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -87,15 +88,37 @@ class LiveSink:
 class LogObserver:
     """Logs events and decisions; bars and order updates at level debug."""
 
+    def __init__(self) -> None:
+        self._logger_class: object = None
+        self._debug = False
+
     def event(self, seq: int, event: Event) -> None:
-        fields = describe(event)
-        log = _log.debug if isinstance(event, Kline) else _log.info
-        log(fields.pop("what"), event_id=seq, **fields)
+        if isinstance(event, Kline):
+            if self._logs_debug():
+                self._log(_log.debug, seq, event)
+        else:
+            self._log(_log.info, seq, event)
 
     def decision(self, seq: int, decision: Decision) -> None:
-        fields = describe(decision)
-        log = _log.debug if isinstance(decision, OrderUpdate) else _log.info
+        if isinstance(decision, OrderUpdate):
+            if self._logs_debug():
+                self._log(_log.debug, seq, decision)
+        else:
+            self._log(_log.info, seq, decision)
+
+    @staticmethod
+    def _log(log: Callable[..., Any], seq: int, message: Event | Decision) -> None:
+        fields = describe(message)
         log(fields.pop("what"), event_id=seq, **fields)
+
+    def _logs_debug(self) -> bool:
+        """Return whether the log has the level debug: otherwise bars, which are most events, are not even
+        described.
+        """
+        logger_class = structlog.get_config()["wrapper_class"]
+        if logger_class is not self._logger_class:  # the log was configured since
+            self._logger_class, self._debug = logger_class, _log.is_enabled_for(logging.DEBUG)
+        return self._debug
 
 
 class RecentActivity:

@@ -62,10 +62,13 @@ class JournalBatch:
     them.
     """
 
-    def __init__(self, journal: Journal, now: int, events: list[Event]) -> None:
+    def __init__(
+        self, journal: Journal, now: int, events: list[Event], committed: Callable[[], None]
+    ) -> None:
         self.events = events
         self.waiting: list[Event] = []
         self._journal = journal
+        self._committed = committed
         self._now = now  # UTC ms: time of the last event that was handled
 
     def put_first(self, events: list[Event]) -> None:
@@ -80,7 +83,9 @@ class JournalBatch:
                 now = max(now, event.available_at)
                 ordered.append(_at(event, now))
             self.events, self.waiting = ordered, []
-        return self._journal.append(self.events, again=again)
+        first = self._journal.append(self.events, again=again)
+        self._committed()
+        return first
 
 
 def _at(event: Event, now: int) -> Event:
@@ -233,7 +238,7 @@ class Pipeline:
             if isinstance(event, Kline) and event.confirm:
                 events += self._funding.due(event.ts, now)
         history = self.engine.risk.warming_up
-        batch = JournalBatch(self.journal, self.memory.now, events)
+        batch = JournalBatch(self.journal, self.memory.now, events, self._write_mark)
         first = await self._write(
             batch, None if urgent is None else lambda: batch.put_first([one for one, _ in urgent()])
         )
@@ -249,7 +254,8 @@ class Pipeline:
             self._handle(seq, event)
             if self._sink.orders > orders and isinstance(event, Sentiment):
                 traded.add(event.news_id)
-        await self._write(self._record)
+        if self._recorder.pending:  # most batches decide nothing, and need no further commit
+            await self._write(self._record)
         if batch.waiting:  # the batch had been committed, only the reply was lost
             events += await self.feed([(event, loop.time()) for event in batch.waiting], urgent)
         done = loop.time()
@@ -266,8 +272,12 @@ class Pipeline:
         return events
 
     def _record(self, *, again: bool = False) -> None:
-        """Commit the decisions, then write the commit mark outside of the store."""
+        """Commit the decisions, then write the commit mark."""
         self._recorder.flush(again=again)
+        self._write_mark()
+
+    def _write_mark(self) -> None:
+        """Write the commit mark outside of the store: the events in the journal, and the decisions so far."""
         if self.mark is not None:
             journal = self.journal
             decided = self._recorder.decisions, self._recorder.head

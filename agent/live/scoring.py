@@ -21,7 +21,7 @@ from agent.replay.fusion_model import check_scorer
 from agent.system.clock import Clock
 from models.cards import ReferenceShares
 from models.labels import NOT_FINITE, UNKNOWN_KIND, UNSOUND
-from models.sentiment.scorer_facts import close_scorer, llm_health_of, most_at_once
+from models.sentiment.scorer_facts import close_scorer, llm_health_of, side_by_side
 
 if TYPE_CHECKING:
     from models.fusion.serve.predictor import FusionPredictor
@@ -162,7 +162,7 @@ class SentimentConsumer:
             scorer = self._scorer
             if scorer is None or not batch:
                 continue
-            batch = batch[: most_at_once(scorer)]
+            batch = batch[: side_by_side(scorer)]  # the others are next
             self._busy = scorer
             try:
                 titles = [news.title for news, _ in batch]
@@ -209,13 +209,17 @@ class SentimentConsumer:
         _log.warning("the model abstains", news=news.id, model=model[:12], reason=reason)
 
     async def _collect(self) -> list[tuple[News, float]]:
-        """Wait for a full batch, or until the first headline has waited `score_wait`; drop expired ones."""
+        """Wait for a headline, and for a full batch until the first has waited `score_wait`; drop expired
+        ones.
+        """
         await self._wait_for_more_than(0)
-        try:
-            async with asyncio.timeout(self._config.score_wait / 1000):
-                await self._wait_for_more_than(self._config.score_batch - 1)
-        except TimeoutError:
-            pass
+        if self._config.score_wait:
+            _, since = next(iter(self._waiting.values()))
+            try:
+                async with asyncio.timeout_at(since + self._config.score_wait / 1000):
+                    await self._wait_for_more_than(self._config.score_batch - 1)
+            except TimeoutError:
+                pass
         latest = self._clock.now() - self._config.score_within
         for news, _ in list(self._waiting.values()):
             if news.available_at < latest:

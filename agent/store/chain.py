@@ -5,6 +5,7 @@ If two runs have the same final digest, they made the same decisions on the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -74,11 +75,25 @@ class JournalDigest:
 
     def add(self, payload: bytes) -> None:
         """Append the payload of the next event."""
-        self._hash.update(payload)
-        self.seq += 1
-        if self.seq % BLOCK == 0:
-            self._base = self._hash.digest()
-            self._hash = blake2b(self._base, digest_size=DIGEST_SIZE)
+        self.extend((payload,))
+
+    def extend(self, payloads: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        """Append the payloads of the next events; return the number and digest of each block that ends.
+
+        Raises TypeError if a payload is not bytes; the digest is then of no use.
+        """
+        ended = []
+        start = 0
+        while start < len(payloads):
+            part = payloads[start : start + BLOCK - self.seq % BLOCK]
+            self._hash.update(b"".join(part))  # one long update takes less time than many short ones
+            start += len(part)
+            self.seq += len(part)
+            if self.seq % BLOCK == 0:
+                self._base = self._hash.digest()
+                self._hash = blake2b(self._base, digest_size=DIGEST_SIZE)
+                ended.append((self.seq, self._base))
+        return ended
 
     @property
     def digest(self) -> bytes:

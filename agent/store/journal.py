@@ -7,6 +7,7 @@ the decisions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -69,27 +70,26 @@ class Journal:
         events that are already in the store are not written twice. Raises StoreError.
         """
         first = self.last_seq + 1
-        rows = [
-            (self._run_id, seq, kind_of(event), event.available_at, encode(event))
-            for seq, event in enumerate(events, first)
-        ]
-        if not rows:
+        if not events:
             return first
+        run_id = self._run_id
+        payloads = [encode(event) for event in events]
         ahead = self._digest.copy()
-        digests = [] if self._anchored else [(self._run_id, ahead.seq // BLOCK * BLOCK, UNKNOWN_DIGEST)]
-        for row in rows:
-            ahead.add(row[4])
-            if ahead.seq % BLOCK == 0:
-                digests.append((self._run_id, ahead.seq, ahead.digest))
-        if again and last_event_seq(self._database, self._run_id) == self.last_seq + len(rows):
-            self._database.commit_again(self._run_id)
+        digests = [] if self._anchored else [(run_id, ahead.seq // BLOCK * BLOCK, UNKNOWN_DIGEST)]
+        digests += [(run_id, seq, digest) for seq, digest in ahead.extend(payloads)]
+        if again and last_event_seq(self._database, run_id) == ahead.seq:
+            self._database.commit_again(run_id)
         else:
-            with self._database.write() as connection:
-                insert_rows(connection, journal, rows)
+            rows = [
+                (run_id, seq, kind_of(event), event.available_at, payload)
+                for seq, (event, payload) in enumerate(zip(events, payloads, strict=True), first)
+            ]
+            with self._database.batch() as insert:
+                insert(journal, rows)
                 if digests:
-                    insert_rows(connection, journal_digests, digests)
+                    insert(journal_digests, digests)
         self._digest, self._anchored = ahead, True
-        self.last_seq += len(rows)
+        self.last_seq = ahead.seq
         return first
 
     def seal(self) -> None:
@@ -150,28 +150,80 @@ def read_journal(database: Database, run_id: str, from_seq: int = 1) -> Iterator
     digests = _stored_digests(database, run_id, from_seq)
     following = next(digests, None)
     known, checked = _anchor(database, run_id, from_seq)
-    for expected, (seq, _, _, payload) in enumerate(read_journal_rows(database, run_id, from_seq), from_seq):
-        if seq != expected:
-            raise StoreError(f"{where} lacks event {expected}", hint=_HINT)
-        if not isinstance(payload, bytes):
-            raise StoreError(f"{where} has a damaged event {seq}: its payload is not bytes", hint=_HINT)
-        if known is not None:
-            known.add(payload)
-        if following is not None and seq == following[0]:
-            stored = following[1]
-            if known is not None and stored != UNKNOWN_DIGEST and known.digest != stored:
-                place = f"between event {checked + 1} and event {seq}"
-                raise StoreError(
-                    f"{where} is damaged {place}: an input is not what was committed", hint=_HINT
-                )
-            if seq % BLOCK == 0 and (known is None or stored == UNKNOWN_DIGEST):
-                known = JournalDigest(seq, stored)
-            checked, following = seq, next(digests, None)
-        try:
-            event = decode(payload)
-        except (msgspec.DecodeError, ValueError) as error:  # invalid UTF-8 is a ValueError of its own
-            raise StoreError(f"{where} has a damaged event {seq}: {error}", hint=_HINT) from None
-        yield seq, event
+    for first, payloads in _read_payloads(database, run_id, from_seq):
+        begin = first
+        while begin < first + len(payloads):
+            end = first + len(payloads) if following is None else min(first + len(payloads), following[0] + 1)
+            part = payloads[begin - first : end - first]
+            if known is not None:
+                _extend(known, part, begin, where)
+            if following is not None and end == following[0] + 1:
+                seq, stored = following
+                if known is not None and stored != UNKNOWN_DIGEST and known.digest != stored:
+                    place = f"between event {checked + 1} and event {seq}"
+                    raise StoreError(
+                        f"{where} is damaged {place}: an input is not what was committed", hint=_HINT
+                    )
+                if seq % BLOCK == 0 and (known is None or stored == UNKNOWN_DIGEST):
+                    known = JournalDigest(seq, stored)
+                checked, following = seq, next(digests, None)
+            yield from enumerate(_decode_all(part, begin, where), begin)
+            begin = end
+
+
+def _extend(known: JournalDigest, payloads: Sequence[bytes], first: int, where: str) -> None:
+    try:
+        known.extend(payloads)
+    except TypeError:
+        _decode_all(payloads, first, where)  # raises an error that names the event
+        raise
+
+
+def _decode_all(payloads: Sequence[bytes], first: int, where: str) -> list[Event]:
+    """Decode the payloads of the events from number `first` on. Raises StoreError for the first damaged
+    one.
+    """
+    try:
+        return list(map(decode, payloads))
+    except (msgspec.DecodeError, ValueError, TypeError):
+        values: Sequence[object] = payloads  # a damaged store may have others
+        for seq, payload in enumerate(values, first):
+            if not isinstance(payload, bytes):
+                what = f"{where} has a damaged event {seq}: its payload is not bytes"
+                raise StoreError(what, hint=_HINT) from None
+            try:
+                decode(payload)
+            except (msgspec.DecodeError, ValueError) as error:  # invalid UTF-8 is a ValueError of its own
+                raise StoreError(f"{where} has a damaged event {seq}: {error}", hint=_HINT) from None
+        raise
+
+
+def _read_payloads(database: Database, run_id: str, from_seq: int) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """Stream the payloads from number `from_seq` on: for each part the number of its first event, and the
+    payloads without gaps. Raises StoreError.
+    """
+    archive = find_archive(database, run_id)
+    if archive is None or archive.pruned_at is None:
+        with database.read() as connection:
+            of_run = (journal.c.run_id == run_id) & (journal.c.seq >= from_seq)
+            numbers = select(func.count(), func.min(journal.c.seq), func.max(journal.c.seq)).where(of_run)
+            count, least, most = connection.execute(numbers).one()
+            if (least, most) == (from_seq, from_seq + count - 1):
+                # No row is missing
+                query = select(journal.c.payload).where(of_run).order_by(journal.c.seq)
+                for payloads in database.stream_column(connection, query, BLOCK):
+                    yield from_seq, payloads
+                    from_seq += len(payloads)
+                return
+    rows = read_journal_rows(database, run_id, from_seq)
+    while part := list(islice(rows, BLOCK)):
+        for expected, row in enumerate(part, from_seq):
+            if row.seq != expected:
+                yield from_seq, [row.payload for row in part[: expected - from_seq]]
+                where = f"{database.name}: the journal of run {run_id}"
+                raise StoreError(f"{where} lacks event {expected}", hint=_HINT)
+        yield from_seq, [row.payload for row in part]
+        from_seq += len(part)
 
 
 def _anchor(database: Database, run_id: str, from_seq: int) -> tuple[JournalDigest | None, int]:

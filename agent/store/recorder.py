@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from msgspec.structs import asdict, astuple, replace
-from sqlalchemy import Connection, Table, func, insert, select, update
+from sqlalchemy import Table, func, insert, select, update
 
 from agent.core.errors import StoreError, TapewireError
 from agent.core.events import Decision, News, Sentiment
@@ -18,7 +19,7 @@ from agent.core.masking import mask
 from agent.data.text import one_line
 from agent.store import tables
 from agent.store.chain import DecisionChain
-from agent.store.database import Database
+from agent.store.database import Database, Insert
 from agent.store.queries import RecordedDecision, read_decisions
 from agent.store.runs import Run, RunStatus
 from agent.store.tables import insert_rows
@@ -82,6 +83,11 @@ class Recorder:
     def decisions(self) -> int:
         """Number of decisions so far."""
         return self._chain.count
+
+    @property
+    def pending(self) -> bool:
+        """True if rows wait for `flush`."""
+        return self._buffered > 0
 
     @property
     def head(self) -> str:
@@ -155,8 +161,8 @@ class Recorder:
             if again and self._is_written():
                 self._database.commit_again(self.run.id)
             else:
-                with self._database.write() as connection:
-                    self._insert(connection)
+                with self._database.batch() as insert:
+                    self._insert(insert)
             self._clear_buffer()
 
     def _is_written(self) -> bool:
@@ -236,9 +242,9 @@ class Recorder:
         if self._batch is not None and self._buffered >= self._batch:
             self.flush()
 
-    def _insert(self, connection: Connection) -> None:
+    def _insert(self, insert: Insert) -> None:
         for table, rows in self._rows.items():
-            insert_rows(connection, table, rows)
+            insert(table, rows)
 
     def _clear_buffer(self) -> None:
         self._rows.clear()
@@ -254,7 +260,7 @@ class Recorder:
             **values,
         }
         with self._database.write() as connection:
-            self._insert(connection)
+            self._insert(partial(insert_rows, connection))
             connection.execute(update(tables.runs).where(tables.runs.c.id == self.run.id), end)
         self._clear_buffer()
         self.run = replace(self.run, **end)

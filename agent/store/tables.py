@@ -484,16 +484,28 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[tuple[Any, 
 
     This uses SQLAlchemy's statement and types, but avoids a parameter dictionary for each row.
     """
-    sql, processors = _insert_statement(table, connection.dialect)
+    sql, values = driver_insert(table, connection.dialect, rows)
+    connection.exec_driver_sql(sql, values)
+
+
+def driver_insert(
+    table: Table, dialect: Dialect, rows: Sequence[tuple[Any, ...]]
+) -> tuple[str, list[tuple[Any, ...]]]:
+    """Return the SQL with positional parameters that inserts `rows`, and their values for the driver."""
+    sql, processors = _insert_statement(table, dialect)
+    if not any(processors):
+        return sql, list(rows)
     columns = (
         map(process, column) if process else column
         for process, column in zip(processors, zip(*rows, strict=True), strict=True)
     )
-    connection.exec_driver_sql(sql, list(zip(*columns, strict=True)))
+    return sql, list(zip(*columns, strict=True))
 
 
 @lru_cache(maxsize=64)
 def _insert_statement(table: Table, dialect: Dialect) -> tuple[str, Sequence[Callable[[Any], Any] | None]]:
     """Return the SQL with positional parameters, and for each column the conversion to the driver's value."""
-    processors = [column.type.dialect_impl(dialect).bind_processor(dialect) for column in table.columns]
+    types = [column.type.dialect_impl(dialect) for column in table.columns]
+    # Both drivers take bytes as they are; SQLAlchemy would wrap each value
+    processors = [None if isinstance(one, LargeBinary) else one.bind_processor(dialect) for one in types]
     return str(insert(table).compile(dialect=dialect)), processors

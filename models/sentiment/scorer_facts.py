@@ -57,6 +57,23 @@ def most_at_once(scorer: object) -> int | None:
     return min((one.config.concurrency for one in language_models(scorer)), default=None)
 
 
+def side_by_side(scorer: object) -> int | None:
+    """Return how many texts the models behind a scorer work on at the same time; None if more take no longer.
+
+    A larger batch gains nothing, and the first of its headlines would wait for the last.
+    """
+    limits = [one for one in (most_at_once(scorer), *_local_limits(scorer)) if one is not None]
+    return min(limits, default=None)
+
+
+def _local_limits(scorer: object) -> Iterator[int | None]:
+    yield getattr(scorer, "at_once", None)
+    if (wrapped := getattr(scorer, "scorer", None)) is not None:
+        yield from _local_limits(wrapped)
+    for member in getattr(scorer, "members", ()):
+        yield from _local_limits(member)
+
+
 def close_scorer(scorer: object) -> None:
     """End the requests of a language model or an ensemble. A local model has nothing to close."""
     if (close := getattr(scorer, "close", None)) is not None:

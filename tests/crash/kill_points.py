@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from agent.live.pipeline import Pipeline
 from agent.store import database as database_module
-from agent.store.database import Database
+from agent.store.database import Database, Insert
 from agent.store.journal import Journal
 from agent.store.recorder import Recorder
 
@@ -96,8 +96,15 @@ def install(
             yield connection
             reach(WRITTEN)
 
-    original = Database.write
-    Database.write = write  # type: ignore[method-assign]
+    @contextmanager
+    def batch(self: Database) -> Iterator[Insert]:
+        with original_batch(self) as insert:
+            yield insert
+            if self.is_sqlite:  # otherwise it is a `write`
+                reach(WRITTEN)
+
+    original, original_batch = Database.write, Database.batch
+    Database.write, Database.batch = write, batch  # type: ignore[method-assign]
 
 
 def wrap_calls(

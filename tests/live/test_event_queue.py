@@ -177,3 +177,20 @@ def test_every_lost_event_is_counted(steps: Sequence[Event | None]) -> None:
             assert told[-1:] == states[-1:], "the newest state of a series always gets through"
 
     asyncio.run(play())
+
+
+async def test_an_open_bar_is_appended_at_once_and_what_may_not_be_lost_waits_for_room() -> None:
+    queue = EventQueue(capacity=1)
+    assert queue.emit(bar(1, confirm=False)) is None
+    assert queue.emit(bar(1, confirm=False, close=2.0)) is None
+    waiting = queue.emit(LASTING[2])
+    assert waiting is not None
+    await waiting
+    full = queue.emit(LASTING[3])
+    assert full is not None
+    appended = asyncio.ensure_future(full)
+    await asyncio.sleep(0)
+    assert (len(queue), appended.done()) == (2, False)
+    assert [event for event, _ in await queue.take(10)] == [bar(1, confirm=False, close=2.0), LASTING[2]]
+    await appended
+    assert await queue.get() == LASTING[3]

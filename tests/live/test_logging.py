@@ -11,7 +11,9 @@ import pytest
 import structlog
 
 from agent.config.live import LogConfig
+from agent.core.events import Command, Kline, OrderStatus, OrderUpdate
 from agent.live.log import configure
+from agent.live.observers import LogObserver
 
 SECRET = "s3cr3t-Value/9"
 
@@ -96,3 +98,21 @@ def test_control_characters_are_escaped_in_the_log(stream: io.StringIO, style: s
     assert not [escape for escape in ("\\u001b", "\\u202e", "\\u009b") if escape in text], (
         "nor where JSON is printed decoded"
     )
+
+
+def test_bars_are_in_the_log_at_level_debug_alone_also_after_it_was_configured_again(
+    stream: io.StringIO,
+) -> None:
+    observer = LogObserver()
+    bar = Kline("BTCUSDT", 60_000, 0, 60_000, 60_000, 1.0, 2.0, 0.5, 1.5, 10.0)
+    update = OrderUpdate("a", "BTCUSDT", 1, 1, OrderStatus.FILLED)
+    lines = []
+    for level in ("info", "debug", "info"):
+        configure(LogConfig(format="json", level=level), stream)
+        before = len(stream.getvalue().splitlines())
+        observer.event(7, bar)
+        observer.decision(7, update)
+        observer.event(8, Command("pause", 1, 1))
+        lines.append([msgspec.json.decode(line) for line in stream.getvalue().splitlines()[before:]])
+    assert [[line["event_id"] for line in part] for part in lines] == [[8], [7, 7, 8], [8]]
+    assert (lines[1][0]["symbol"], lines[1][0]["close"]) == ("BTCUSDT", 1.5)

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.core.errors import DataError, StoreError
 from agent.core.events import MINUTE_MS, Command, Event, Fill, Funding, News, Order, Sentiment
+from agent.live.interfaces.status import STORE_WRITE
 from agent.live.pipeline import Pipeline
 from agent.replay.verify import verify
+from agent.store.commit_mark import CommitMarkFile, read_mark
 from agent.store.database import Database
 from agent.store.journal import Journal, encode, read_journal
 from agent.store.queries import find_run, read_decisions
@@ -178,3 +182,26 @@ async def test_an_error_of_the_core_fails_the_run_and_keeps_its_journal(database
         raise DataError("a bar of another world")
     assert find_run(database).status is RunStatus.FAILED
     assert [encode(event) for _, event in read_journal(database, "run-1")] == list(map(encode, BARS[:5]))
+
+
+async def test_the_mark_names_every_committed_event_whether_it_decided_something_or_not(
+    database: Database, tmp_path: Path
+) -> None:
+    mark = CommitMarkFile(tmp_path / "mark")
+    quiet = replace(BARS[0], confirm=False)
+    with Pipeline(CONFIG, database, a_run(), resume=False, mark=mark) as pipeline:
+        state = replace(BARS[10], confirm=False)  # its price fills an order
+        for number, events in enumerate(([quiet], BARS[:10], [state], [state]), 1):
+            writes = len(pipeline.spans[STORE_WRITE])
+            decided = pipeline.decisions
+            await pipeline.feed(at_once(events))
+            found = read_mark(tmp_path / "mark")
+            assert found is not None
+            assert (found.seq, found.digest) == (pipeline.journal.last_seq, pipeline.journal.digest.hex())
+            assert found.decisions == pipeline.decisions
+            recorded = [item.digest.hex() for item in read_decisions(database, "run-1")]
+            assert (found.decisions, found.head) == (len(recorded), recorded[-1] if recorded else found.head)
+            if number == 4:  # nothing to record: one commit
+                assert (pipeline.decisions, len(pipeline.spans[STORE_WRITE])) == (decided, writes + 1)
+        assert pipeline.decisions > 0
+        pipeline.end(complete=True)

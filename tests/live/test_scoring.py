@@ -17,6 +17,7 @@ from agent.core.errors import ModelError
 from agent.core.events import News, Sentiment
 from agent.live.scoring import SentimentConsumer
 from models.labels import NOT_FINITE, UNKNOWN_KIND
+from models.sentiment.scorer_facts import side_by_side
 from models.sentiment.serve.headline_score import AssetScore, HeadlineScore
 from models.sentiment.serve.scorer import Scorer
 from tests.support.live import Words, until
@@ -80,6 +81,49 @@ async def test_a_full_batch_is_scored_at_once() -> None:
         listening.consumer.offer(headline(1))
         listening.consumer.offer(headline(2))
         await until(lambda: len(listening.said) == 2)
+
+
+class PairWise(Words):
+    """Works on two texts at the same time."""
+
+    at_once = 2
+
+
+async def test_a_burst_is_scored_in_as_many_as_the_model_works_on_and_its_first_are_not_held_back() -> None:
+    pairs = PairWise()
+    async with Listening(lambda _: pairs, score_wait=3_600_000, score_batch=5) as listening:
+        for number in range(5):
+            listening.consumer.offer(headline(number))
+        await until(lambda: len(listening.said) >= 2)
+        assert len(pairs.batches[0]) == 2
+    wrapped = Words()
+    wrapped.scorer = PairWise()  # type: ignore[attr-defined]
+    for scorer, most in ((pairs, 2), (wrapped, 2), (Words(), None)):
+        assert side_by_side(scorer) == most
+
+
+async def test_by_default_a_headline_does_not_wait_for_others() -> None:
+    assert LiveConfig().score_wait == 0
+    pairs = PairWise()
+    async with Listening(lambda _: pairs, score_wait=0) as listening:
+        for number in range(5):
+            listening.consumer.offer(headline(number))
+        await until(lambda: len(listening.said) == 5)
+    assert [len(batch) for batch in pairs.batches] == [2, 2, 1]
+    assert [s.news_id for s in listening.said] == [f"n{n}" for n in range(5)]
+
+
+async def test_what_a_full_batch_left_over_has_waited_already() -> None:
+    pairs = PairWise()
+    async with Listening(lambda _: pairs, score_wait=300, score_batch=3) as listening:
+        for number in range(3):
+            listening.consumer.offer(headline(number))
+        began = asyncio.get_running_loop().time()
+        await until(lambda: len(listening.said) == 3)  # the third alone, once its own time is up
+        listening.consumer.offer(headline(3))
+        await until(lambda: len(listening.said) == 4)
+        assert asyncio.get_running_loop().time() - began >= 0.5
+    assert [len(batch) for batch in pairs.batches] == [2, 1, 1]
 
 
 class BlockedModel(Words):

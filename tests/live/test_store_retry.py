@@ -235,8 +235,8 @@ def test_a_write_whose_result_was_lost_is_not_repeated(tmp_path: Path) -> None:
         assert again.append(bars[2:], again=True) == 3
         assert again.last_seq == 4
         recorder.equity([1, 2], [1.0, 2.0], [1.0, 2.0], [0.0, 0.0])
-        with database.write() as connection:
-            recorder._insert(connection)
+        with database.batch() as insert:
+            recorder._insert(insert)
         recorder.flush(again=True)
         recorder.equity([3], [1.0], [1.0], [0.0])
         recorder.flush(again=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -96,3 +98,74 @@ def test_the_error_names_a_damaged_event(recorded: Database) -> None:
         connection.execute(update(journal).where(journal.c.seq == 2).values(payload=b"\xc1"))
     with pytest.raises(StoreError, match="damaged event 2"):
         list(read_journal(recorded, "run-1"))
+
+
+MANY: list[Event] = [
+    Kline("BTCUSDT", 60_000, T0 + i, T0 + i, T0 + i, 1.0, 2.0, 0.5, 1.5, float(i)) for i in range(2_345)
+]
+
+
+@pytest.mark.parametrize("from_seq", [1, 2, 999, 1_000, 1_001, 2_000, 2_345])
+def test_a_long_journal_is_whole_from_any_number_however_it_was_committed(
+    recorded: Database, from_seq: int
+) -> None:
+    written = Journal(recorded, "run-1")
+    for start, end in ((0, 1), (1, 700), (700, 2_100), (2_100, 2_345)):
+        assert written.append(MANY[start:end]) == start + 1
+    written.seal()
+    found = list(read_journal(recorded, "run-1", from_seq))
+    assert [seq for seq, _ in found] == list(range(from_seq, 2_346))
+    assert [encode(event) for _, event in found] == list(map(encode, MANY[from_seq - 1 :]))
+
+
+def test_events_before_a_missing_one_are_read(recorded: Database) -> None:
+    Journal(recorded, "run-1").append(MANY)
+    with recorded.write() as connection:
+        connection.execute(delete(journal).where(journal.c.seq == 1_500))
+    found: list[int] = []
+    with pytest.raises(StoreError, match="lacks event 1500"):
+        found.extend(seq for seq, _ in read_journal(recorded, "run-1"))
+    assert found[:1_000] == list(range(1, 1_001))
+    assert found == list(range(1, len(found) + 1))
+    assert len(found) < 1_500
+
+
+def test_an_event_that_took_another_ones_bytes_is_damaged_though_the_digest_is_right(
+    recorded: Database,
+) -> None:
+    """The digest covers the bytes in order, not where an event ends."""
+    written = Journal(recorded, "run-1")
+    written.append(BARS)
+    written.seal()
+    both = encode(BARS[1]) + encode(BARS[2])
+    with recorded.write() as connection:
+        for seq, payload in ((2, both), (3, b"")):
+            connection.execute(update(journal).where(journal.c.seq == seq).values(payload=payload))
+    with pytest.raises(StoreError, match="damaged event 2"):
+        list(read_journal(recorded, "run-1"))
+
+
+def test_a_payload_that_is_not_bytes_is_damaged(recorded: Database) -> None:
+    if not recorded.is_sqlite:
+        pytest.skip("a server keeps the type of a column")
+    Journal(recorded, "run-1").append(BARS)
+    with recorded.write() as connection:
+        connection.exec_driver_sql("UPDATE journal SET payload = 'text' WHERE seq = 4")
+    with pytest.raises(StoreError, match="damaged event 4: its payload is not bytes"):
+        list(read_journal(recorded, "run-1"))
+
+
+def test_a_batch_that_fails_leaves_nothing_and_the_next_one_works(recorded: Database) -> None:
+    rows = [("run-1", seq, "Kline", T0, encode(bar)) for seq, bar in enumerate(BARS, 1)]
+    for twice in (rows[:1], [(*rows[0][:2], None, *rows[0][3:])]):  # the same number again; a column is empty
+        with pytest.raises(StoreError):
+            put_all(recorded, rows, twice)
+    assert list(read_journal(recorded, "run-1")) == []
+    put_all(recorded, rows)
+    assert [encode(event) for _, event in read_journal(recorded, "run-1")] == list(map(encode, BARS))
+
+
+def put_all(store: Database, *parts: list[tuple[Any, ...]]) -> None:
+    with store.batch() as put:
+        for rows in parts:
+            put(journal, rows)

@@ -26,6 +26,10 @@ from agent.system.untrusted import JSON_DECODE_ERRORS
 _log: Final = structlog.get_logger(__name__)
 _PING: Final = '{"op":"ping"}'
 _OVERHEAD: Final = 3  # quotes and comma of a topic in `args`
+_READ_AHEAD: Final = 1_024
+"""Messages read from the socket before the first is handled. Many symbols move at one instant, and with the
+default of 16 their bars would reach the core in as many small batches, each with a commit.
+"""
 CLOSE_TIMEOUT: Final = 1.0  # a venue that stalls doesn't complete the closing handshake either
 
 
@@ -167,6 +171,7 @@ class BybitStream:
             # `_keep_alive` uses Bybit's own ping, which also proves that the application behind the socket
             # is alive
             ping_interval=None,
+            max_queue=_READ_AHEAD,
             proxy=None if is_loopback(self._url) else True,
         )
 

@@ -168,6 +168,8 @@ class Scorer:
         self._outputs = list(READER_OUTPUTS if self.reads_assets else OUTPUTS)
         self._rows = 1 if card.notes.get(PRECISION) == "int8" else ROWS_PER_RUN
         self._pool = ThreadPoolExecutor(threads, "scorer") if threads > 1 else None
+        self.at_once = threads if self._rows == 1 else None
+        """Number of texts that are worked on at the same time; None if several go in one run of the graph."""
         self.dimensions = int(session.get_outputs()[1].shape[-1])
 
     @classmethod
