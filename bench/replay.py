@@ -207,9 +207,8 @@ def main() -> None:
     strategy = STRATEGIES[args.workload]()
     settings = configuration(args.fill)
     tally = FillCounter()
-    engine = Engine(
-        settings, strategy, BacktestSink(tally, settings) if args.metrics else tally, run_id="bench"
-    )
+    measured = BacktestSink(tally, settings) if args.metrics else None
+    engine = Engine(settings, strategy, tally if measured is None else measured, run_id="bench")
     handle = engine.handle
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -229,6 +228,8 @@ def main() -> None:
                 else:
                     handle(part)
             runner.finish()
+        if measured is not None:
+            measured.close()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     fills = tally.fills
     n = len(data["ts"])

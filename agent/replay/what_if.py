@@ -340,6 +340,7 @@ class _LifeInProgress:
         engine = self.engine
         engine.finish()
         sink, record = self._sink.inner, self._record
+        sink.close()
         metrics = compute(
             sink.curve,
             sink.trades,
