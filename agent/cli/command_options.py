@@ -264,7 +264,7 @@ class WorkerOptions:
 
     @contextmanager
     def workers(self, jobs: int) -> Iterator[int]:
-        """Start the backend with `--jobs`, and yield how many replays may run at a time. Raises UsageError."""
+        """Start the backend; yields how many replays may run at a time. Raises UsageError."""
         from agent.research.backends import open_backend
 
         with open_backend(self.backend, self.address, jobs if self.address else worker_count(jobs)) as found:
@@ -272,7 +272,9 @@ class WorkerOptions:
 
     def many(self, jobs: int | None) -> int:
         """Return `--jobs` of a command that uses one process by default, or all workers of a cluster."""
-        return int(not self.address) if jobs is None else jobs
+        if jobs is not None:
+            return jobs
+        return 1 if self.address is None else 0
 
 
 _asking: Final = ["cli"]

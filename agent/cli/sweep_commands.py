@@ -88,7 +88,7 @@ def sweep(
                 variants,
                 jobs=workers,
                 digests=digests,
-                advance=partial(update, advance=1),
+                advance=partial(update, advance=1) if workers > 1 else None,
                 progress=lambda share: update(completed=share),
             )
     counted = sweeping.count_sweep(material, results)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from agent.core.errors import UsageError, did_you_mean
-from agent.research.parallel import use_cluster
+from agent.research.parallel import Cluster, use_cluster
 
 BACKENDS: Final = ("loky", "dask", "ray")
-
-_ALL: Final = 2**31
-"""Jobs without a limit of their own: as many as the cluster has workers."""
 
 
 @contextmanager
@@ -36,14 +33,20 @@ def open_backend(name: str, address: str | None, jobs: int) -> Iterator[int]:
             )
         yield jobs
         return
+    with _open_cluster(name, address, jobs) as cluster, use_cluster(cluster):
+        yield jobs if address is None else min(jobs or cluster.slots, cluster.slots)
+
+
+def _open_cluster(name: str, address: str | None, jobs: int) -> AbstractContextManager[Cluster]:
     try:
         if name == "dask":
-            from agent.research.dask_cluster import open_dask as open_cluster
-        else:
-            from agent.research.ray_cluster import open_ray as open_cluster  # type: ignore[assignment]
+            from agent.research.dask_cluster import open_dask
+
+            return open_dask(address, jobs)
+        from agent.research.ray_cluster import open_ray
+
+        return open_ray(address, jobs)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--backend {name} needs {error.name}", hint=f"pip install 'tapewire[{name}]'"
         ) from None
-    with open_cluster(address, jobs) as cluster, use_cluster(cluster):
-        yield jobs if address is None else min(jobs or cluster.slots, cluster.slots)

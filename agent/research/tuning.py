@@ -299,7 +299,7 @@ def _run_trials(batch: _Batch) -> None:
             search.inputs.load_window(fold.test, warmup=search.warmup, close_out=True, judged_from=end)
             for fold in search.folds
         ]
-        opened = open_study(search, create=False, seed=search.seed + batch.first)
+        opened = open_study(search, create=False, seed=search.seed + batch.first, checked=True)
         loaded = _LOADED[batch.token] = _LoadedSearch(*opened, windows)
     try:
         trials = loaded.study.get_trials(deepcopy=False)
