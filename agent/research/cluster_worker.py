@@ -93,13 +93,13 @@ class Missing(msgspec.Struct, frozen=True):
 
 
 class Returned(msgspec.Struct, frozen=True):
-    """A call that has ended: its pickled `Outcome` and rows, and the written files by their relative path."""
+    """A call that has ended: its pickled `CallOutcome` and rows, and the files it wrote by relative path."""
 
     payload: bytes
     output: dict[str, bytes]
 
 
-class Outcome(NamedTuple):
+class CallOutcome(NamedTuple):
     """A result, or the error that took its place."""
 
     result: Any = None
@@ -112,7 +112,7 @@ def run_envelope(envelope: Envelope) -> Missing | Returned:
         check_program(envelope.program, f"{socket.gethostname()}:{os.getpid()}")
         cache = Cache()
         return cache.fetch(envelope) or _run(envelope, cache)
-    return Returned(moved_paths.dump((Outcome(None, caught.error), {}), str), {})
+    return Returned(moved_paths.dump((CallOutcome(None, caught.error), {}), str), {})
 
 
 def _run(envelope: Envelope, cache: Cache) -> Returned:
@@ -147,8 +147,8 @@ class _Catching:
         self.error: BaseException | None = None
 
     @property
-    def outcome(self) -> Outcome:
-        return Outcome(self.result, self.error)
+    def outcome(self) -> CallOutcome:
+        return CallOutcome(self.result, self.error)
 
     def __enter__(self) -> Self:
         return self

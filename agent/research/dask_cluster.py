@@ -49,7 +49,7 @@ class DaskCluster:
             warnings.simplefilter("ignore")  # Dask warns of large arguments
             future = self._client.submit(_content, content, pure=False)
         self._published[future.key] = future
-        return _Published(future.key)
+        return _DaskContent(future.key)
 
     def explain(self, error: BaseException) -> BaseException:
         if isinstance(error, KilledWorker):
@@ -90,7 +90,7 @@ def _content(content: bytes) -> bytes:
     return content
 
 
-class _Published(msgspec.Struct, frozen=True):
+class _DaskContent(msgspec.Struct, frozen=True):
     """Content that Dask keeps under a key."""
 
     key: str

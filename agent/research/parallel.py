@@ -20,7 +20,7 @@ from joblib.externals.loky.backend import get_context
 from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
 from agent.core.errors import TapewireError
-from agent.research.cluster_worker import Fetch, Outcome
+from agent.research.cluster_worker import CallOutcome, Fetch
 from agent.research.replay_inputs import ReplayInputs
 from agent.research.shipment import Shipment
 
@@ -121,7 +121,7 @@ def run_parallel(
             step()
         return results
     return _run(
-        _Processes(jobs), lambda task: (work, task), lambda _, found: Outcome(found), tasks, jobs, step
+        _Processes(jobs), lambda task: (work, task), lambda _, found: CallOutcome(found), tasks, jobs, step
     )
 
 
@@ -152,7 +152,7 @@ class _Processes:
 def _run(
     pool: Pool,
     call: Callable[[Task], tuple[Any, ...]],
-    receive: Callable[[Task, Any], Outcome | None],
+    receive: Callable[[Task, Any], CallOutcome | None],
     tasks: Sequence[Task],
     jobs: int,
     step: Advance,
@@ -185,7 +185,9 @@ def _run(
                 if isinstance(error, pool.losses):
                     lost.append(number)
                     continue
-                outcome = receive(tasks[number], future.result()) if error is None else Outcome(None, error)
+                outcome = (
+                    receive(tasks[number], future.result()) if error is None else CallOutcome(None, error)
+                )
                 if outcome is None:
                     waiting.appendleft(number)
                 elif outcome.error is not None:

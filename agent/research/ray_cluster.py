@@ -39,7 +39,7 @@ class RayCluster:
         """Do nothing: Ray ends this command's workers with the connection."""
 
     def publish(self, content: bytes) -> Fetch:
-        return _Published(ray.put(content))
+        return _RayContent(ray.put(content))
 
     def explain(self, error: BaseException) -> BaseException:
         if isinstance(error, WorkerCrashedError):
@@ -63,7 +63,7 @@ def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any])
     return fn(*args, **kwargs)
 
 
-class _Published(msgspec.Struct, frozen=True):
+class _RayContent(msgspec.Struct, frozen=True):
     """Content in Ray's object store."""
 
     reference: Any

@@ -24,10 +24,10 @@ from agent.data.news import NewsFile
 from agent.research import moved_paths
 from agent.research.cluster_worker import (
     ROOT_MARK,
+    CallOutcome,
     Envelope,
     Fetch,
     Missing,
-    Outcome,
     Returned,
     ShippedFile,
     run_envelope,
@@ -90,7 +90,7 @@ class Shipment(Generic[Task]):
             payload=moved_paths.dump((self._work, task), _marking(self._roots | ({output} - {""}))),
         )
 
-    def receive(self, task: Task, found: Missing | Returned) -> Outcome | None:
+    def receive(self, task: Task, found: Missing | Returned) -> CallOutcome | None:
         """Add the rows that a worker recorded to the store, write its files, and return the outcome.
 
         Returns None if the worker lacks files: they are sent with the next call. Raises StoreError.
@@ -114,7 +114,7 @@ class Shipment(Generic[Task]):
                 place = self._output(task) / name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content)
-        return Outcome(*outcome)
+        return CallOutcome(*outcome)
 
     def _send(self, sha256: str) -> None:
         self._sent[sha256] += 1
