@@ -118,17 +118,18 @@ def open_dask(address: str | None, jobs: int) -> Iterator[DaskCluster]:
         ):
             yield DaskCluster(client)
         return
+    place = address.rpartition("/")[2]  # a URL would be masked
     try:
         client = Client(address, timeout=_CONNECT)
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, TimeoutError, ValueError):
         raise UsageError(
-            f"no Dask scheduler at {address}: {error}", hint="start one: dask scheduler, then dask worker"
+            f"no Dask scheduler answers at {place}", hint="start one: dask scheduler, then dask worker"
         ) from None
     with client:
         try:
             client.wait_for_workers(1, timeout=_FIRST_WORKER)
         except TimeoutError:
             raise UsageError(
-                f"the Dask scheduler at {address} has no worker", hint="dask worker ADDRESS"
+                f"the Dask scheduler at {place} has no worker", hint="dask worker ADDRESS"
             ) from None
         yield DaskCluster(client)

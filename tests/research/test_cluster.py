@@ -306,7 +306,7 @@ def test_without_an_address_dask_starts_workers(
         "tune", "--klines", klines, *search, "--backend", "dask", "--address", "tcp://127.0.0.1:1"
     )
     assert refused.code == 2
-    assert "no Dask scheduler at tcp://127.0.0.1:1" in refused.err
+    assert "no Dask scheduler answers at 127.0.0.1:1" in refused.err
 
 
 # -- what needs no cluster ----------------------------------------------------------------------------------
