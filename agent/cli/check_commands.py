@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from agent.cli.command_options import Jobs, Json, Page, ReplayOptions, Seed, parse_span, window, worker_count
+from agent.cli.command_options import (
+    Jobs,
+    Json,
+    Page,
+    ReplayOptions,
+    Seed,
+    WorkerOptions,
+    parse_span,
+    window,
+)
 from agent.cli.console import out, print_columns, print_json, print_text
 from agent.cli.research_output import counting, score_all, show_stamps, write_result_page
 from agent.cli.typer_setup import Without, option
@@ -34,6 +43,7 @@ def register(app: typer.Typer) -> None:
 
 def lookahead(
     replay: ReplayOptions,
+    where: WorkerOptions,
     cuts: Annotated[int, option("--cuts", "Number of times at which events and bar files end.", min=2)] = 12,
     jobs: Jobs = 0,
     seed: Seed = 0,
@@ -49,8 +59,8 @@ def lookahead(
 
     material = replay.material()
     score_all(material, workers=replay.mqtt_workers)
-    with counting("replays", count_replays(cuts)) as advance:
-        result = check_lookahead(material, cuts=cuts, jobs=worker_count(jobs), seed=seed, advance=advance)
+    with where.workers(jobs) as workers, counting("replays", count_replays(cuts)) as advance:
+        result = check_lookahead(material, cuts=cuts, jobs=workers, seed=seed, advance=advance)
     _show(result, report, json)
 
 
@@ -70,6 +80,7 @@ def startup(replay: ReplayOptions, report: Page = None, json: Json = False) -> N
 
 def placebo(
     replay: ReplayOptions,
+    where: WorkerOptions,
     draws: Annotated[
         int, option("--draws -n", "Number of replays with the headlines shuffled in time.", min=19)
     ] = 40,
@@ -84,8 +95,8 @@ def placebo(
     material = replay.material()
     stamps = material.leakage(window(material)[0])
     score_all(material, workers=replay.mqtt_workers)
-    with counting("replays", draws + 1) as advance:
-        result = check_placebo(material, draws=draws, jobs=worker_count(jobs), seed=seed, advance=advance)
+    with where.workers(jobs) as workers, counting("replays", draws + 1) as advance:
+        result = check_placebo(material, draws=draws, jobs=workers, seed=seed, advance=advance)
     _show(result, report, json, stamps)
 
 
@@ -120,6 +131,7 @@ def masked(
 
 def costs(
     replay: ReplayOptions,
+    where: WorkerOptions,
     latency: Annotated[
         list[str] | None,
         option("--latency", "Latency in the table; may be repeated.", "DURATION", "0s, 250ms, 5s, 1m"),
@@ -153,16 +165,15 @@ def costs(
     by_fees, by_slippage = fees or list(FACTORS), slippage or list(FACTORS)
     stamps = material.leakage(window(material)[0])
     score_all(material, workers=replay.mqtt_workers)
-    with counting(
-        "replays", len(latencies) * len(by_fees) * len(by_slippage) + MAX_SEARCH_REPLAYS
-    ) as advance:
+    replays = len(latencies) * len(by_fees) * len(by_slippage) + MAX_SEARCH_REPLAYS
+    with where.workers(jobs) as workers, counting("replays", replays) as advance:
         result = check_costs(
             material,
             latencies=latencies,
             fees=by_fees,
             slippage=by_slippage,
             margin=margin,
-            jobs=worker_count(jobs),
+            jobs=workers,
             advance=advance,
         )
     _show(result, report, json, stamps)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, get_args
@@ -32,6 +34,12 @@ Page = Annotated[
 ]
 Seed = Annotated[int, option("--seed", "Seed of all random draws.")]
 Jobs = Annotated[int, option("--jobs -j", "Worker processes; 0: one per CPU core.", min=0)]
+ManyJobs = Annotated[
+    int | None,
+    option(
+        "--jobs -j", "Worker processes; 0: one per CPU core.", default="1; of a cluster, all workers", min=0
+    ),
+]
 Warmup = Annotated[
     str | None,
     option("--warmup", "History read before the judged window.", "DURATION", "1000 bars, at least 1d"),
@@ -240,6 +248,40 @@ class ReplayOptions:
             self.allow_leakage,
             acting_as(),
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerOptions:
+    """Where independent replays run."""
+
+    PANEL: ClassVar = "Workers"
+
+    backend: Annotated[
+        str, option("--backend", "What runs the worker processes: loky, dask or ray.", "NAME")
+    ] = "loky"
+    address: Annotated[
+        str | None,
+        option(
+            "--address",
+            "Cluster: tcp://HOST:8786 (Dask), ray://HOST:10001 or HOST:6379 (Ray).",
+            "ADDRESS",
+            "workers of this machine",
+        ),
+    ] = None
+
+    @contextmanager
+    def workers(self, jobs: int) -> Iterator[int]:
+        """Start the backend; yields how many replays may run at a time. Raises UsageError."""
+        from agent.research.backends import open_backend
+
+        with open_backend(self.backend, self.address, jobs if self.address else worker_count(jobs)) as found:
+            yield found
+
+    def many(self, jobs: int | None) -> int:
+        """Return `--jobs` of a command that uses one process by default, or all workers of a cluster."""
+        if jobs is not None:
+            return jobs
+        return 1 if self.address is None else 0
 
 
 _asking: Final = ["cli"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from agent.cli.command_options import Jobs, Page, Ranges, ReplayOptions, worker_count
+from agent.cli.command_options import ManyJobs, Page, Ranges, ReplayOptions, WorkerOptions
 from agent.cli.console import err, print_columns, print_json, print_text, progress_bar
 from agent.cli.research_output import (
     counting,
@@ -35,6 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def sweep(
     replay: ReplayOptions,
+    where: WorkerOptions,
     ranges: Ranges = None,
     points: Annotated[int, option("--points", "Values of a range that states no step.", min=1)] = 5,
     limit: Annotated[int, option("--limit", "Most variants.", min=1)] = 2_000,
@@ -45,7 +47,7 @@ def sweep(
         bool,
         option("--digests", "Also chain the decisions of each variant, to compare sweeps; takes longer."),
     ] = False,
-    jobs: Jobs = 1,
+    jobs: ManyJobs = None,
     report: Page = None,
     json: Annotated[
         bool, option("--json", "Print a JSON list on standard output: one object a variant.")
@@ -78,16 +80,17 @@ def sweep(
         )
     score_all(material, workers=replay.mqtt_workers)
     leaks = material.leakage(material.whole_window.start)
-    workers = min(worker_count(jobs), len(variants))
-    title = f"replaying {len(variants):,} variants"
-    with progress_bar(title, 1.0 if workers == 1 else None) as update:
-        results = sweeping.sweep(
-            material,
-            variants,
-            jobs=workers,
-            digests=digests,
-            progress=lambda share: update(completed=share),
-        )
+    with where.workers(where.many(jobs)) as found:
+        workers = min(found, len(variants))
+        with progress_bar(f"replaying {len(variants):,} variants", float(workers)) as update:
+            results = sweeping.sweep(
+                material,
+                variants,
+                jobs=workers,
+                digests=digests,
+                advance=partial(update, advance=1) if workers > 1 else None,
+                progress=lambda share: update(completed=share),
+            )
     counted = sweeping.count_sweep(material, results)
     runs: list[str] = []
     if store:

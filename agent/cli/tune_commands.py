@@ -17,6 +17,7 @@ from agent.cli.command_options import (
     ReplayOptions,
     Seed,
     Warmup,
+    WorkerOptions,
     parse_span,
     placebo_replays,
     warmup_ms,
@@ -76,6 +77,7 @@ class HoldoutOptions:
 def tune(
     replay: ReplayOptions,
     cut: HoldoutOptions,
+    where: WorkerOptions,
     ranges: Ranges = None,
     trials: Annotated[
         int,
@@ -89,7 +91,12 @@ def tune(
             min=1,
         ),
     ] = 8,
-    workers: Annotated[int, option("--workers -j", "Worker processes of this machine.", min=1)] = 1,
+    workers: Annotated[
+        int | None,
+        option(
+            "--workers -j", "Worker processes of this command.", default="1; of a cluster, all workers", min=1
+        ),
+    ] = None,
     warmup: Warmup = None,
     prune: Annotated[
         bool, option("--prune/--no-prune", "End a trial early if it is below the median so far.")
@@ -138,8 +145,8 @@ def tune(
     if done:
         note = f"study {search.study}: {done:,} of {trials:,} trials come from an earlier search"
         err.print(note)
-    with counting("trials", max(0, trials - done)) as advance:
-        tuning.tune(search, workers=workers, advance=advance)
+    with where.workers(where.many(workers)) as found, counting("trials", max(0, trials - done)) as advance:
+        tuning.tune(search, workers=found, shared=where.address is not None, advance=advance)
     judging = Settings("none", warm, placebo_replays(material, placebo), seed=seed, judge_again=judge_again)
     with err.status("judging the best on held-out time"):
         tuned = tuning.evaluate_best(search, held_out, judging, reused=done)

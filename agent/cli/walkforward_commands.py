@@ -16,11 +16,11 @@ from agent.cli.command_options import (
     ReplayOptions,
     Seed,
     Warmup,
+    WorkerOptions,
     parse_span,
     placebo_replays,
     warmup_ms,
     window,
-    worker_count,
 )
 from agent.cli.console import out, print_columns, print_json
 from agent.cli.research_output import (
@@ -143,6 +143,7 @@ def walkforward(
     replay: ReplayOptions,
     cut: FoldOptions,
     fitting: FitOptions,
+    where: WorkerOptions,
     warmup: Warmup = None,
     placebo: Placebo = 20,
     jobs: Jobs = 0,
@@ -185,12 +186,12 @@ def walkforward(
         "recipe": recipe,
         "config": material.config.persisted(),
     }
-    with counting("folds", len(folds)) as advance:
+    with where.workers(jobs) as workers, counting("folds", len(folds)) as advance:
         result = walk_forward(
             material,
             folds,
             fitting.fitter(material, space, warm, recipe),
-            Settings(fitting.fit, warm, placebo_replays(material, placebo), worker_count(jobs), seed),
+            Settings(fitting.fit, warm, placebo_replays(material, placebo), workers, seed),
             described=described,
             advance=advance,
         )

@@ -31,11 +31,15 @@ _CHILD: Final = "import sys; from agent.research.file_truncation import run_chil
 
 
 class TruncatedReplay(NamedTuple):
-    """The decisions on the first `events` events, or the `error` with which the strategy failed."""
+    """The decisions on the first `events` events, or the `error` with which the strategy failed.
+
+    `files_cut` states whether the files of bars ended at the cut, too.
+    """
 
     events: int
     decisions: list[NumberedDecision]
     error: str = ""
+    files_cut: bool = False
 
 
 class _Job(NamedTuple):
@@ -59,12 +63,14 @@ def can_truncate_files(inputs: ReplayInputs) -> bool:
         return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
-def replay_truncated(inputs: ReplayInputs, cut: int, *, truncate_files: bool) -> TruncatedReplay:
-    """Replay settled `inputs` in a new process up to `cut` (UTC ms).
+def replay_truncated(task: tuple[ReplayInputs, int]) -> TruncatedReplay:
+    """Replay settled inputs in a new process up to a cut (UTC ms).
 
-    With `truncate_files` the files of bars end there too. Raises TapewireError if the process fails for
+    If this machine can, the files of bars end there too. Raises TapewireError if the process fails for
     another reason than the strategy.
     """
+    inputs, cut = task
+    truncate_files = can_truncate_files(inputs)
     with TemporaryDirectory() as name:
         folder = Path(name)
         mounts = []
@@ -82,7 +88,7 @@ def replay_truncated(inputs: ReplayInputs, cut: int, *, truncate_files: bool) ->
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise TapewireError(f"the replay that ends at a cut failed: {lines[-1]}")
         found: TruncatedReplay = pickle.loads(result.read_bytes())
-    return found
+    return found._replace(files_cut=truncate_files)
 
 
 def truncate(path: Path, copy: Path, end: int, *, timezone: str | None = None) -> None:

@@ -17,16 +17,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
 
 from agent.core.events import Decision, Event, Fill, Kline, Order
 from agent.data.merge import merge
-from agent.research.file_truncation import TruncatedReplay, can_truncate_files, replay_truncated
+from agent.research.file_truncation import TruncatedReplay, replay_truncated
 from agent.research.folds import Window
-from agent.research.parallel import Advance
+from agent.research.parallel import Advance, run_parallel
 from agent.research.replay_inputs import ReplayInputs
 from agent.research.replay_window import LoadedWindow, NumberedDecision
 from agent.research.surrogate_market import reorder_days, shuffle_headlines
@@ -100,13 +99,10 @@ def check_lookahead(
     again = _first_difference(events, expected, window.decide(events), None)
     step()
     places = choose_cuts(events, expected, cuts)
-    truncate_files = can_truncate_files(inputs)
-    prefix = None
-    with ThreadPoolExecutor(jobs) as pool:
-        replays = pool.map(lambda cut: replay_truncated(inputs, cut, truncate_files=truncate_files), places)
-        for cut, replay in zip(places, replays, strict=True):
-            prefix = prefix or _compare_prefix(events, expected, cut, replay)
-            step()
+    tasks = [(inputs, cut) for cut in places]
+    replays = run_parallel(replay_truncated, tasks, jobs=jobs, advance=advance, inputs=inputs)
+    found = (_compare_prefix(events, expected, *pair) for pair in zip(places, replays, strict=True))
+    prefix = next(filter(None, found), None)
     timings = []
     for number in range(SURROGATES):
         timings.append(_test_timing(inputs, window, seed + number))
@@ -125,7 +121,7 @@ def check_lookahead(
         cuts=places,
         again=again,
         prefix=prefix,
-        files_cut=truncate_files,
+        files_cut=all(replay.files_cut for replay in replays),
         foresight=timing,
         knows_the_market=knows_the_market,
     )

@@ -40,9 +40,8 @@ def replay_variants(
     inputs: ReplayInputs, variants: Sequence[Variant], *, jobs: int = 1, advance: Advance | None = None
 ) -> list[VariantResult]:
     """Replay each variant of settled `inputs` over `jobs` processes; each process reads the window once."""
-    return run_parallel(
-        replay_variant, [(inputs, variant) for variant in variants], jobs=jobs, advance=advance
-    )
+    tasks = [(inputs, variant) for variant in variants]
+    return run_parallel(replay_variant, tasks, jobs=jobs, advance=advance, inputs=inputs)
 
 
 def replay_variant(task: tuple[ReplayInputs, Variant]) -> VariantResult:

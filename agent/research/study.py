@@ -107,8 +107,11 @@ def count_trials(search: Search) -> int:
     return len(open_study(search, create=True).study.get_trials(deepcopy=False))
 
 
-def open_study(search: Search, *, create: bool, seed: int | None = None) -> OpenStudy:
-    """Open the study. Raises UsageError if it is of another search, StoreError if it can't be opened."""
+def open_study(search: Search, *, create: bool, seed: int | None = None, checked: bool = False) -> OpenStudy:
+    """Open the study. Raises UsageError if it is of another search, StoreError if it can't be opened.
+
+    With `checked` the caller knows that it is of this search, as in a worker, whose paths are others.
+    """
     optuna = _import_optuna()
     try:
         url = make_url(search.storage)
@@ -147,6 +150,8 @@ def open_study(search: Search, *, create: bool, seed: int | None = None) -> Open
                 study.set_user_attr("search", msgspec.to_builtins(search.described))
         except (SQLAlchemyError, ImportError) as error:
             raise storage_error(search.storage, error) from None
+    if checked:
+        return OpenStudy(study, storage)
     stored, own = (
         study.user_attrs.get("search"),
         json.loads(json.dumps(msgspec.to_builtins(search.described))),

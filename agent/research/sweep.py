@@ -11,7 +11,7 @@ from agent.replay.batch import SweepResult, replay_batch
 from agent.replay.evaluations import Evaluated, Result, input_files, record_results, versions_of
 from agent.replay.history import History
 from agent.replay.needed_bars import needed_bars
-from agent.research.parallel import Advance, run_parallel
+from agent.research.parallel import Advance, run_parallel, uses_cluster
 from agent.research.replay_inputs import ReplayInputs
 from agent.research.replay_window import with_params
 from agent.store.tries import study_of, tries_on
@@ -41,12 +41,12 @@ def sweep(
     """
     jobs = max(1, min(jobs, len(variants)))
     parts = [_Part(inputs, list(variants[number::jobs]), digests) for number in range(jobs)]
-    if jobs == 1:
+    if jobs == 1 and not uses_cluster():
         results = _replay_part(parts[0], progress)
         if advance is not None:
             advance()
         return results
-    done = run_parallel(_replay_part, parts, jobs=jobs, advance=advance)
+    done = run_parallel(_replay_part, parts, jobs=jobs, advance=advance, inputs=inputs)
     return [done[number % jobs][number // jobs] for number in range(len(variants))]
 
 

@@ -14,6 +14,7 @@ of n trials in batches of k has learnt n / k times. A median to be pruned by is 
 from __future__ import annotations
 
 import json
+import secrets
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ from agent.core.errors import ConfigError, UsageError
 from agent.core.events import DAY_MS
 from agent.replay.evaluations import Evaluated, Result, input_files, record_results, versions_of
 from agent.research.assessment import PERIODS_PER_YEAR
+from agent.research.cluster_worker import HELD
 from agent.research.fitters import NoFitter
 from agent.research.folds import Fold, Window, make_folds
 from agent.research.parallel import Advance, run_parallel
@@ -68,6 +70,9 @@ __all__ = [
 ]
 __all__ += ["record_result", "toml_snippet", "tune"]
 
+_BATCH: Final = "batch"
+"""Attribute of a trial with the `id` of its batch."""
+
 _NO_SHARPE: Final = -10.0  # value of a trial without a Sharpe ratio, which must not win
 
 
@@ -89,19 +94,23 @@ def split(start: int, end: int, *, holdout: int, embargo: int, folds: int) -> tu
     return found, Fold(1, Window(end - holdout, end - holdout), Window(end - holdout, end))
 
 
-def tune(search: Search, *, workers: int = 1, advance: Advance | None = None) -> None:
+def tune(search: Search, *, workers: int = 1, shared: bool = False, advance: Advance | None = None) -> None:
     """Run the trials that the study still lacks, over `workers` processes.
 
-    Raises what replays raise, StoreError, UsageError.
+    With `shared` they may be on other machines, so the study's storage must be a server. Raises what replays
+    raise, StoreError, UsageError.
 
     With one worker the same seed and batch give the same trials; a resumed study draws new ones. `advance` is
     called once for each trial.
     """
+    search = search._replace(storage=_reachable(search.storage, shared=shared))
     done = count_trials(search)
     missing = max(0, search.trials - done)
     size = max(1, min(search.batch, -(-missing // workers)))
+    token = secrets.token_hex(8)
     batches = [
-        _Batch(search, first, min(size, search.trials - first)) for first in range(done, search.trials, size)
+        _Batch(search, first, min(size, search.trials - first), token)
+        for first in range(done, search.trials, size)
     ]
     sizes = iter([batch.size for batch in batches])
 
@@ -111,9 +120,24 @@ def tune(search: Search, *, workers: int = 1, advance: Advance | None = None) ->
                 advance()
 
     try:
-        run_parallel(_run_trials, batches, jobs=workers, advance=advance_batch)
+        run_parallel(_run_trials, batches, jobs=workers, advance=advance_batch, inputs=search.inputs)
     finally:
         _LOADED.clear()
+
+
+def _reachable(storage: str, *, shared: bool) -> str:
+    """Return the URL of a storage for processes in other folders. Raises UsageError if it is a file of this
+    machine and they are on others.
+    """
+    prefix, separator, file = storage.partition("sqlite:///")
+    if prefix or not separator or file in ("", ":memory:"):
+        return storage
+    if shared:
+        raise UsageError(
+            f"--storage {storage} is a file of this machine, and the trials run on others",
+            hint="--storage postgresql://USER@HOST/NAME",
+        )
+    return f"sqlite:///{Path(file).absolute()}"
 
 
 def evaluate_best(
@@ -222,11 +246,17 @@ def toml_snippet(result: TuningResult, strategy: str) -> str:
 
 
 class _Batch(NamedTuple):
-    """`size` trials of a search, the first of which is number `first`."""
+    """`size` trials of a search, the first of which is number `first`; `token` is of the call of `tune`."""
 
     search: Search
     first: int
     size: int
+    token: str
+
+    @property
+    def id(self) -> str:
+        """What its trials are marked with."""
+        return f"{self.token}-{self.first}"
 
 
 class _LoadedSearch(NamedTuple):
@@ -254,13 +284,14 @@ class _RunningTrial:
 
 
 _LOADED: dict[str, _LoadedSearch] = {}
-"""The study that this process works on, kept between batches."""
+"""The study that this process works on by the token of `tune`, kept between batches."""
+
+HELD.append(_LOADED.clear)
 
 
 def _run_trials(batch: _Batch) -> None:
     search = batch.search
-    key = search.study + search.storage
-    loaded = _LOADED.get(key)
+    loaded = _LOADED.get(batch.token)
     if loaded is None:
         _LOADED.clear()  # one study at a time, because its events may fill the memory
         end = search.folds[-1].test.end
@@ -268,22 +299,29 @@ def _run_trials(batch: _Batch) -> None:
             search.inputs.load_window(fold.test, warmup=search.warmup, close_out=True, judged_from=end)
             for fold in search.folds
         ]
-        opened = open_study(search, create=False, seed=search.seed + batch.first)
-        loaded = _LOADED[key] = _LoadedSearch(*opened, windows)
+        opened = open_study(search, create=False, seed=search.seed + batch.first, checked=True)
+        loaded = _LOADED[batch.token] = _LoadedSearch(*opened, windows)
     try:
-        missing = search.trials - len(loaded.study.get_trials(deepcopy=False))  # others may work on it
-        _evaluate(loaded, search, min(batch.size, missing))
+        trials = loaded.study.get_trials(deepcopy=False)
+        own = [trial for trial in trials if trial.user_attrs.get(_BATCH) == batch.id]
+        lost = [trial for trial in own if trial.state == _states().RUNNING]
+        for trial in lost:  # of a worker that was lost
+            loaded.study.tell(trial.number, state=_states().FAIL)
+        missing = search.trials - (len(trials) - len(lost))  # others may work on it
+        _evaluate(loaded, batch, min(batch.size - (len(own) - len(lost)), missing))
     except SQLAlchemyError as error:
         raise storage_error(search.storage, error) from None
 
 
-def _evaluate(loaded: _LoadedSearch, search: Search, count: int) -> None:
+def _evaluate(loaded: _LoadedSearch, batch: _Batch, count: int) -> None:
     """Draw `count` trials and evaluate them together: the annual Sharpe ratio over all folds.
 
     Their state is `FAIL` after an error.
     """
-    study, windows = loaded.study, loaded.windows
+    study, windows, search = loaded.study, loaded.windows, batch.search
     trials = _ask(study, count)
+    for trial in trials:
+        trial.set_user_attr(_BATCH, batch.id)
     unfinished = {trial.number: trial for trial in trials}
     try:
         running = [one for trial in trials if (one := _begin(study, search, trial)) is not None]

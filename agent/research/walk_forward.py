@@ -47,8 +47,9 @@ from agent.research.replay_window import LoadedWindow, window_daily_returns, wit
 from agent.research.surrogate_market import shuffle_headlines
 from agent.store import tables
 from agent.store.database import Database
-from agent.store.queries import read_decisions
-from agent.store.runs import Run
+from agent.store.queries import list_runs, read_decisions
+from agent.store.run_deletion import delete_run
+from agent.store.runs import Run, RunStatus
 from agent.store.tries import Study, Try, is_assistant, study_of, tries_on
 from agent.system.atomic import write_bytes
 from agent.system.clock import iso
@@ -182,7 +183,14 @@ def walk_forward(
         _FoldTask(inputs, fold, fitter, own_folder / f"fold-{fold.number:02}", settings, name)
         for fold in folds
     ]
-    results = run_parallel(_run_fold, tasks, jobs=settings.jobs, advance=advance)
+    results = run_parallel(
+        _run_fold,
+        tasks,
+        jobs=settings.jobs,
+        advance=advance,
+        inputs=inputs,
+        output=lambda task: task.folder,
+    )
     days = np.concatenate([result.days for result in results])
     returns = np.concatenate([result.returns for result in results])
     prices = read_prices(inputs, judged)
@@ -324,7 +332,10 @@ def check_test_length(folds: Sequence[Fold], interval: int) -> None:
 
 def _run_fold(task: _FoldTask) -> _FoldResult:
     fold, settings = task.fold, task.settings
-    task.folder.mkdir()
+    part_of = f"{task.part_of} fold {fold.number}"
+    if task.folder.exists():
+        _remove_lost(task.inputs, part_of)
+    task.folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     overrides: dict[str, Any] = {}
     if fold.train.end > fold.train.start:
@@ -336,7 +347,6 @@ def _run_fold(task: _FoldTask) -> _FoldResult:
     inputs = task.inputs._replace(config=config)
     if overrides:  # the parameters may need another warm-up
         inputs = inputs._replace(plan=inputs.plan._replace(warm_up=None))
-    part_of = f"{task.part_of} fold {fold.number}"
     plan = inputs.part(fold.test, warmup=settings.warmup, close_out=True, part_of=part_of)
     with inputs.database() as database:
         history = History(plan, config)
@@ -381,6 +391,14 @@ def _run_fold(task: _FoldTask) -> _FoldResult:
         test_seconds=tested - fitted,
     )
     return _FoldResult(record, days, returns, trades, equity_at, placebo, done.run)
+
+
+def _remove_lost(inputs: ReplayInputs, part_of: str) -> None:
+    """Remove the unfinished run of a fold whose process was lost: the fold is run again."""
+    with inputs.database() as database:
+        for run in list_runs(database):
+            if run.status is RunStatus.RUNNING and run.config.get("window", {}).get("part_of") == part_of:
+                delete_run(database, run)
 
 
 def _read_run(
