@@ -39,6 +39,8 @@ from tests.support.live import (
     until,
 )
 
+pytestmark = pytest.mark.warm
+
 FIRST = '''
 from tapewire import Strategy, StrategyParams
 
