@@ -20,8 +20,6 @@ from agent.core.news_kinds import NEWS_KINDS
 from bench.judge import PARTS, run_command, settings, voting_kinds
 from bench.judge_tables import markdown, sentences
 
-pytestmark = pytest.mark.warm
-
 COUNT = "import json, pathlib; p = pathlib.Path('calls'); n = len(p.read_text()) if p.exists() else 0; "
 COUNT += "p.write_text('x' * (n + 1)); print(json.dumps({'call': n + 1}))"
 START = datetime(2024, 8, 18, tzinfo=UTC)

@@ -15,8 +15,6 @@ from tests.cli.conftest import Outcome
 from tests.conftest import ROOT
 from tests.research.market_files import write_klines
 
-pytestmark = pytest.mark.warm
-
 Tapewire = Callable[..., Outcome]
 BTC = ROOT / "tests/sample_data/BTCUSDT-1m.csv"  # from 2025-03-02T12:00Z, for 36 hours
 DECLARED = """

@@ -33,8 +33,6 @@ from tests.dashboard.dashboard_harness import client, origin
 from tests.live.conftest import database, quiet_log, sandbox
 from tests.support.live import handled, journal, living, load_words, settings, until
 
-pytestmark = pytest.mark.warm
-
 __all__ = ["database", "quiet_log", "sandbox"]
 
 

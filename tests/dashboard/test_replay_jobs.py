@@ -22,8 +22,6 @@ from tests.dashboard.dashboard_harness import client, origin, served
 from tests.dashboard.replays import RecordedRuns, finish, fold, record_backtest, start
 from tests.support.live import until
 
-pytestmark = pytest.mark.warm
-
 
 def workers() -> list[psutil.Process]:
     """Return the worker processes that this one has started."""

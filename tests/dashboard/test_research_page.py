@@ -18,8 +18,6 @@ from tests.dashboard.browser_page import DESKTOP, PHONE, BrowserPage
 from tests.dashboard.dashboard_harness import served
 from tests.support.live import SAMPLES
 
-pytestmark = pytest.mark.warm
-
 SLOW = 900.0
 """Seconds for a job: its process has the lowest priority, and the machine may be busy."""
 

@@ -31,8 +31,6 @@ from tests.live.test_commands import start
 from tests.support.command_line import run_command
 from tests.support.live import PATIENCE, SENTIMENT, Command, handled, journal, of, until
 
-pytestmark = pytest.mark.warm
-
 
 async def test_the_next_free_port_is_used_and_announced(database: Database) -> None:
     with closing(socket.socket()) as other:

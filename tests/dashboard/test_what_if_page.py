@@ -17,8 +17,6 @@ from tests.dashboard.replays import SLOW, RecordedRuns
 from tests.dashboard.test_browser import CONTRAST
 from tests.dashboard.test_replay_jobs import workers
 
-pytestmark = pytest.mark.warm
-
 BOTH = pytest.mark.parametrize(
     ("screen", "dark"), [(DESKTOP, False), (PHONE, True)], ids=["desktop-light", "phone-dark"]
 )

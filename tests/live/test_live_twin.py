@@ -36,8 +36,6 @@ from tests.support.live import assert_sound, journal, living, load_words, option
 from tests.support.recorded_venue import BEGIN, Venue, configuration, record
 from tests.support.venue_agent import twin_settings
 
-pytestmark = pytest.mark.warm
-
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 MARKET = churn(limit=False)
 

@@ -31,8 +31,6 @@ from tests.live.test_snapshots import a_run, live
 from tests.support.live import assert_sound, handled, living, load_words, options, settings, until
 from tests.support.stories import Story
 
-pytestmark = pytest.mark.warm
-
 SEGMENT = 30 * 60_000
 
 

@@ -15,8 +15,6 @@ from agent.core.events import MINUTE_MS, Event, Gap, Kline, News, Sentiment
 from bench.audit import audit_bars, audit_headlines
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.warm
-
 SAMPLES = ROOT / "tests" / "sample_data"
 
 

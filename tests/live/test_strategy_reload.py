@@ -39,8 +39,6 @@ from tests.support.live import (
     until,
 )
 
-pytestmark = pytest.mark.warm
-
 FIRST = '''
 from tapewire import Strategy, StrategyParams
 

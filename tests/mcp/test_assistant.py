@@ -23,8 +23,6 @@ from tests.mcp.assistant import NAME, answer, assistant, environment, refusal
 from tests.support.effort import usual
 from tests.support.live import PATIENCE, until
 
-pytestmark = pytest.mark.warm
-
 Tapewire = Callable[..., Outcome]
 READING = {
     "list_runs",

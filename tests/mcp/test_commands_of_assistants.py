@@ -13,8 +13,6 @@ from agent.store.database import Database
 from tests.mcp.assistant import NAME, answer, assistant, refusal
 from tests.support.live import handled, journal, living, load_words, of, settings, until
 
-pytestmark = pytest.mark.warm
-
 
 @pytest.mark.slow
 async def test_commands_are_refused_by_default_and_journalled_if_allowed(

@@ -18,8 +18,6 @@ from tests.api.api_harness import api_served
 from tests.cli.conftest import Outcome
 from tests.mcp.assistant import NAME, answer, http_assistant, http_server, refusal
 
-pytestmark = pytest.mark.warm
-
 Tapewire = Callable[..., Outcome]
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 

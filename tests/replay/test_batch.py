@@ -26,8 +26,6 @@ from tests.cli.conftest import Outcome, tapewire
 from tests.cli.test_backtest import scores
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.warm
-
 __all__ = ["tapewire"]  # a fixture
 SAMPLE = ROOT / "tests/sample_data"
 BTC, ETH = SAMPLE / "BTCUSDT-1m.csv", SAMPLE / "ETHUSDT-1m.csv"

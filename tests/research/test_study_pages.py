@@ -27,8 +27,6 @@ from tests.cli.conftest import Outcome
 from tests.research.market_files import START, write_klines
 from tests.support.browser import chromium
 
-pytestmark = pytest.mark.warm
-
 Tapewire = Callable[..., Outcome]
 SMA = ("--strategy", "sma_cross")
 RANGES = ("--range", "fast=3:9:3", "--range", "slow=12:36:12")

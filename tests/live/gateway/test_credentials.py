@@ -26,8 +26,6 @@ from tests.conftest import ROOT
 from tests.live.gateway.churning_strategy import churn, venue_settings
 from tests.support.live import living, load_words, options, settings, until
 
-pytestmark = pytest.mark.warm
-
 KEY, SECRET = "kkkkKEYkkkk1234567", "ssssSECRETssss7654321"
 
 

@@ -23,8 +23,6 @@ from tests.support.feed_server import FeedServer, item, rss
 from tests.support.live import PATIENCE
 from tests.support.producers import T0, ManualClock, until
 
-pytestmark = pytest.mark.warm
-
 
 async def test_headlines_are_recorded_until_stopped_and_once_over_restarts(
     feed_server: FeedServer, clock: ManualClock, tmp_path: Path

@@ -11,8 +11,6 @@ import pytest
 from tests.conftest import ROOT
 from tests.support.mosquitto import needs_mosquitto
 
-pytestmark = pytest.mark.warm
-
 
 @needs_mosquitto
 @pytest.mark.slow
