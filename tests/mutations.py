@@ -122,8 +122,8 @@ MUTATIONS: Final = (
     Mutation(
         "a-touched-trigger-rests",
         "agent/core/orders.py",
-        "return high >= self.trigger if rises else low <= self.trigger",
-        "return high > self.trigger if rises else low < self.trigger",
+        "return high >= self.trigger if self.rises else low <= self.trigger",
+        "return high > self.trigger if self.rises else low < self.trigger",
         MONEY,
     ),
     Mutation(
