@@ -13,7 +13,6 @@ import pytest
 import structlog
 
 from tests.support.effort import limit_examples
-from tests.support.warm_python import close, install, warm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,7 +75,6 @@ def pytest_configure(config: pytest.Config) -> None:
     of them becomes garbage.
     """
     limit_examples()
-    install()
     if hasattr(config, "workerinput"):
         gc.disable()
 
@@ -85,21 +83,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Put the slow tests first, where several workers share them."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
-    """Start the Python processes of tests marked `warm`, and of their fixtures, with the program imported."""
-    marked = item.get_closest_marker("warm")
-    if marked is None or item.get_closest_marker("cold"):
-        return (yield)
-    with warm(*marked.args):
-        return (yield)
-
-
-def pytest_sessionfinish() -> None:
-    """End what those processes were forked from."""
-    close()
 
 
 def pytest_collection_finish() -> None:

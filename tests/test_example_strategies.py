@@ -23,8 +23,6 @@ from tests.conftest import ROOT
 from tests.support.effort import usual
 from tests.support.long_sample import SYMBOLS, write_long_sample
 
-pytestmark = pytest.mark.warm
-
 __all__ = ["tapewire"]
 
 FOLDER = ROOT / "examples/strategies"

@@ -17,8 +17,6 @@ from rich.text import Text
 from agent.cli.console import SafeConsole
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.warm
-
 DIRTY = "up \x1b[2J\x1b]0;owned\x07 \x9b31m \u202egnp.exe\u2066 \x00\x08\r down"
 
 

@@ -14,8 +14,6 @@ import pytest
 from tests.cli.conftest import Outcome
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.warm
-
 Tapewire = Callable[..., Outcome]
 SAMPLE = ROOT / "tests/sample_data"
 KLINES = ("--klines", SAMPLE / "BTCUSDT-1m.csv", "--klines", SAMPLE / "ETHUSDT-1m.csv")

@@ -12,8 +12,6 @@ import pytest
 
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.warm
-
 BTC = ROOT / "tests" / "sample_data" / "BTCUSDT-1m.csv"
 MINE = """
 from agent.core.strategy import Strategy
@@ -67,7 +65,6 @@ def test_a_strategy_whose_hash_was_not_recorded_is_not_imported(run: str, tmp_pa
     assert tapewire(tmp_path, "verify", run, "--trust-strategy").returncode == 0
 
 
-@pytest.mark.cold
 def test_files_beside_a_strategy_do_not_shadow_installed_modules(tmp_path: Path) -> None:
     for name in ("jinja2", "markupsafe"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")

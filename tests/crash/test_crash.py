@@ -10,8 +10,6 @@ import pytest
 from tests.conftest import ROOT
 from tests.support import mutants
 
-pytestmark = pytest.mark.warm
-
 MARKET = ("--minutes", "100")  # a quarter of what `make crash` plays in each run
 FOUND_SOON = {
     "journal-lags-behind": 2,

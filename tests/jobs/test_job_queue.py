@@ -38,8 +38,6 @@ from tests.cli.conftest import Outcome
 from tests.conftest import ROOT
 from tests.support.live import SAMPLES, until
 
-pytestmark = pytest.mark.warm
-
 KLINES = ("sample/BTCUSDT-1m.csv",)
 SLOW = 900.0
 """Seconds for a job: its process has the lowest priority, and the machine may be busy."""

@@ -43,8 +43,6 @@ from tests.support.live import (
 )
 from tests.support.llm_server import Fault, LlmServer
 
-pytestmark = pytest.mark.warm
-
 
 class Server(Words):
     """A slow model that reads each headline the other way round; once dead, it hangs."""

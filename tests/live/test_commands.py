@@ -31,8 +31,6 @@ from tests.conftest import ROOT
 from tests.support.command_line import run_command
 from tests.support.live import PATIENCE, options
 
-pytestmark = pytest.mark.warm
-
 MAIN = "from agent.cli.main import main; main()"
 
 
@@ -66,7 +64,6 @@ async def status_of(folder: Path, process: Process) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.cold
 async def test_run_exits_with_0_on_a_signal_and_resumes_on_the_next_start(tmp_path: Path) -> None:
     async with Sandbox(options(speed=1)) as sandbox:
         config = write_config(sandbox, tmp_path)

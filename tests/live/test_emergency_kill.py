@@ -47,8 +47,6 @@ from tests.support.live import (
     until,
 )
 
-pytestmark = pytest.mark.warm
-
 QUICK = {"patience": "1m", "retry": {"first": "5ms", "ceiling": "20ms"}}
 
 

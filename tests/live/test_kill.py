@@ -25,8 +25,6 @@ from agent.store.runs import RunStatus
 from tests.conftest import ROOT
 from tests.support.live import NEWS_BEGIN, PATIENCE, SENTIMENT, SPEED, assert_sound, of, options, settings
 
-pytestmark = pytest.mark.warm
-
 
 def journalled(folder: Path, table: str = "journal") -> int:
     """Number of committed events as another process reads them; 0 if the store does not exist yet."""

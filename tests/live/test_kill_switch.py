@@ -39,8 +39,6 @@ from tests.support.live import (
     until,
 )
 
-pytestmark = pytest.mark.warm
-
 HOLD = {"name": "buy_and_hold", "params": {}}
 Invoke = Callable[..., Awaitable[Any]]
 

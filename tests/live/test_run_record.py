@@ -28,8 +28,6 @@ from tests.store.conftest import database_url, postgres_cluster
 from tests.store.store_damage import as_killed, halve_wal, wal_of
 from tests.support.live import handled, journal, living, load_words, of, options, settings, until
 
-pytestmark = pytest.mark.warm
-
 __all__ = ["database_url", "postgres_cluster"]
 
 

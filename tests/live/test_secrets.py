@@ -30,8 +30,6 @@ from tests.live.test_commands import MAIN
 from tests.support.feed_server import endless, item, rss
 from tests.support.live import PATIENCE, options
 
-pytestmark = pytest.mark.warm
-
 CANARY = "CANARY7h8I9j0K1l2M3"
 """Prefix of all secrets; each place has its own suffix."""
 

@@ -24,8 +24,6 @@ from tests.conftest import ROOT
 from tests.support.live import assert_sound, living, load_words, of, options, settings, until
 from tests.support.market import T0, config
 
-pytestmark = pytest.mark.warm
-
 
 class Patient(Strategy):
     """Bids far below the market and waits."""

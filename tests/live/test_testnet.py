@@ -28,8 +28,6 @@ from tests.conftest import ROOT
 from tests.live.gateway.churning_strategy import churn, venue_settings
 from tests.support.live import assert_sound, journal, living, load_words, of, options, settings, until
 
-pytestmark = pytest.mark.warm
-
 
 @pytest.fixture(autouse=True)
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,8 +29,6 @@ from agent.store.journal import encode, read_journal_rows
 from agent.store.queries import find_run
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.warm
-
 SAMPLES = ROOT / "tests" / "sample_data"
 HELPER = "WEIGHT = 0.5\n"
 MINE = """

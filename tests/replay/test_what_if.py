@@ -32,8 +32,6 @@ from tests.conftest import ROOT
 from tests.support.live import SAMPLES, Words
 from tests.support.recorded_venue import Venue, configuration, record
 
-pytestmark = pytest.mark.warm
-
 KLINES = ((SAMPLES / "BTCUSDT-1m.csv", None), (SAMPLES / "ETHUSDT-1m.csv", None))
 KLINES_START = 1_740_916_800_000  # 2025-03-02T12:00Z, when the sample bars begin
 PARAMS = {"position_size": 0.5, "allow_short": True}

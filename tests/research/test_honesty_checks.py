@@ -30,8 +30,6 @@ from agent.system.clock import iso
 from tests.cli.conftest import Outcome
 from tests.research.market_files import START, headlines, write_klines, write_scores
 
-pytestmark = pytest.mark.warm
-
 Tapewire = Callable[..., Outcome]
 PARAMS = ("allow_short=true", "position_size=0.9", "hold=1h")
 TRADE = ("--strategy", "sentiment", *(arg for param in PARAMS for arg in ("--set", param)))

@@ -22,8 +22,6 @@ from tests.cli.conftest import Outcome
 from tests.research import cheats
 from tests.research.market_files import START, headlines, write_klines, write_scores
 
-pytestmark = pytest.mark.warm
-
 Tapewire = Callable[..., Outcome]
 CHEATS = "tests.research.cheats:"
 WAYS = ("again", "prefix", "knows_the_market")
@@ -83,7 +81,7 @@ def test_trading_on_news_that_move_the_price_is_no_cheat(tapewire: Tapewire, tmp
 @pytest.mark.parametrize(
     ("cheat", "file", "found_by"),
     [
-        pytest.param("ReadsOnStart", "replayed", {"prefix", "knows_the_market"}, marks=pytest.mark.cold),
+        ("ReadsOnStart", "replayed", {"prefix", "knows_the_market"}),
         ("ReadsByArrow", "parquet", {"knows_the_market"}),
         ("ReadsSqlite", "sqlite", {"knows_the_market"}),
         ("ReadsEachBar", "replayed", {"prefix"}),

@@ -20,8 +20,6 @@ from strategies import source_hash
 from tests.cli.conftest import Outcome
 from tests.research.market_files import START, write_klines
 
-pytestmark = pytest.mark.warm
-
 Tapewire = Callable[..., Outcome]
 SEARCH = ("--strategy", "sma_cross", "--range", "fast=2:20", "--range", "slow=10:80", "--embargo", "1d")
 

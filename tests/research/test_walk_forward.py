@@ -23,8 +23,6 @@ from agent.system.clock import iso
 from tests.cli.conftest import Outcome
 from tests.research.market_files import START, headlines, write_klines, write_scores
 
-pytestmark = pytest.mark.warm
-
 Tapewire = Callable[..., Outcome]
 SMA = ("--strategy", "sma_cross", "--set", "fast=6", "--set", "slow=24")
 

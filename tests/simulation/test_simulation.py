@@ -10,8 +10,6 @@ import pytest
 from tests.conftest import ROOT
 from tests.support.effort import usual
 
-pytestmark = pytest.mark.warm
-
 SEEDS = usual(3, long=8)
 QUICKLY_DETECTED = (
     "bars-come-twice",
@@ -51,7 +49,6 @@ def test_seeds_with_several_strategies_in_one_account_have_no_violations() -> No
     assert done.stdout.splitlines()[-1] == f"{SEEDS} seeds held, 0 broke"
 
 
-@pytest.mark.cold
 def test_seed_is_reproducible() -> None:
     first, second = (
         simulation("--seeds", "1", "--first", "7", "--trace").stdout.splitlines() for _ in range(2)
