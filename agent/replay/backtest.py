@@ -351,7 +351,10 @@ def _run_blocks(
                 if progress and last is not None:
                     progress(last)
             sink.before = seq - part.first
-            runner.handle(*part)
+            try:
+                runner.handle(*part)
+            finally:  # a failed run ends at the event that failed
+                recorder.event_seq = sink.before + runner.row + 1
             seq += part.last - part.first
             last = int(part.block.end[part.last - 1])
             first = int(part.block.end[part.first]) if first is None else first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,17 @@ class CheckedQueue(EventQueue):
         self._counter = count()
         self._last: dict[str, int] = {}
 
+    def emit(self, event: Event) -> Awaitable[None] | None:
+        self._note(event)
+        return super().emit(event)
+
     async def put(self, event: Event) -> None:
+        self._note(event)
+        await super().put(event)
+
+    def _note(self, event: Event) -> None:
         if isinstance(event, Kline):
             self._arrived[id(event)] = next(self._counter), event
-        await super().put(event)
 
     async def take(self, limit: int) -> list[tuple[Event, float]]:
         taken = await super().take(limit)
