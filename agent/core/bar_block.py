@@ -124,12 +124,12 @@ class BarBlock:
         """Return the symbol of a bar."""
         return self.symbols[0 if self.numbers is None else int(self.numbers[row])]
 
-    def last_row(self, number: int, first: int, last: int) -> int:
-        """Return the last bar of a symbol among `first` to `last` - 1, or -1."""
+    def span(self, number: int, first: int, last: int) -> tuple[int, int]:
+        """Return a symbol's first and last bar among `first` to `last` - 1; (-1, -1) without one."""
         if self.numbers is None:
-            return last - 1
+            return first, last - 1
         rows = np.flatnonzero(self.numbers[first:last] == number)
-        return first + int(rows[-1]) if len(rows) else -1
+        return (first + int(rows[0]), first + int(rows[-1])) if len(rows) else (-1, -1)
 
     def kline(self, row: int) -> Kline:
         """Return the event of one bar."""

@@ -1,4 +1,4 @@
-"""Runs an engine over columns of bars: the same decisions as bar by bar, without what nobody looks at.
+"""Runs an engine over columns of bars: the same decisions as bar by bar, with less work.
 
 A bar at which something may happen is handled as `Engine.handle` does, without an event object unless an
 order or the strategy needs it. Bars in which nothing can happen are passed over in chunks: no order and no
@@ -8,7 +8,7 @@ are computed from the columns, as neither cash nor positions change between two 
 
 from __future__ import annotations
 
-from math import inf, isnan, nan
+from math import inf, isnan
 from typing import Any, Final
 
 import numpy as np
@@ -195,15 +195,21 @@ class BlockRunner:
         if upto == at:
             return at
         for number, state in enumerate(self._states):
-            row = block.last_row(number, at, upto)
+            row, last_row = block.span(number, at, upto)
             if state is None or row < at:
                 continue
+            position = state.position
+            if not state.book:
+                position.mark = float(block.close[row])
+            if position.size and engine._margined:
+                # kept from the first bar after a booking on: another bar's mark gives other last digits
+                self._matching.liquidation_price(position)
             if state.book:
                 own = block.part_of(number, at, upto)
                 self._matching.pass_bars(block.symbols[number], own.start, own.volume)
-            state.last_start = int(block.start[row])
-            state.next_start = int(block.end[row])
-            state.position.mark = float(block.close[row])
+            state.last_start = int(block.start[last_row])
+            state.next_start = int(block.end[last_row])
+            position.mark = float(block.close[last_row])
         if engine._reads_features:
             self._add_features(block, at, upto)
         last_end = int(block.end[upto - 1])
@@ -235,15 +241,12 @@ class BlockRunner:
         held = self._held(block)
         if not held and (cash > risk.ceiling or cash <= risk.floor):
             return at
-        liquidation = nan
-        if engine._margined and len(held) == 1:
-            liquidation = self._matching.liquidation_price(portfolio.open[0])
         gapless = block.gapless()
         last = at + int(block.end[at:last].searchsorted(due))
         row = at
         while row < last:
             chunk = row // CHUNK
-            if not gapless[chunk] or (held and not self._within_limits(held, chunk, cash, liquidation)):
+            if not gapless[chunk] or (held and not self._within_limits(held, chunk, cash)):
                 self._step_to = (chunk + 1) * CHUNK
                 break
             row = min((chunk + 1) * CHUNK, last)
@@ -261,7 +264,7 @@ class BlockRunner:
             held.append(_Held(position.size, position.mark, rate, own, reach))
         return held
 
-    def _within_limits(self, held: list[_Held], chunk: int, cash: float, liquidation: float) -> bool:
+    def _within_limits(self, held: list[_Held], chunk: int, cash: float) -> bool:
         """Return whether no price within a chunk reaches a limit of the account, whatever the others do."""
         risk = self._engine.risk
         least = most = worst = cash
@@ -291,12 +294,8 @@ class BlockRunner:
         slack = gross * _SLACK
         if least - slack <= risk.floor or most + slack > risk.ceiling:
             return False
-        if not self._engine._margined:
-            return True
-        if len(held) == 1:
-            # the scalar that a bar's own check compares with
-            return not (traded_low <= liquidation if held[0].size > 0.0 else traded_high >= liquidation)
-        return worst - needed > slack
+        # If equity exceeds the maintenance margin at the worst prices, none of them is a liquidation price
+        return not self._engine._margined or worst - needed > slack
 
     # -- samples ------------------------------------------------------------------------------------------
 

@@ -803,7 +803,10 @@ class Engine:
 
     def check_period(self) -> None:
         """Check the account once all bars of one moment are in, without a sample."""
-        equity = self.portfolio.equity()
+        self._check_limits(self.portfolio.equity())
+
+    def _check_limits(self, equity: float) -> None:
+        """Check the equity at the end of the bar period, unless it can't have reached a limit."""
         risk = self.risk
         if equity > risk.ceiling or equity <= risk.floor or self._period >= risk.next_day:
             self.check_equity(self._period, equity)
@@ -817,11 +820,8 @@ class Engine:
             value = position.size * position.mark
             equity += value
             gross += value if value > 0 else -value
-        ts = self._period
-        risk = self.risk
-        if equity > risk.ceiling or equity <= risk.floor or ts >= risk.next_day:
-            self.check_equity(ts, equity)
-        self._sample_ts.append(ts)
+        self._check_limits(equity)
+        self._sample_ts.append(self._period)
         self._sample_equity.append(equity)
         self._sample_cash.append(cash)
         self._sample_exposure.append(gross)

@@ -20,7 +20,8 @@ class DecisionSink(Protocol):
     ) -> None:
         """Receive samples of the account in blocks, one sample per bar period.
 
-        `ts` is in UTC ms, `exposure` is the gross notional of all positions.
+        `ts` is in UTC ms, `exposure` is the gross notional of all positions. If bars are handled in blocks
+        (`BlockRunner`), the columns are arrays.
         """
         ...
 

@@ -47,8 +47,8 @@ class BarSlice(NamedTuple):
 def block_stream(sources: Sequence[Iterable[Event]]) -> Iterator[Event | BarSlice]:
     """Yield the events of all `sources` in total order, the bars of those that have columns in slices.
 
-    Other sources must hold no bars. Lazy: one block is held, and the other events of its time. Raises as
-    `merge`.
+    Lazy: one block is held, and the other events of its time. Raises as `merge`, and ValueError if another
+    source holds a bar.
     """
     files = [source for source in sources if isinstance(source, BlockSource)]
     others = merge([source for source in sources if not isinstance(source, BlockSource)])
@@ -57,6 +57,8 @@ def block_stream(sources: Sequence[Iterable[Event]]) -> Iterator[Event | BarSlic
         due: list[Event] = []
         last = int(block.end[-1]), _BARS
         while following is not None and _place(following) < last:
+            if isinstance(following, Kline):
+                raise ValueError(f"a bar of {following.symbol} is among sources without columns")
             due.append(following)
             following = next(others, None)
         if gaps:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -288,10 +287,7 @@ def replay(
     sink = BacktestSink(recorder, config, after=history.start if history.warms_up else 0, period=period)
     engine = open_engine(config, sink, run_id=run_id, strategy=strategy, predictor=history.predictor)
     with blaming_any(engine), rare_collection():
-        if isinstance(engine, Engine) and any(isinstance(one, BlockSource) for one in sources):
-            first, last = _run_blocks(engine, sink, recorder, sources, progress)
-        else:
-            first, last = _run_events(engine, sink, recorder, sources, progress)
+        first, last = _run(engine, sink, recorder, sources, progress)
         sink.close()
         metrics = compute(
             sink.curve,
@@ -307,67 +303,49 @@ def replay(
     )
 
 
-def _run_events(
+def _run(
     engine: TradingEngine,
     sink: BacktestSink,
     recorder: ReplaySink,
     sources: Sequence[Iterable[Event]],
     progress: Progress | None,
 ) -> tuple[int | None, int | None]:
-    """Run the engine event by event; return `available_at` of the first and the last one."""
+    """Run the engine to its end; return `available_at` of the first and the last event.
+
+    An engine of one strategy handles bars in blocks, if a source has them as columns.
+    """
+    in_blocks = isinstance(engine, Engine) and any(isinstance(source, BlockSource) for source in sources)
+    runner = BlockRunner(engine) if isinstance(engine, Engine) and in_blocks else None
     first = last = None
-    tick = _TICK
+    seq, tick = 0, _TICK
     handle, hold, after = engine.handle, sink.benchmark.add, sink.after
-    for recorder.event_seq, event in zip(count(1), merge(sources)):
-        if event.__class__ is Kline and event.ts > after:
-            hold(event.symbol, event.ts, event.close)
-        handle(event)
-        if recorder.event_seq >= tick:
-            tick += _TICK
-            if progress:
-                progress(event.available_at)
-        last = event.available_at
-        first = last if first is None else first
-    engine.finish()
-    return first, last
-
-
-def _run_blocks(
-    engine: Engine,
-    sink: BacktestSink,
-    recorder: ReplaySink,
-    sources: Sequence[Iterable[Event]],
-    progress: Progress | None,
-) -> tuple[int | None, int | None]:
-    """Run the engine over blocks of bars; return `available_at` of the first and the last event."""
-    first = last = None
-    seq, block = 0, None
-    runner = sink.runner = BlockRunner(engine)
-    for part in block_stream(sources):
-        if isinstance(part, BarSlice):
-            if part.block is not block:
-                block = part.block
+    parts: Iterator[Any] = merge(sources) if runner is None else block_stream(sources)
+    for part in parts:
+        if runner is not None and isinstance(part, BarSlice):
+            block = part.block
+            if not part.first:
                 sink.hold(block)
-                if progress and last is not None:
-                    progress(last)
-            sink.before = seq - part.first
+            sink.begin_slice(runner, seq - part.first)
             try:
                 runner.handle(*part)
             finally:  # a failed run ends at the event that failed
-                recorder.event_seq = sink.before + runner.row + 1
+                recorder.event_seq = seq - part.first + runner.row + 1
+            sink.begin_slice(None, 0)
             seq += part.last - part.first
-            last = int(part.block.end[part.last - 1])
-            first = int(part.block.end[part.first]) if first is None else first
+            begin, last = int(block.end[part.first]), int(block.end[part.last - 1])
         else:
-            seq += 1
-            sink.before = -1
-            recorder.event_seq = seq
-            engine.handle(part)
-            last = part.available_at
-            first = last if first is None else first
-    sink.before = -1
+            recorder.event_seq = seq = seq + 1
+            if part.__class__ is Kline and part.ts > after:
+                hold(part.symbol, part.ts, part.close)
+            handle(part)
+            begin = last = part.available_at
+        first = begin if first is None else first
+        if seq >= tick:
+            tick = seq + _TICK
+            if progress:
+                progress(last)
     recorder.event_seq = seq
-    runner.finish()
+    (engine if runner is None else runner).finish()
     return first, last
 
 
@@ -396,16 +374,15 @@ class BacktestSink:
         self._every = HOUR_MS
         self._hour = 0
         self.after = after
-        self.runner: BlockRunner | None = None
-        self.before = -1
-        """While a block of bars is handled: the number of events before its first bar; else -1."""
+        self._runner: BlockRunner | None = None  # while it handles a slice of a block
+        self._before = 0  # events before the block's first bar
         self._set_number: Callable[[int], None] = partial(setattr, inner, "event_seq")
         self._waiting: list[list[Any]] = []  # columns of samples, fewer than a block
         self._samples = 0  # of them
 
     def decision(self, decision: Decision) -> None:
-        if self.before >= 0 and self.runner is not None:
-            self._set_number(self.before + self.runner.row + 1)
+        if self._runner is not None:
+            self._set_number(self._before + self._runner.row + 1)
         self._decision(decision)
         if decision.__class__ is Fill:
             if self.sleeves.add(decision):
@@ -417,6 +394,12 @@ class BacktestSink:
             self.trades.add_funding(decision)
         elif decision.__class__ is RiskEvent and decision.rule == SHORT_HISTORY:
             self.short_histories.setdefault(decision.detail, []).append(decision.symbol)
+
+    def begin_slice(self, runner: BlockRunner | None, before: int) -> None:
+        """Number the decisions that follow by the bars of a block, which has `before` events before its first
+        bar; None ends that.
+        """
+        self._runner, self._before = runner, before
 
     def hold(self, block: BarBlock) -> None:
         """Add bars to the benchmark."""

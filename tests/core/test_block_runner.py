@@ -14,7 +14,17 @@ from agent.config import Config, parse
 from agent.core.block_runner import BlockRunner
 from agent.core.engine import Engine
 from agent.core.errors import StrategyError
-from agent.core.events import MINUTE_MS, Command, Decision, Event, Gap, Kline, Sentiment
+from agent.core.events import (
+    MINUTE_MS,
+    PRIORITY,
+    Command,
+    Decision,
+    Event,
+    Funding,
+    Gap,
+    Kline,
+    Sentiment,
+)
 from agent.core.exchange import MatchingExchange
 from agent.core.sinks import ListSink
 from agent.core.strategy import Market, Strategy
@@ -170,7 +180,17 @@ def tape(rng: random.Random, symbols: Sequence[str]) -> tuple[list[ColumnSource]
         others.append(
             Command(rng.choice(["pause", "resume", "flatten", "resume", "kill"]), at, at, by="test")
         )
-    others.sort(key=lambda event: (event.available_at, isinstance(event, Sentiment)))
+    for symbol in symbols:
+        for _ in range(rng.randrange(12)):  # some of them within a bar
+            at = T0 + rng.randrange(BARS) * MINUTE_MS + rng.choice([0, 0, 20_000])
+            others.append(Funding(symbol, at, at, rng.choice([0.0001, -0.0003])))
+    others.sort(
+        key=lambda event: (
+            event.available_at,
+            PRIORITY[type(event)],
+            event.symbol if isinstance(event, Funding) else "",
+        )
+    )
     return sources, others
 
 
