@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.core.events import News
     from agent.data.cascade import CascadeScorer
-    from agent.live.services.mqtt.history_workers import WorkerJudges
+    from agent.live.services.mqtt.history_workers import WorkerScoring
     from agent.research.assessment import OutOfSampleEvidence
     from agent.research.replay_inputs import ReplayInputs
     from models.sentiment.serve.score_cache import CachedScorer
@@ -65,7 +65,7 @@ def score_headlines(
     local_only: bool = False,
     workers: bool = False,
 ) -> None:
-    """Score headlines (or `text` of each) ahead of a replay, over the cores, and show the progress.
+    """Score headlines (or `text` of each) ahead of a replay, and show the progress.
 
     Of a cascade, the model that revises scores those that may vote. With `local_only` the models at servers
     are left to the replay. With `workers` those at the broker score for the first model.
@@ -73,14 +73,14 @@ def score_headlines(
     from agent.data.cascade import may_vote, models_of
     from models.sentiment.serve.history_scoring import score_history
     from models.sentiment.serve.score_cache import CachedScorer
-    from models.sentiment.serve.scorer import cores
+    from models.sentiment.serve.scorer import Scorer
 
     votes = may_vote(config)
     for number, model in enumerate(models_of(scorer)):
         if not isinstance(model, CachedScorer):
             continue
-        judges = worker_judges(config, model, embeddings=embeddings) if workers and number == 0 else None
-        if judges is None and local_only and not hasattr(model.scorer, "reopen"):
+        by_workers = worker_scoring(config, model, embeddings=embeddings) if workers and number == 0 else None
+        if by_workers is None and local_only and not isinstance(model.scorer, Scorer):
             continue
         titles = [text(news) if text else news.title for news in headlines if number == 0 or votes(news)]
         what = "revising scores" if number else "scoring headlines"
@@ -89,16 +89,18 @@ def score_headlines(
                 model,
                 titles,
                 embedded=embeddings and number == 0,
-                jobs=config.model.threads or cores(),
-                judges=judges,
+                score_blocks=by_workers,
                 progress=partial(_show_scored, update, what, []),
             )
+        if by_workers is not None and (by_workers.resent or by_workers.refused):
+            again, invalid = f"{by_workers.resent:,} headlines were sent again", f"{by_workers.refused:,}"
+            err.print(f"note: {again} to the workers, and {invalid} of their messages were invalid")
 
 
-def worker_judges(config: Config, model: CachedScorer, *, embeddings: bool) -> WorkerJudges:
+def worker_scoring(config: Config, model: CachedScorer, *, embeddings: bool) -> WorkerScoring:
     """Return what lets the workers at the broker score for a model. Raises UsageError."""
     from agent.live.log import configure
-    from agent.live.services.mqtt.history_workers import WorkerJudges
+    from agent.live.services.mqtt.history_workers import WorkerScoring
 
     configure(config.log)
     if not config.mqtt.broker:
@@ -109,7 +111,7 @@ def worker_judges(config: Config, model: CachedScorer, *, embeddings: bool) -> W
     card = getattr(model.scorer, "card", None)
     if card is not None and card.notes.get("precision") != "int8":
         err.print("note: the last digits of a model in floating point depend on the workers' batches")
-    return WorkerJudges(config.mqtt, model.fingerprint, model.names, inflight=config.workers.inflight)
+    return WorkerScoring(config.mqtt, model.fingerprint, model.names, inflight=config.workers.inflight)
 
 
 def _show_scored(update: Callable[..., None], what: str, cached: list[int], done: int, total: int) -> None:

@@ -187,13 +187,13 @@ class CachedScorer:
         known = dict(self.cache.get(self.fingerprint, by_hash))
         missing = [key for key in by_hash if key not in known or (embedded and known[key].embeddings is None)]
         if missing:
-            judged = [by_hash[key] for key in missing]
-            known |= self.keep(judged, judge(self.scorer, judged, embedded=embedded))
+            new = [by_hash[key] for key in missing]
+            known |= self.keep(new, score_anew(self.scorer, new, embedded=embedded))
         self.hits += len(by_hash) - len(missing)
         return [known[key] for key in hashes]
 
 
-def judge(scorer: NamedScorer, texts: Sequence[str], *, embedded: bool) -> list[CachedScore]:
+def score_anew(scorer: NamedScorer, texts: Sequence[str], *, embedded: bool) -> list[CachedScore]:
     """Score texts for a cache. Raises ModelError if `embedded` and the scorer has no embeddings."""
     if not embedded:
         return [CachedScore(cast(HeadlineScore, score)) for score in scorer.score(texts)]

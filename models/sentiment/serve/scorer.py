@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -156,9 +155,6 @@ class Scorer:
         self.reads_assets = len(session.get_inputs()) == len(READER_INPUTS)
         """True if the model answers for single assets, and for the kind of news."""
         self.finder = finder or AssetFinder()
-        self.reopen: Callable[[], Scorer] | None = None
-        """Opens the model again with one thread, in another process; None on a GPU, which has no second place
-        for it."""
         self._session = session
         self._tokenizer = tokenizer
         self._prompt = PromptTokens(tokenizer, card.template, card.max_length) if card.template else None
@@ -222,8 +218,6 @@ class Scorer:
             scorer = cls(card, session, tokenizer, (threads or cores()) if on_cpu else 1, finder)
             scorer._check_output(folder)
         scorer.latency = LatencyHistogram()
-        if on_cpu:
-            scorer.reopen = partial(cls.load, folder, threads=1, finder=finder)
         return scorer
 
     @property

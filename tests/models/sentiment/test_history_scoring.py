@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.core.errors import ModelError
 from agent.data.sentiment import NamedScorer
 from agent.store.database import Database, open_database
 from models.sentiment import model_dir
-from models.sentiment.serve import history_scoring
-from models.sentiment.serve.history_scoring import BLOCK, ProcessJudges, score_history
+from models.sentiment.serve.history_scoring import BLOCK, score_history
 from models.sentiment.serve.score_cache import SCORES, CachedScorer, SqlScoreCache
 from models.sentiment.serve.scorer import Scorer
 
@@ -57,11 +49,6 @@ def stores(tmp_path: Path) -> Iterator[Callable[[], Database]]:
         database.close()
 
 
-@pytest.fixture
-def processes_for_few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history_scoring, "WORTH_PROCESSES", 1)
-
-
 def rows_of(database: Database) -> list[tuple[Any, ...]]:
     with database.read() as connection:
         rows = connection.execute(SCORES.select().order_by(SCORES.c.text_hash))
@@ -73,18 +60,15 @@ def scored(database: Database, scorer: NamedScorer, **how: Any) -> list[tuple[An
     return rows_of(database)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("processes_for_few_texts")
 @pytest.mark.parametrize("embedded", [False, True])
-def test_processes_store_what_one_thread_stores(
+def test_many_threads_store_what_one_stores(
     starter: Scorer, stores: Callable[[], Database], embedded: bool
 ) -> None:
     one = scored(stores(), starter, embedded=embedded)
     assert len(one) == len(set(TEXTS))
-    assert scored(stores(), starter, embedded=embedded, jobs=3 if embedded else 2) == one
+    assert scored(stores(), Scorer.load(model_dir("starter"), threads=3), embedded=embedded) == one
 
 
-@pytest.mark.usefixtures("processes_for_few_texts")
 def test_a_model_in_floating_point_gets_the_batches_of_a_replay(
     stores: Callable[[], Database], tmp_path: Path, write_model: Callable[..., Path]
 ) -> None:
@@ -104,7 +88,6 @@ def test_a_model_in_floating_point_gets_the_batches_of_a_replay(
             return model.score(texts)
 
     assert scored(stores(), Recorded(), embedded=False) == rows_of(replayed)
-    assert scored(stores(), model, embedded=False, jobs=2) == rows_of(replayed)
     assert sum(map(len, batches)) == len(set(TEXTS))
     assert batches[0] == list(dict.fromkeys(TEXTS[:BLOCK]))
     assert batches[1] == [text for text in dict.fromkeys(TEXTS[BLOCK : 2 * BLOCK]) if text not in batches[0]]
@@ -132,106 +115,6 @@ def test_an_interrupted_call_keeps_its_scores_and_the_next_one_goes_on(
     assert seen[0] == (kept, len(set(TEXTS)))
     assert seen[-1] == (len(set(TEXTS)), len(set(TEXTS)))
     assert rows_of(database) == scored(stores(), starter)
-
-
-class DyingScorer:
-    """Kills its process at its second block, as often as there are files in `lives`."""
-
-    def __init__(self, model: Path, lives: Path) -> None:
-        self._scorer = Scorer.load(model, threads=1)
-        self.fingerprint, self.names = self._scorer.fingerprint, self._scorer.names
-        self._lives, self._blocks = lives, 0
-
-    def score(self, texts: Sequence[str]) -> Any:
-        self._blocks += 1
-        life = next(self._lives.iterdir(), None)
-        if self._blocks == 2 and life is not None:
-            life.unlink(missing_ok=True)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self._scorer.score(texts)
-
-
-@pytest.mark.parametrize("lives", [1, 2])
-def test_a_block_whose_process_dies_is_scored_by_another(
-    stores: Callable[[], Database], tmp_path: Path, write_model: Callable[..., Path], lives: int
-) -> None:
-    model, folder = write_model(tmp_path / "model"), tmp_path / "lives"
-    folder.mkdir()
-    for number in range(lives):
-        (folder / str(number)).touch()
-    scorer = Scorer.load(model)
-    judges = ProcessJudges(partial(DyingScorer, model, folder), scorer.fingerprint, 1, embedded=False)
-    assert scored(stores(), scorer, embedded=False, judges=judges) == scored(stores(), scorer, embedded=False)
-    assert judges.lost == lives
-
-
-def test_processes_that_keep_dying_are_an_error_and_their_scores_are_kept(
-    stores: Callable[[], Database],
-    tmp_path: Path,
-    write_model: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(history_scoring, "BLOCK", 32)
-    model, folder, database = write_model(tmp_path / "model"), tmp_path / "lives", stores()
-    folder.mkdir()
-    for number in range(9):
-        (folder / str(number)).touch()
-    scorer = Scorer.load(model)
-    judges = ProcessJudges(partial(DyingScorer, model, folder), scorer.fingerprint, 1, embedded=False)
-    with pytest.raises(ModelError, match="keep dying"):
-        scored(database, scorer, embedded=False, judges=judges)
-    assert 0 < len(rows_of(database)) < len(set(TEXTS))
-
-
-def test_a_model_that_was_replaced_meanwhile_is_refused(
-    stores: Callable[[], Database], tmp_path: Path, write_model: Callable[..., Path]
-) -> None:
-    scorer = Scorer.load(write_model(tmp_path / "model"))
-    other = write_model(tmp_path / "other", temperature=5.0)
-    judges = ProcessJudges(partial(Scorer.load, other, threads=1), scorer.fingerprint, 1, embedded=False)
-    database = stores()
-    with pytest.raises(ModelError, match="have changed meanwhile"):
-        scored(database, scorer, embedded=False, judges=judges)
-    assert rows_of(database) == []
-
-
-_KILLED = """
-import sys
-from models.sentiment import model_dir
-from models.sentiment.serve.history_scoring import ProcessJudges
-from models.sentiment.serve.scorer import Scorer
-
-if __name__ == "__main__":
-    scorer = Scorer.load(model_dir("starter"), threads=1)
-    judges = ProcessJudges(scorer.reopen, scorer.fingerprint, 2, embedded=False)
-    texts = [[f"Bitcoin rallies, bulletin {n} of {m}" for n in range(256)] for m in range(99)]
-    for _ in judges(texts):
-        print("scored", flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "killed.py"
-    script.write_text(_KILLED)
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, str(script)], env=env, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        parent.stdout.readline()
-        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-        parent.kill()
-    assert len(children) >= 2
-    deadline = time.monotonic() + 30
-    while any(_runs(child) for child in children):
-        assert time.monotonic() < deadline, children
-        time.sleep(0.05)
-
-
-def _runs(process: str) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_scores_made_ahead_of_a_replay_are_those_that_it_makes(tmp_path: Path) -> None:

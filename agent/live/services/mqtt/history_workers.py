@@ -41,14 +41,14 @@ _SILENCE: Final = 30.0
 """Seconds without a score after which the headlines are sent again, and then given up."""
 
 
-class WorkerJudges:
+class WorkerScoring:
     """Scores blocks of texts by the workers that have the model `fingerprint` and find assets by `names`.
 
     `inflight` headlines are sent to each worker at once. `resent` counts headlines that were sent again,
-    `refused` scores that are invalid. It is a `Judge` of `score_history`, to be used once.
+    `refused` messages and scores that are invalid. It is a `ScoreBlocks` of `score_history`, to be used once.
 
     Raises VenueError without a broker, UsageError without a worker or with one that has other names,
-    ModelError if the workers stop answering.
+    ModelError if the workers stop responding.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class WorkerJudges:
                     await asyncio.sleep(0.01)
         if not link.health.connects:
             raise VenueError(
-                f"{self._config.broker} can't be reached: {link.health.last_error or 'no answer'}"
+                f"{self._config.broker} can't be reached: {link.health.last_error or 'no response'}"
             )
         with suppress(TimeoutError):
             async with asyncio.timeout(self._find):
@@ -153,7 +153,7 @@ class WorkerJudges:
             except TimeoutError:
                 silent += 1
                 if silent > 1 or not self._workers:
-                    why = "don't answer" if self._workers else "are gone"
+                    why = "don't respond" if self._workers else "are gone"
                     hint = "the scores so far are kept: run the command again"
                     raise ModelError(f"the workers at {self._config.broker} {why}", hint=hint) from None
                 self._send_again()
@@ -188,6 +188,7 @@ class WorkerJudges:
         try:
             presence = msgspec.json.decode(payload, type=WorkerPresence)
         except JSON_DECODE_ERRORS:
+            self.refused += 1
             return
         if presence.state == "online" and presence.model == self._fingerprint:
             self._workers.add(presence.worker)
@@ -200,6 +201,7 @@ class WorkerJudges:
         try:
             message = msgspec.json.decode(payload, type=Scores)
         except JSON_DECODE_ERRORS:
+            self.refused += 1
             return
         for score in message.scores:
             if score.id not in self._titles:  # of the agent, or of an earlier sending

@@ -16,7 +16,7 @@ import pytest
 from agent.config.services import MqttConfig
 from agent.core.errors import ModelError, UsageError, VenueError
 from agent.core.symbols import AssetFinder
-from agent.live.services.mqtt.history_workers import WorkerJudges
+from agent.live.services.mqtt.history_workers import WorkerScoring
 from agent.live.services.mqtt.sentiment_worker import SentimentWorker
 from agent.store.database import Database, open_database
 from models.sentiment import model_dir
@@ -52,14 +52,14 @@ def stores(tmp_path: Path) -> Iterator[Callable[[str], Database]]:
         yield new
 
 
-def judges_for(broker: Mosquitto, scorer: Scorer, **how: Any) -> WorkerJudges:
+def scoring_by(broker: Mosquitto, scorer: Scorer, **how: Any) -> WorkerScoring:
     config = MqttConfig(**broker.settings())
-    return WorkerJudges(config, scorer.fingerprint, scorer.names, **({"inflight": 64, "find": 10.0} | how))
+    return WorkerScoring(config, scorer.fingerprint, scorer.names, **({"inflight": 64, "find": 10.0} | how))
 
 
-async def by_workers(database: Database, scorer: Scorer, judges: WorkerJudges, **how: Any) -> None:
+async def by_workers(database: Database, scorer: Scorer, workers: WorkerScoring, **how: Any) -> None:
     cached = CachedScorer(scorer, SqlScoreCache(database))
-    await asyncio.to_thread(score_history, cached, TEXTS, embedded=False, judges=judges, **how)
+    await asyncio.to_thread(score_history, cached, TEXTS, embedded=False, score_blocks=workers, **how)
 
 
 def by_one_thread(database: Database, scorer: Scorer) -> list[tuple[Any, ...]]:
@@ -76,13 +76,13 @@ async def test_workers_store_what_one_thread_stores(
     broker: Mosquitto, reader: Scorer, stores: Callable[[str], Database]
 ) -> None:
     """With the reasons of abstentions, and the shares of unknown tokens."""
-    judges, seen = judges_for(broker, reader), list[tuple[int, int]]()
+    workers, seen = scoring_by(broker, reader), list[tuple[int, int]]()
     async with working(broker, reader, "one"), working(broker, reader, "two"):
-        await by_workers(stores("workers"), reader, judges, progress=lambda *counts: seen.append(counts))
+        await by_workers(stores("workers"), reader, workers, progress=lambda *counts: seen.append(counts))
     stored = rows_of(stores("workers"))
     assert stored == by_one_thread(stores("here"), reader)
     assert any(row.abstained and row.reason for row in map(_named, stored))
-    assert sum(judges.by_worker.values()) == len(TEXTS)
+    assert sum(workers.by_worker.values()) == len(TEXTS)
     assert seen == sorted(seen)
     assert seen[-1] == (len(TEXTS), len(TEXTS))
 
@@ -98,7 +98,7 @@ async def test_workers_with_other_names_are_refused(
     other = Scorer.load(tmp_path / "reader", threads=1, finder=AssetFinder(["NEWCOINUSDT"]))
     async with working(broker, other, "other"):
         with pytest.raises(UsageError, match="worker other finds assets by other names"):
-            await by_workers(stores("workers"), reader, judges_for(broker, reader))
+            await by_workers(stores("workers"), reader, scoring_by(broker, reader))
     assert rows_of(stores("workers")) == []
 
 
@@ -108,14 +108,14 @@ async def test_a_worker_with_another_model_is_none(
     starter = Scorer.load(model_dir("starter"), threads=1)
     async with working(broker, starter, "starter"):
         with pytest.raises(UsageError, match="no worker at mqtt"):
-            await by_workers(stores("workers"), reader, judges_for(broker, reader, find=0.5))
+            await by_workers(stores("workers"), reader, scoring_by(broker, reader, find=0.5))
 
 
 async def test_without_a_broker_the_error_names_it(reader: Scorer, stores: Callable[[str], Database]) -> None:
     config = MqttConfig(broker="mqtt://127.0.0.1:9", timeout="200ms")
-    judges = WorkerJudges(config, reader.fingerprint, reader.names, inflight=64, find=0.2)
+    workers = WorkerScoring(config, reader.fingerprint, reader.names, inflight=64, find=0.2)
     with pytest.raises(VenueError, match="can't be reached"):
-        await by_workers(stores("workers"), reader, judges)
+        await by_workers(stores("workers"), reader, workers)
 
 
 class Mute(SentimentWorker):
@@ -125,15 +125,15 @@ class Mute(SentimentWorker):
         """Do nothing."""
 
 
-async def test_workers_that_stop_answering_are_an_error_and_nothing_waits_for_ever(
+async def test_workers_that_stop_responding_are_an_error_and_nothing_waits_for_ever(
     broker: Mosquitto, reader: Scorer, stores: Callable[[str], Database]
 ) -> None:
     worker = Mute(MqttConfig(**broker.settings()), reader, "mute")
     task = asyncio.create_task(worker.run())
-    judges = judges_for(broker, reader, silence=0.3)
-    with pytest.raises(ModelError, match="don't answer"):
-        await by_workers(stores("workers"), reader, judges)
-    assert judges.resent > 0
+    workers = scoring_by(broker, reader, silence=0.3)
+    with pytest.raises(ModelError, match="don't respond"):
+        await by_workers(stores("workers"), reader, workers)
+    assert workers.resent > 0
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -159,18 +159,18 @@ async def test_a_killed_worker_loses_nothing(
 ) -> None:
     finder = AssetFinder(("BTCUSDT", "ETHUSDT"), {})
     starter = Scorer.load(model_dir("starter"), threads=1, finder=finder)
-    judges = judges_for(broker, starter, find=60.0)
+    workers = scoring_by(broker, starter, find=60.0)
     with worker_process(broker, tmp_path, "first") as first, worker_process(broker, tmp_path, "second"):
 
         def kill(done: int, total: int) -> None:
-            if done > 0 and "first" in judges.by_worker:
+            if done > 0 and "first" in workers.by_worker:
                 first.kill()
 
-        await by_workers(stores("workers"), starter, judges, progress=kill)
+        await by_workers(stores("workers"), starter, workers, progress=kill)
         assert first.wait() != 0
     assert rows_of(stores("workers")) == by_one_thread(stores("here"), starter)
-    assert set(judges.by_worker) == {"first", "second"}
-    assert judges.by_worker.total() == len(TEXTS)
+    assert set(workers.by_worker) == {"first", "second"}
+    assert workers.by_worker.total() == len(TEXTS)
 
 
 def test_the_command_needs_the_broker_of_the_workers(tapewire: Callable[..., Outcome]) -> None:
