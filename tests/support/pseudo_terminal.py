@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -39,6 +40,7 @@ class PseudoTerminal:
         self._reader.start()
 
     def _read(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a character
         while True:
             try:
                 piece = os.read(self._terminal, 65_536)
@@ -46,7 +48,7 @@ class PseudoTerminal:
                 return
             if not piece:
                 return
-            self.output += piece.decode(errors="replace")
+            self.output += decoder.decode(piece)
 
     @property
     def screen(self) -> list[str]:

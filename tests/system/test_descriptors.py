@@ -64,23 +64,22 @@ async def test_connection_floods_leave_descriptors_for_market_store_and_kill(
                     one.connect(str(tmp_path / SOCKET))
                 before = await asyncio.to_thread(send_request, tmp_path, ControlRequest("status"), timeout=10)
                 sandbox.venue.faults.add([Fault("close", "ws/public/kline*", count=2)])
-                async with asyncio.timeout(PATIENCE):
-                    while True:
-                        status = await asyncio.to_thread(
-                            send_request, tmp_path, ControlRequest("status"), timeout=10
-                        )
-                        bybit = status["producers"][0]
-                        counts = {row["name"]: row for row in status["listeners"]}
-                        if (
-                            bybit["reconnects"] > 0
-                            and bybit["state"] == "live"
-                            and status["events"] > before["events"] + 4
-                            and counts["dashboard"]["accepted"]
-                            == counts["metrics"]["accepted"]
-                            == connections
-                        ):
-                            break
-                        await asyncio.sleep(0.05)
+                end = asyncio.get_running_loop().time() + PATIENCE
+                while True:
+                    status = await asyncio.to_thread(
+                        send_request, tmp_path, ControlRequest("status"), timeout=10
+                    )
+                    bybit = status["producers"][0]
+                    counts = {row["name"]: row for row in status["listeners"]}
+                    if (
+                        bybit["reconnects"] > 0
+                        and bybit["state"] == "live"
+                        and status["events"] > before["events"] + 4
+                        and counts["dashboard"]["accepted"] == counts["metrics"]["accepted"] == connections
+                    ):
+                        break
+                    assert asyncio.get_running_loop().time() < end, str((bybit, status["events"], before, counts))
+                    await asyncio.sleep(0.05)
                 assert counts["control"]["displaced"] > 0
                 killed = await asyncio.to_thread(send_request, tmp_path, ControlRequest("kill"), timeout=10)
                 assert killed["risk"] == "HALTED"

@@ -17,7 +17,7 @@ from agent.live.app import make_agent
 from agent.live.services.mqtt import json_schema
 from agent.live.services.mqtt.broker import SECRET as SECRET_VARIABLE
 from agent.live.services.mqtt.commands import send_command
-from agent.live.services.mqtt.history_workers import WorkerJudges
+from agent.live.services.mqtt.history_workers import WorkerScoring
 from agent.live.services.mqtt.mqtt_messages import CommandBody, Decided
 from agent.live.services.mqtt.signing import ForgedError, verify
 from agent.sandbox import Sandbox
@@ -108,7 +108,7 @@ async def test_every_message_on_the_wire_matches_the_schema(
         pool = daemon.services.scorer
         assert pool is not None
         late = pool.health.late
-        history = WorkerJudges(config.mqtt, Words(MODEL).fingerprint, "", inflight=8)
+        history = WorkerScoring(config.mqtt, Words(MODEL).fingerprint, "", inflight=8)
         ((_, scores),) = await asyncio.to_thread(list, history([["A headline of the past"]]))
         assert len(scores) == 1
         assert (pool.health.late, pool.health.refused) == (late, 0)
