@@ -75,12 +75,24 @@ async def test_connection_floods_leave_descriptors_for_market_store_and_kill(
                         bybit["reconnects"] > 0
                         and bybit["state"] == "live"
                         and status["events"] > before["events"] + 4
-                        and counts["dashboard"]["accepted"] == counts["metrics"]["accepted"] == connections
+                        # the kernel may lose a few of a flood, whose clients believe that they are connected
+                        and min(counts[name]["accepted"] for name in urls) > 0.9 * connections
                     ):
                         break
                     assert asyncio.get_running_loop().time() < end, str((bybit, status["events"], before, counts))
                     await asyncio.sleep(0.05)
                 assert counts["control"]["displaced"] > 0
+                for url in urls.values():
+                    one = opened.enter_context(socket.socket())
+                    one.connect((urlsplit(url).hostname, urlsplit(url).port))
+                earlier = {name: counts[name]["accepted"] for name in urls}
+                while any(counts[name]["accepted"] <= earlier[name] for name in urls):
+                    assert asyncio.get_running_loop().time() < end, str((counts, earlier))
+                    await asyncio.sleep(0.05)
+                    status = await asyncio.to_thread(
+                        send_request, tmp_path, ControlRequest("status"), timeout=10
+                    )
+                    counts = {row["name"]: row for row in status["listeners"]}
                 killed = await asyncio.to_thread(send_request, tmp_path, ControlRequest("kill"), timeout=10)
                 assert killed["risk"] == "HALTED"
         finally:
