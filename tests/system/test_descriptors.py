@@ -79,7 +79,9 @@ async def test_connection_floods_leave_descriptors_for_market_store_and_kill(
                         and min(counts[name]["accepted"] for name in urls) > 0.9 * connections
                     ):
                         break
-                    assert asyncio.get_running_loop().time() < end, str((bybit, status["events"], before, counts))
+                    assert asyncio.get_running_loop().time() < end, str(
+                        (bybit, status["events"], before, counts)
+                    )
                     await asyncio.sleep(0.05)
                 assert counts["control"]["displaced"] > 0
                 for url in urls.values():
