@@ -36,7 +36,7 @@ from agent.core.block_runner import BlockRunner
 from agent.core.engine import Engine
 from agent.core.events import MINUTE_MS, Decision, Event, Fill, Gap, Kline, Sentiment
 from agent.core.sinks import NullSink
-from agent.core.strategy import Market, Strategy
+from agent.core.strategy import BarSpan, Market, Strategy
 from agent.data.bar_checks import Bars
 from agent.data.block_stream import BarSlice, block_stream
 from agent.data.merge import merge
@@ -65,20 +65,26 @@ class ScoreMomentum(Strategy):
         super().__init__()
         self.average = 0.0
         self.scores = 0
-        self.last_features: tuple[float, ...] = ()
 
     def on_sentiment(self, sentiment: Sentiment, market: Market) -> None:
         self.average += 2.0 / 21.0 * (sentiment.score - self.average)
         self.scores += 1
 
     def on_kline(self, kline: Kline, market: Market) -> None:
-        features = self.last_features = market.features(SYMBOL)
-        level = self.average + 40.0 * features.return_20
+        level = self.average + 40.0 * market.features(SYMBOL).return_20
         if level > 0.10:
             if not market.position(SYMBOL):
                 self.target(SYMBOL, weight=WEIGHT)
         elif level < -0.10 and market.position(SYMBOL):
             self.target(SYMBOL, weight=0.0)
+
+    def quiet_bars(self, bars: BarSpan, market: Market) -> int:
+        average, holds = self.average, bool(market.position(SYMBOL))
+        for number, change in enumerate(bars.feature("return_20")):
+            level = average + 40.0 * change
+            if level < -0.10 if holds else level > 0.10:
+                return number
+        return len(bars)
 
 
 class ScoreThreshold(Strategy):
@@ -252,7 +258,10 @@ def main() -> None:
     if isinstance(strategy, ScoreThreshold):
         line["news"] = strategy.scores
     if isinstance(strategy, ScoreMomentum):
-        line |= {"news": strategy.scores, "last_features": [round(x, 10) for x in strategy.last_features]}
+        line |= {
+            "news": strategy.scores,
+            "last_features": [round(x, 10) for x in engine.market.features(SYMBOL)],
+        }
     print(json.dumps(line))
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from math import isnan
-
 from pydantic import Field, model_validator
 
 from agent.core.rolling_mean import MeanCross, RollingMean
-from agent.core.strategy import Kline, Market, Strategy, StrategyParams
+from agent.core.strategy import BarSpan, Kline, Market, Strategy, StrategyParams
 
 __all__ = ["RollingMean", "SmaCross", "SmaCrossParams"]
 
@@ -34,6 +32,8 @@ class SmaCross(Strategy[SmaCrossParams]):
     are not gaps.
     """
 
+    reads_features = False
+
     def __init__(self, params: SmaCrossParams | None = None) -> None:
         super().__init__(params)
         self._means: dict[str, MeanCross] = {}
@@ -41,8 +41,7 @@ class SmaCross(Strategy[SmaCrossParams]):
     def on_kline(self, kline: Kline, market: Market) -> None:
         symbol = kline.symbol
         means = self._means.get(symbol)
-        # If bars are missing, the features are NaN only if the engine considers that a gap
-        if means is None or (kline.start != means.next_start and isnan(market.features(symbol).return_1)):
+        if means is None or kline.start == market.unbroken_since(symbol) != means.next_start:
             means = self._means[symbol] = MeanCross(self.params.fast, self.params.slow)
         trend = means.push(kline.ts, kline.close)
         if not trend:
@@ -57,3 +56,17 @@ class SmaCross(Strategy[SmaCrossParams]):
                 weight=-self.params.weight if self.params.allow_short else 0.0,
                 reason="fast average not above slow",
             )
+
+    def quiet_bars(self, bars: BarSpan, market: Market) -> int:
+        means = self._means.get(bars.symbol)
+        if means is None:
+            return 0
+        position = market.position(bars.symbol)
+        return means.count_before(
+            bars.closes(),
+            above=position <= 0,
+            below=position > 0 or (self.params.allow_short and not position),
+        )
+
+    def pass_over(self, bars: BarSpan) -> None:
+        self._means[bars.symbol].extend(bars.last_end, bars.closes())

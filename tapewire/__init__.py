@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agent.api.api_client import Client as Client
     from agent.config import Config as Config
     from agent.config import load as load_config  # noqa: F401 - exported
+    from agent.core.bar_block import BarSpan as BarSpan
     from agent.core.bar_history import Bar as Bar
     from agent.core.bar_history import Bars as Bars
     from agent.core.errors import ConfigError as ConfigError
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 _HOME: Final = {
     "agent": ("__version__",),
     "agent.config": ("Config", "load_config=load"),
+    "agent.core.bar_block": ("BarSpan",),
     "agent.core.bar_history": ("Bar", "Bars"),
     "agent.core.errors": (
         "ConfigError",

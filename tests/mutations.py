@@ -59,8 +59,29 @@ MUTATIONS: Final = (
     Mutation(
         "signals-that-expire-are-passed-over",
         "agent/core/block_runner.py",
-        "engine.signals.next_expiry, risk.next_day)",
-        "risk.next_day)",
+        "            due = engine.signals.next_expiry\n",
+        "            pass\n",
+        BLOCKS,
+    ),
+    Mutation(
+        "a-bar-that-the-strategy-wants-is-passed-over",
+        "agent/core/block_runner.py",
+        "                upto = span.row(quiet)\n",
+        "                upto = span.row(quiet) + 1\n",
+        BLOCKS,
+    ),
+    Mutation(
+        "features-ahead-go-on-after-a-gap",
+        "agent/core/bar_block.py",
+        " or first < self._first or self._next - first != seen:\n",
+        " or first < self._first:\n",
+        BLOCKS,
+    ),
+    Mutation(
+        "the-means-are-not-told-of-passed-bars",
+        "agent/core/rolling_mean.py",
+        "            self.push(end, close)\n",
+        "            self._bars += 1\n",
         BLOCKS,
     ),
     Mutation(

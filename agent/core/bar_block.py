@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from array import array
 from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.core.errors import StrategyError
 from agent.core.events import Kline
+from agent.core.features import Features, FeatureTracker
 
 CHUNK: Final = 32
 """Bars of a chunk, for which a block knows the extreme prices."""
+
+Column = NDArray[np.float64]
 
 _FIELDS: Final = ("open", "high", "low", "close", "volume", "turnover")
 _VALUES: Final = 5
@@ -42,6 +47,138 @@ class PriceRanges:
         self.low = low
         self.high = high
         self.close_low, self.close_high = closes
+
+
+class FeaturesAhead:
+    """The features of one symbol at bars of a block that its own tracker has yet to see."""
+
+    def __init__(self, block: BarBlock, number: int, tracker: FeatureTracker) -> None:
+        """`tracker` is the symbol's own."""
+        self._block = block
+        self._rows: Any = block.rows_of(number)  # the symbol's; None if it has all
+        self._own = tracker
+        self._ahead = FeatureTracker()
+        self._first: int = 0  # index among the symbol's bars of the first one that has been seen ahead
+        self._next: int = -1
+        self._columns: dict[str, list[float]] = {}  # from `_first` on
+
+    def column(self, name: str, first: int, last: int) -> list[float]:
+        """Return a feature at the symbol's bars `first` to `last` - 1, of which the tracker has seen those
+        before `first`. Raises StrategyError if there is no such feature.
+        """
+        if name not in Features._fields:
+            raise StrategyError(
+                f"there is no feature {name!r}", hint=f"features are {', '.join(Features._fields)}"
+            )
+        seen = self._ahead.bars - self._own.bars  # bars that only the copy has seen
+        if name not in self._columns or first < self._first or self._next - first != seen:
+            self._ahead.take(self._own)
+            self._first = self._next = first
+            self._columns = {kept: [] for kept in (*self._columns, name)}
+        if self._next < last:
+            self._extend(last)
+        return self._columns[name][first - self._first : last - self._first]
+
+    def _extend(self, last: int) -> None:
+        ahead, block = self._ahead, self._block
+        wanted = [(Features._fields.index(name), column) for name, column in self._columns.items()]
+        for index in range(self._next, last):
+            block.add_to(ahead, index if self._rows is None else int(self._rows[index]))
+            for number, column in wanted:
+                column.append(ahead.value(number))
+        self._next = last
+
+    def advance(self, first: int, last: int) -> bool:
+        """Let the symbol's own tracker, which has seen the bars before `first`, see those before `last`, if
+        the copy has seen just these; return whether it did.
+        """
+        if self._next != last or self._ahead.bars - self._own.bars != last - first:
+            return False
+        self._own.take(self._ahead)
+        return True
+
+
+class BarSpan:
+    """Closed bars of one symbol that come next in a backtest, as read-only columns, oldest first.
+
+    `Strategy.quiet_bars` and `Strategy.pass_over` receive them.
+    """
+
+    def __init__(
+        self, block: BarBlock, number: int, first: int, last: int, features: FeaturesAhead | None
+    ) -> None:
+        """The bars are those of the symbol `number` at `first` to `last` - 1 among its own of the block."""
+        self._block = block
+        self._rows: Any = block.rows_of(number)
+        self._features = features
+        self._first: int = first
+        self._last: int = last
+        self.symbol: str = block.symbols[number]
+
+    def __len__(self) -> int:
+        return self._last - self._first
+
+    def row(self, index: int) -> int:
+        """Return a bar's row in the block."""
+        return self._first + index if self._rows is None else int(self._rows[self._first + index])
+
+    def _part(self, column: Any) -> Any:
+        part = slice(self._first, self._last)
+        found = column[part] if self._rows is None else column[self._rows[part]]
+        found.flags.writeable = False
+        return found
+
+    @property
+    def start(self) -> NDArray[np.int64]:
+        """Open times, UTC ms."""
+        return self._part(self._block.start)
+
+    @property
+    def end(self) -> NDArray[np.int64]:
+        """Close times, UTC ms."""
+        return self._part(self._block.end)
+
+    @property
+    def last_end(self) -> int:
+        """Close time of the last one, UTC ms."""
+        return self._block.end_at(self.row(len(self) - 1))
+
+    @property
+    def open(self) -> Column:
+        return self._part(self._block.values[0])
+
+    @property
+    def high(self) -> Column:
+        return self._part(self._block.values[1])
+
+    @property
+    def low(self) -> Column:
+        return self._part(self._block.values[2])
+
+    @property
+    def close(self) -> Column:
+        return self._part(self._block.close)
+
+    def closes(self) -> list[float]:
+        """Return the closes as a list, over which loops take less time."""
+        return self._part(self._block.close).tolist()
+
+    @property
+    def volume(self) -> Column:
+        """In base coin or shares."""
+        return self._part(self._block.values[4])
+
+    def feature(self, name: str) -> list[float]:
+        """Return one of the ten features, such as `return_20`, at each bar.
+
+        Raises StrategyError if there is no such feature, or the strategy declares that it reads none.
+        """
+        if self._features is None:
+            raise StrategyError(
+                "the strategy reads features, and its class has reads_features = False",
+                hint="leave reads_features out",
+            )
+        return self._features.column(name, self._first, self._last)
 
 
 class BarBlock:
@@ -78,6 +215,17 @@ class BarBlock:
         self._klines: list[Kline] = []
         self._ranges: list[PriceRanges] = []
         self._gapless: list[bool] = []
+        self._own: list[Any] = []  # the rows of each symbol, if there are several
+        # what features are made of; made when it is needed
+        self._starts: list[int] = []
+        self._highs: list[float] = []
+        self._lows: list[float] = []
+        self._closes: list[float] = []
+        self._volumes: list[float] = []
+        # copies from which single values are read: of numpy's arrays that takes five times as long
+        self._start: Any = array("q", start.astype(np.int64, copy=False).tobytes())
+        self._end: Any = array("q", end.astype(np.int64, copy=False).tobytes())
+        self._cells: list[Any] = [array("d", column.tobytes()) for column in values]
 
     def __len__(self) -> int:
         return len(self.start)
@@ -94,11 +242,48 @@ class BarBlock:
             return self._rows
         return self._lists(first, slice(first, last))
 
+    def number_at(self, row: int) -> int:
+        """Return the index in `symbols` of a bar's symbol."""
+        return 0 if self.numbers is None else int(self.numbers[row])
+
+    def start_at(self, row: int) -> int:
+        """Return the open time of a bar, UTC ms."""
+        start: int = self._start[row]
+        return start
+
+    def end_at(self, row: int) -> int:
+        """Return the close time of a bar, UTC ms."""
+        end: int = self._end[row]
+        return end
+
+    def close_at(self, row: int) -> float:
+        """Return the close of a bar."""
+        close: float = self._cells[3][row]
+        return close
+
+    def add_to(self, tracker: FeatureTracker, row: int) -> None:
+        """Add a bar to the features of its symbol."""
+        if not self._starts:
+            self._starts = self.start.tolist()
+            self._highs, self._lows = self.values[1].tolist(), self.values[2].tolist()
+            self._closes, self._volumes = self.values[3].tolist(), self.values[4].tolist()
+        tracker.add(
+            self._starts[row], self._highs[row], self._lows[row], self._closes[row], self._volumes[row]
+        )
+
     def _lists(self, first: int, part: Any) -> BarRows:
         start = self.start[part].tolist()
         numbers = [0] * len(start) if self.numbers is None else self.numbers[part].tolist()
         values = [column[part].tolist() for column in self.values[:_VALUES]]
         return BarRows(first, numbers, start, self.end[part].tolist(), values)
+
+    def rows_of(self, number: int) -> Any:
+        """Return the rows of a symbol, an array; None if all are its."""
+        if self.numbers is None:
+            return None
+        if not self._own:
+            self._own = [np.flatnonzero(self.numbers == one) for one in range(len(self.symbols))]
+        return self._own[number]
 
     def part_of(self, number: int, first: int, last: int) -> BarRows:
         """Return the lists of one symbol's bars among `first` to `last` - 1."""
@@ -122,7 +307,7 @@ class BarBlock:
 
     def symbol(self, row: int) -> str:
         """Return the symbol of a bar."""
-        return self.symbols[0 if self.numbers is None else int(self.numbers[row])]
+        return self.symbols[self.number_at(row)]
 
     def span(self, number: int, first: int, last: int) -> tuple[int, int]:
         """Return a symbol's first and last bar among `first` to `last` - 1; (-1, -1) without one."""
@@ -135,9 +320,9 @@ class BarBlock:
         """Return the event of one bar."""
         if self._klines:
             return self._klines[row]
-        end = int(self.end[row])
-        values: list[Any] = [float(column[row]) for column in self.values]
-        return Kline(self.symbol(row), self.interval, int(self.start[row]), end, end, *values)
+        end = self._end[row]
+        values: list[Any] = [cells[row] for cells in self._cells]
+        return Kline(self.symbol(row), self.interval, self._start[row], end, end, *values)
 
     def ranges(self) -> list[PriceRanges]:
         """Return the extreme prices in each chunk, by symbol."""

@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.core.bar_block import CHUNK, BarBlock, PriceRanges
+from agent.core.bar_block import CHUNK, BarBlock, BarSpan, FeaturesAhead, PriceRanges
 from agent.core.engine import Engine
+from agent.core.errors import StrategyError
 from agent.core.exchange import MatchingExchange
+from agent.core.features import FeatureTracker
 from agent.core.market import InstrumentState
 
 _SLACK: Final = 1e-9
@@ -23,6 +25,12 @@ _SLACK: Final = 1e-9
 
 _AT_ONCE: Final = 64
 """Bars that are made lists at once while an order works."""
+
+_SPANS: Final = (32, 1_024)
+"""Fewest and most bars that a strategy is asked about at once."""
+
+_MOST_UNASKED: Final = 64
+"""Most bars for which a strategy is called without being asked whether it lets them pass."""
 
 
 class _Segment:
@@ -81,6 +89,13 @@ class BlockRunner:
         self._segments: list[_Segment] = []
         self._dropped: list[int] = []  # rows that the engine doesn't use
         self._step_to: int = 0  # row up to which there is no use in trying to pass over bars
+        self._due: int = -1  # when something is due (UTC ms) at the row `_due_row`
+        self._due_row: int = 0
+        self._ahead: list[FeaturesAhead] = []  # by the block's number of the symbol
+        self._span: int = _SPANS[0]  # bars that the strategy is asked about
+        self._wanted: int = -1  # row of the bar for which the strategy has asked to be called
+        self._unasked: int = 1  # bars to be called for before the strategy is asked again
+        self._tells: bool = False  # True if the strategy keeps a state of the bars that pass
 
     def handle(self, block: BarBlock, first: int, last: int) -> None:
         """Handle the bars `first` to `last` - 1 of a block. Blocks and their parts come in total order."""
@@ -108,6 +123,8 @@ class BlockRunner:
         the row after them.
         """
         engine, states = self._engine, self._states
+        if engine._lets_pass:
+            return self._step_called(block, at, last)
         klines = block.klines() if engine._wants_klines else []
         busy = not klines and not self._may_pass()
         if busy:
@@ -120,18 +137,9 @@ class BlockRunner:
             self.row = row
             i = row - first
             state, start, end = states[numbers[i]], starts[i], ends[i]
-            if state is None or block.interval != state.interval:
-                engine.counts[
-                    "klines of other symbols" if state is None else "klines of other intervals"
-                ] += 1
-                self._dropped.append(row)
+            if state is None or not self._begin_bar(state, block, row, start, end):
+                self._drop(row, state)
                 continue
-            if start != state.next_start and not engine._fits(state, block.kline(row)):
-                self._dropped.append(row)
-                continue
-            if end > engine._period:
-                self._close_period()
-                engine._period = end
             kline = klines[row] if klines else None
             high, low, close = highs[i], lows[i], closes[i]
             engine.on_closed_bar(
@@ -140,6 +148,42 @@ class BlockRunner:
             if busy and self._may_pass():
                 return row + 1
         return last
+
+    def _step_called(self, block: BarBlock, at: int, last: int) -> int:
+        """Do as `_step` for a strategy that lets other bars pass, and is called with each of these."""
+        engine = self._engine
+        busy = not self._may_pass()
+        for row in range(at, last):
+            self.row = row
+            state = self._states[block.number_at(row)]
+            kline = block.kline(row)
+            _, _, start, end, now, opened, high, low, close, volume, _, _ = engine._fields_of(kline)
+            if state is None or not self._begin_bar(state, block, row, start, end):
+                self._drop(row, state)
+                continue
+            engine.on_closed_bar(state, kline, block, row, start, end, now, opened, high, low, close, volume)
+            if busy and self._may_pass():
+                return row + 1
+        return last
+
+    def _begin_bar(self, state: InstrumentState, block: BarBlock, row: int, start: int, end: int) -> bool:
+        """Close the period before a bar if it begins one; return False if the engine doesn't use the bar."""
+        engine = self._engine
+        if block.interval != state.interval:
+            engine.counts["klines of other intervals"] += 1
+            return False
+        if start != state.next_start and not engine._fits(state, block.kline(row)):
+            return False
+        if end > engine._period:
+            self._close_period()
+            engine._period = end
+        return True
+
+    def _drop(self, row: int, state: InstrumentState | None) -> None:
+        """Note a row that the engine doesn't use."""
+        if state is None:
+            self._engine.counts["klines of other symbols"] += 1
+        self._dropped.append(row)
 
     def _close_period(self) -> None:
         """Note what the sample of the period before the present bar is made of, and check the account."""
@@ -163,7 +207,9 @@ class BlockRunner:
     def _may_pass(self) -> bool:
         """Return whether bars at which no limit is reached would change nothing but marks and features."""
         engine = self._engine
-        if engine._wants_klines or engine._targets or self._matching.held_funding:
+        if engine._wants_klines and not engine._lets_pass:
+            return False
+        if engine._targets or self._matching.held_funding:
             return False
         if engine.flattener.pursuits:
             return False
@@ -182,16 +228,21 @@ class BlockRunner:
         """Pass over bars from `at` on in which nothing can happen; return the row after them."""
         engine = self._engine
         self._step_to = at + 1
-        first_end = int(block.end[at])
+        if at == self._wanted:
+            return at
+        first_end = block.end_at(at)
         if first_end > engine._period:
-            if int(block.start[at]) != engine.states[block.symbol(at)].next_start:
+            if block.start_at(at) != engine.states[block.symbol(at)].next_start:
                 return at
             self.row = at
             self._close_period()
             engine._period = first_end
             if not self._may_pass():
                 return at
-        upto = self._quiet_until(block, at, last)
+        asks = engine._wants_klines
+        upto = self._quiet_until(block, at, min(last, at + self._span) if asks else last)
+        if asks and upto > at:
+            upto = self._let_pass(block, at, upto)
         if upto == at:
             return at
         for number, state in enumerate(self._states):
@@ -200,33 +251,81 @@ class BlockRunner:
                 continue
             position = state.position
             if not state.book:
-                position.mark = float(block.close[row])
+                position.mark = block.close_at(row)
             if position.size and engine._margined:
                 # kept from the first bar after a booking on: another bar's mark gives other last digits
                 self._matching.liquidation_price(position)
             if state.book:
                 own = block.part_of(number, at, upto)
                 self._matching.pass_bars(block.symbols[number], own.start, own.volume)
-            state.last_start = int(block.start[last_row])
-            state.next_start = int(block.end[last_row])
-            position.mark = float(block.close[last_row])
+            state.last_start = block.start_at(last_row)
+            state.next_start = block.end_at(last_row)
+            position.mark = block.close_at(last_row)
         if engine._reads_features:
             self._add_features(block, at, upto)
-        last_end = int(block.end[upto - 1])
+        if asks:
+            engine.market.subject = block.symbol(upto - 1)
+        if asks and self._tells:
+            for number in range(len(self._states)):
+                span = self._span_of(block, number, at, upto)
+                if len(span):
+                    engine.strategy.pass_over(span)
+        last_end = block.end_at(upto - 1)
         if last_end > first_end:
             self._note_segment()
             engine._period = last_end
         engine.market.now = max(engine.market.now, last_end)
         return upto
 
+    def _let_pass(self, block: BarBlock, at: int, upto: int) -> int:
+        """Ask the strategy which of the bars `at` to `upto` - 1 it lets pass; return the row after them."""
+        engine, most = self._engine, upto
+        for number in range(len(self._states)):
+            span = self._span_of(block, number, at, upto)
+            bars = len(span)
+            if not bars:
+                continue
+            quiet = engine.strategy.quiet_bars(span, engine.market)
+            if not 0 <= quiet <= bars:
+                name = type(engine.strategy).__name__
+                raise StrategyError(f"{name}.quiet_bars returned {quiet!r} for {bars} bars")
+            if quiet < bars:
+                upto = span.row(quiet)
+        if upto == at:  # a strategy that acts at bar after bar is asked less and less often
+            self._unasked = min(2 * self._unasked, _MOST_UNASKED)
+            self._step_to = at + self._unasked
+            if self._unasked == _MOST_UNASKED:
+                block.klines()  # all at once take less time
+        else:
+            self._unasked = 1
+        if upto < most:
+            self._wanted = upto
+            self._span = max(_SPANS[0], upto - at)
+        else:
+            self._span = min(_SPANS[1], 2 * self._span)
+        return upto
+
+    def _span_of(self, block: BarBlock, number: int, at: int, upto: int) -> BarSpan:
+        """Return the bars of a symbol among `at` to `upto` - 1."""
+        ahead = self._ahead[number] if self._engine._reads_features else None
+        rows = block.rows_of(number)
+        if rows is None:
+            return BarSpan(block, number, at, upto, ahead)
+        return BarSpan(block, number, int(rows.searchsorted(at)), int(rows.searchsorted(upto)), ahead)
+
     def _add_features(self, block: BarBlock, at: int, upto: int) -> None:
-        rows = block.rows()
-        for row in range(at, upto):
-            state = self._states[rows.number[row]]
-            if state is not None:
-                state.tracker.add(
-                    rows.start[row], rows.high[row], rows.low[row], rows.close[row], rows.volume[row]
-                )
+        if len(self._states) == 1 and self._ahead and self._ahead[0].advance(at, upto):
+            return
+        for number, state in enumerate(self._states):
+            rows = block.rows_of(number)
+            if state is None:
+                continue
+            if rows is None:
+                for row in range(at, upto):
+                    block.add_to(state.tracker, row)
+            else:
+                for row in rows[rows.searchsorted(at) : rows.searchsorted(upto)].tolist():
+                    block.add_to(state.tracker, row)
 
     def _quiet_until(self, block: BarBlock, at: int, last: int) -> int:
         """Return the row from `at` on before which no bar is missing, nothing expires, no day begins and no
@@ -236,13 +335,19 @@ class BlockRunner:
         risk, portfolio = engine.risk, engine.portfolio
         if None in self._states or block.interval != engine._settings.interval:
             return at
-        due = min(engine.exchange.next_expiry, engine.signals.next_expiry, risk.next_day)
+        due = engine.exchange.next_expiry
+        if engine.signals.next_expiry < due:
+            due = engine.signals.next_expiry
+        if risk.next_day < due:
+            due = risk.next_day
         cash = portfolio.cash_float
         held = self._held(block)
         if not held and (cash > risk.ceiling or cash <= risk.floor):
             return at
         gapless = block.gapless()
-        last = at + int(block.end[at:last].searchsorted(due))
+        if due != self._due:
+            self._due, self._due_row = due, int(block.end.searchsorted(due))
+        last = min(last, self._due_row)
         row = at
         while row < last:
             chunk = row // CHUNK
@@ -301,8 +406,16 @@ class BlockRunner:
 
     def _begin_block(self, block: BarBlock) -> None:
         engine = self._engine
-        self._block, self._begin_ms = block, int(block.end[0])
+        self._block, self._begin_ms, self._due = block, block.end_at(0), -1
         self._states = [engine.states.get(symbol) for symbol in block.symbols]
+        self._wanted = -1
+        self._tells = engine.strategy.overrides("pass_over")
+        self._ahead = []
+        if engine._lets_pass and engine._reads_features:
+            self._ahead = [
+                FeaturesAhead(block, number, FeatureTracker() if state is None else state.tracker)
+                for number, state in enumerate(self._states)
+            ]
         self._marks = [engine.portfolio.positions[symbol].mark for symbol in self._symbols]
 
     def _end_block(self) -> None:

@@ -204,6 +204,7 @@ class Engine:
         self.route_bars()
         self._wants_sentiment = strategy.wants("on_sentiment")
         self._reads_features = strategy.reads_features
+        self._lets_pass = strategy.lets_bars_pass() and self.guard is None
         self.market.serves_features = strategy.reads_features
         strategy.attach(self.market, self._plots)
         strategy._on_notice = self._on_notice
@@ -423,6 +424,8 @@ class Engine:
             state.tracker.advance(start, high, low, close, volume)
         elif self._reads_features:
             state.tracker.add(start, high, low, close, volume)
+        elif state.tracker.first_start < 0:
+            state.tracker.first_start = start
         if state.history is not None:
             state.history.add(start, closed, opened, high, low, close, volume)
         if now >= self.signals.next_expiry:

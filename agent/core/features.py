@@ -92,6 +92,7 @@ class FeatureTracker:
         "_traded",
         "_volume",
         "_volumes",
+        "first_start",
         "values",
     )
 
@@ -104,6 +105,8 @@ class FeatureTracker:
     def reset(self) -> None:
         """Discard all state: the next bar is the first."""
         self.values: Features = COLD
+        self.first_start: int = -1
+        """Open time of the first bar since the last reset (UTC ms); -1 without one."""
         self._due: bool = False  # True if bars have been added since `values` was built
         self._bars: int = 0
         self._closes: list[float] = [0.0] * _RING
@@ -142,7 +145,7 @@ class FeatureTracker:
         n = self._bars
         self._bars = n + 1
         if n < WARM_UP_BARS:
-            self._warm_up(n, close, high, low, volume)
+            self._warm_up(n, start, close, high, low, volume)
             return
 
         previous = self._previous
@@ -180,26 +183,74 @@ class FeatureTracker:
         if not self._due:
             return self.values
         self._due = False
-        n = self._bars - 1
-        closes, close, volume = self._closes, self._previous, self._volumes[n & _MASK]
-        moved = self._gain + self._loss
         values: Features = self._make(
             self._kind,
             (
-                self._returns[n & _MASK],
-                close / closes[(n - 5) & _MASK] - 1.0,
-                close / closes[(n - 20) & _MASK] - 1.0,
-                self._volume_ratio(volume),
-                self._volatility(),
-                100.0 * self._gain / moved if moved > 0.0 else 50.0,
-                (self._ema12 - self._ema26 - self._signal) / close,
-                self._bollinger(close),
-                self._atr / close,
-                self._vwap_distance(close),
+                self._value(0),
+                self._value(1),
+                self._value(2),
+                self._value(3),
+                self._value(4),
+                self._value(5),
+                self._value(6),
+                self._value(7),
+                self._value(8),
+                self._value(9),
             ),
         )
         self.values = values
         return values
+
+    def value(self, number: int) -> float:
+        """Return one feature at the close of the last bar, by its number in `Features`."""
+        return self._value(number) if self._due else self.values[number]
+
+    def _value(self, number: int) -> float:
+        """Compute a feature at the close of the last bar, once all of them are defined."""
+        n, close = self._bars - 1, self._previous
+        match number:
+            case 0:
+                return self._returns[n & _MASK]
+            case 1:
+                return close / self._closes[(n - 5) & _MASK] - 1.0
+            case 2:
+                return close / self._closes[(n - 20) & _MASK] - 1.0
+            case 3:
+                return self._volume_ratio(self._volumes[n & _MASK])
+            case 4:
+                return self._volatility()
+            case 5:
+                moved = self._gain + self._loss
+                return 100.0 * self._gain / moved if moved > 0.0 else 50.0
+            case 6:
+                return (self._ema12 - self._ema26 - self._signal) / close
+            case 7:
+                return self._bollinger(close)
+            case 8:
+                return self._atr / close
+            case _:
+                return self._vwap_distance(close)
+
+    def take(self, other: FeatureTracker) -> None:
+        """Take over the state of another tracker, which stays as it is."""
+        self.values, self._due, self._bars = other.values, other._due, other._bars
+        self.first_start = other.first_start
+        self._closes = other._closes.copy()
+        self._volumes = other._volumes.copy()
+        self._returns = other._returns.copy()
+        self._reference, self._previous = other._reference, other._previous
+        self._sum_close, self._sum_close2 = other._sum_close, other._sum_close2
+        self._sum_volume = other._sum_volume
+        self._sum_return, self._sum_return2 = other._sum_return, other._sum_return2
+        self._gain, self._loss, self._atr = other._gain, other._loss, other._atr
+        self._ema12, self._ema26 = other._ema12, other._ema26
+        self._signal, self._sum_macd = other._signal, other._sum_macd
+        self._day_end, self._traded, self._volume = other._day_end, other._traded, other._volume
+
+    @property
+    def bars(self) -> int:
+        """Bars since the last reset."""
+        return self._bars
 
     def _update_vwap(self, start: int, typical: float, volume: float) -> None:
         """Update the VWAP of the UTC day in which the bar opened."""
@@ -250,8 +301,10 @@ class FeatureTracker:
         self._sum_return = fsum(returns)
         self._sum_return2 = fsum([r * r for r in returns])
 
-    def _warm_up(self, n: int, close: float, high: float, low: float, volume: float) -> None:
+    def _warm_up(self, n: int, start: int, close: float, high: float, low: float, volume: float) -> None:
         """Seed each average with the simple mean of its first period, as TA-Lib does (first 34 bars)."""
+        if not n:
+            self.first_start = start
         previous = self._previous if n else close
         self._previous = close
         change = close - previous

@@ -123,6 +123,9 @@ class MarketView:
             )
         return self._states[symbol].tracker.latest()
 
+    def unbroken_since(self, symbol: str) -> int:
+        return self._states[symbol].tracker.first_start
+
     def bars(self, symbol: str, interval: str, n: int) -> Bars:
         return self.history(symbol).last(interval, n)
 

@@ -39,6 +39,27 @@ class RollingMean:
         self._error += error + (before - (after - part)) + (change - part)
         return (after + self._error) / self._length
 
+    def means(self, values: list[float]) -> list[float]:
+        """Return the means that `push` would return for the next values, without adding them."""
+        total, carried, at = self._sum, self._error, self._at
+        bars = len(values)
+        leaving = self._values[at : at + bars]
+        if len(leaving) < bars:
+            leaving = leaving + self._values[:at] + values
+        found: list[float] = []
+        size = float(self._length)
+        for i in range(bars):
+            value, old = values[i], leaving[i]
+            change = value - old
+            part = change - value
+            error = (value - (change - part)) - (old + part)
+            after = total + change
+            part = after - total
+            carried += error + (total - (after - part)) + (change - part)
+            total = after
+            found.append((total + carried) / size)
+        return found
+
 
 class MeanCross:
     """Which of two rolling means of the closes is higher. It is not defined before the slow one is full."""
@@ -65,3 +86,19 @@ class MeanCross:
         if self._bars < self._slow_length:
             return 0
         return 1 if fast - slow > _ROUNDING * slow else -1
+
+    def count_before(self, closes: list[float], *, above: bool, below: bool) -> int:
+        """Return at how many of the next closes, from the first on, `push` would return neither 1 if `above`
+        nor -1 if `below`. Nothing is added.
+        """
+        fast, slow = self._fast.means(closes), self._slow.means(closes)
+        for i in range(max(self._slow_length - 1 - self._bars, 0), len(closes)):
+            mean = slow[i]
+            if above if fast[i] - mean > _ROUNDING * mean else below:
+                return i
+        return len(closes)
+
+    def extend(self, end: int, closes: list[float]) -> None:
+        """Add closed bars, the last of which ends at `end`."""
+        for close in closes:
+            self.push(end, close)

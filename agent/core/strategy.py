@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Final, Generic, Protocol, get_args, get_origin
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
 
+from agent.core.bar_block import BarSpan
 from agent.core.bar_history import Bar, Bars
 from agent.core.events import (
     BUY,
@@ -39,7 +40,7 @@ from agent.core.indicators import BarSource, Indicators
 from agent.core.position_view import PositionView
 from agent.core.target import TakeProfit, Target, checked_target, number_of, plain_target
 
-__all__ = ["BUY", "HOLD", "SELL", "Bar", "Bars", "Features", "Fill", "Kline", "Market", "News"]
+__all__ = ["BUY", "HOLD", "SELL", "Bar", "BarSpan", "Bars", "Features", "Fill", "Kline", "Market", "News"]
 __all__ += ["PositionView", "Prediction", "Sentiment", "Signal", "Strategy", "StrategyParams", "Target"]
 __all__ += ["TimeInForce"]
 
@@ -99,6 +100,10 @@ class Market(Protocol):
 
         Raises StrategyError if the strategy doesn't declare the interval.
         """
+        ...
+
+    def unbroken_since(self, symbol: str) -> int:
+        """Return the open time of the first bar since the last gap (UTC ms); -1 before a bar."""
         ...
 
     def position(self, symbol: str) -> PositionView:
@@ -263,6 +268,32 @@ class Strategy(Generic[P]):
         """Connect `ta` and `plot` with an engine, which calls this before `on_start`."""
         self.ta.attach(bars)
         self._plotter = plotter
+
+    def quiet_bars(self, bars: BarSpan, market: Market) -> int:
+        """Return how many of the bars that come next, from the first on, `on_kline` would let pass.
+
+        Override it and a backtest calls `on_kline` only for the bar after these, which saves most of its time
+        if the strategy acts rarely. `on_kline` would neither set a target nor notify or plot at the bars, and
+        changes no state but what `pass_over` changes. Bars of the future are in reach here: decide on each
+        bar by those up to it alone. `market` is as of the bar before the first. Runs elsewhere call
+        `on_kline` for every bar, so `tapewire verify` shows if the two disagree.
+
+        A subclass that overrides `on_kline` has to override this method too, else it isn't called.
+        """
+        raise NotImplementedError
+
+    def pass_over(self, bars: BarSpan) -> None:
+        """Called in a backtest with bars that `quiet_bars` has let pass: keep the state of `on_kline`."""
+
+    @classmethod
+    def lets_bars_pass(cls) -> bool:
+        """Return whether the class has a `quiet_bars` that is not older than its `on_kline`."""
+        for base in cls.__mro__:
+            if "quiet_bars" in vars(base):
+                return base is not Strategy
+            if "on_kline" in vars(base) or "on_bar" in vars(base):
+                return False
+        return False
 
     @classmethod
     def overrides(cls, *methods: str) -> bool:

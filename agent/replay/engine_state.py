@@ -47,7 +47,7 @@ _MODULES: Final = ("agent.core.", "strategies.")
 _ENGINE_WIRING: Final = (
     *("strategy", "_sink", "_matching", "_venue", "_run_id", "_equity_block"),
     *("_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers"),
-    *("_loader", "_contain_errors", "_settings", "_forward", "_reads_features"),
+    *("_loader", "_contain_errors", "_settings", "_forward", "_reads_features", "_lets_pass"),
 )
 _ROSTER_WIRING: Final = (
     *("_config", "_load", "_sink", "_receive", "_portfolio", "_risk", "_states"),

@@ -83,3 +83,34 @@ def test_files_beside_a_strategy_do_not_shadow_installed_modules(tmp_path: Path)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "report.html").exists()
         assert not (tmp_path / "ran").exists()
+
+
+HOURLY = """
+from agent.core.strategy import Strategy
+
+class Mine(Strategy):
+    reads_features = False
+
+    def on_kline(self, kline, market):
+        if kline.start // 60_000 % 60 == 0:
+            self.target(kline.symbol, weight=0.5 if kline.start // 3_600_000 % 2 else 0.0)
+
+    def quiet_bars(self, bars, market):
+        for number, start in enumerate(bars.start.tolist()):
+            if start // 60_000 % EVERY == 0:
+                return number
+        return len(bars)
+"""
+
+
+@pytest.mark.parametrize(
+    ("every", "code", "said"), [(60, 0, "identical"), (120, 1, "different at decision 1, on event 61")]
+)
+def test_a_strategy_that_lets_bars_pass_at_which_it_acts_is_not_verified(
+    tmp_path: Path, every: int, code: int, said: str
+) -> None:
+    (tmp_path / "mine.py").write_text(HOURLY.replace("EVERY", str(every)))
+    done = tapewire(tmp_path, "backtest", "--klines", f"BTCUSDT={BTC}", "--strategy", "mine:Mine", "--json")
+    assert done.returncode == 0, done.stderr
+    found = tapewire(tmp_path, "verify", str(json.loads(done.stdout)["run"]))
+    assert (found.returncode, found.stdout[: len(said)]) == (code, said), found.stderr

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from agent.config import Config, parse
+from agent.core.bar_block import CHUNK
 from agent.core.block_runner import BlockRunner
 from agent.core.engine import Engine
 from agent.core.errors import StrategyError
@@ -27,7 +28,7 @@ from agent.core.events import (
 )
 from agent.core.exchange import MatchingExchange
 from agent.core.sinks import ListSink
-from agent.core.strategy import Market, Strategy
+from agent.core.strategy import BarSpan, Market, Strategy
 from agent.data.bar_checks import Bars
 from agent.data.block_stream import BarSlice, block_stream
 from agent.data.merge import merge
@@ -112,7 +113,44 @@ class Headlines(Restless):
             super()._trade(symbol, number, market)
 
 
+class LettingPass(Restless):
+    """The same at few bars, which price and a feature select. Counts all bars, and sums their moves."""
+
+    def __init__(self, odd: int) -> None:
+        super().__init__()
+        self.odd = odd
+        self.seen = 0
+        self.moves: dict[str, float] = {}
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        self._count(kline.symbol, kline.close - kline.open)
+        features, held = market.features(kline.symbol), bool(market.position(kline.symbol))
+        if self._acts(kline.close, features.return_5, held):
+            super().on_kline(kline, market)
+
+    def quiet_bars(self, bars: BarSpan, market: Market) -> int:
+        held = bool(market.position(bars.symbol))
+        changes = bars.feature("return_5")
+        assert len(bars) == len(bars.feature("rsi")) == len(changes)
+        for number, (close, change) in enumerate(zip(bars.closes(), changes, strict=True)):
+            if self._acts(close, change, held):
+                return number
+        return len(bars)
+
+    def pass_over(self, bars: BarSpan) -> None:
+        for opened, close in zip(bars.open.tolist(), bars.close.tolist(), strict=True):
+            self._count(bars.symbol, close - opened)
+
+    def _acts(self, close: float, change: float, held: bool) -> bool:
+        return int(close * 100) % self.odd == 0 and (change > 0 or held)
+
+    def _count(self, symbol: str, move: float) -> None:
+        self.seen += 1
+        self.moves[symbol] = self.moves.get(symbol, 0.0) + move
+
+
 STRATEGIES = {
+    "letting bars pass": lambda rng: LettingPass(rng.choice([3, 11, 40])),
     "orders at bars": lambda rng: Restless(),
     "orders at headlines": lambda rng: Headlines(),
     "features at headlines": lambda rng: FeaturesAtHeadlines(),
@@ -288,3 +326,109 @@ def test_a_strategy_that_declares_to_read_no_features_can_not_read_them() -> Non
     config = parse({"market": {"symbols": ["BTCUSDT"]}}, where="test")
     with pytest.raises(StrategyError, match="reads_features = False"):
         run(Undeclared(), config, [ColumnSource(bars, 3)], [], blocks=False)
+
+
+def replay(strategy: Strategy, *sources: ColumnSource) -> None:
+    """Run a strategy over bars in blocks."""
+    symbols = [source.symbol for source in sources]
+    engine = Engine(parse({"market": {"symbols": symbols}}, where="test"), strategy, Log(), run_id="test")
+    runner = BlockRunner(engine)
+    for part in block_stream(sources):
+        assert isinstance(part, BarSlice)
+        runner.handle(*part)
+    runner.finish()
+
+
+def test_a_strategy_is_called_only_for_bars_that_it_does_not_let_pass() -> None:
+    called: list[int] = []
+
+    class AtThreshold(Strategy):
+        reads_features = False
+
+        def on_kline(self, kline: Kline, market: Market) -> None:
+            called.append(kline.start)
+
+        def quiet_bars(self, bars: BarSpan, market: Market) -> int:
+            above = np.flatnonzero(bars.close > 100.5)
+            return int(above[0]) if len(above) else len(bars)
+
+    bars = [
+        Kline("BTCUSDT", MINUTE_MS, T0 + n * MINUTE_MS, *[T0 + (n + 1) * MINUTE_MS] * 2, *[price] * 4, 1.0)
+        for n, price in enumerate([101.0 if n in (700, 1_400, 1_401) else 100.0 for n in range(3_000)])
+    ]
+    replay(AtThreshold(), ColumnSource(bars, 1_000))
+    numbers = [(start - T0) // MINUTE_MS for start in called]
+    # also the first bars of each block, which may follow a gap, and the last one of each day; after two in a
+    # row one more without being asked
+    assert [n for n in numbers if n % 1_000 >= CHUNK and (n + 1) % 1_440] == [700, 1_400, 1_401, 1_402]
+    assert len(numbers) < 3 * CHUNK + 7
+
+
+def test_a_subclass_with_an_on_kline_of_its_own_lets_no_bars_pass() -> None:
+    class Eager(SmaCross):
+        def on_kline(self, kline: Kline, market: Market) -> None:
+            super().on_kline(kline, market)
+
+    class Renamed(SmaCross):
+        pass
+
+    class Both(Eager):
+        def quiet_bars(self, bars: BarSpan, market: Market) -> int:
+            return 0
+
+    found = {
+        kind.__name__: kind.lets_bars_pass() for kind in (Strategy, Restless, SmaCross, Eager, Renamed, Both)
+    }
+    wanted = {
+        "Strategy": False,
+        "Restless": False,
+        "SmaCross": True,
+        "Eager": False,
+        "Renamed": True,
+        "Both": True,
+    }
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda bars: -1, "quiet_bars returned -1 for"),
+        (lambda bars: len(bars) + 1, "quiet_bars returned"),
+        (lambda bars: bars.feature("return_5"), "reads_features = False"),
+    ],
+)
+def test_a_wrong_answer_about_quiet_bars_is_an_error(answer: Any, message: str) -> None:
+    class Wrong(Strategy):
+        reads_features = False
+
+        def on_kline(self, kline: Kline, market: Market) -> None:
+            pass
+
+        def quiet_bars(self, bars: BarSpan, market: Market) -> int:
+            return answer(bars)
+
+    bars = random_walk(random.Random(1), "BTCUSDT", 200)
+    with pytest.raises(StrategyError, match=message):
+        replay(Wrong(), ColumnSource(bars, 200))
+
+
+def test_the_bars_that_come_can_not_be_written() -> None:
+    class Writing(LettingPass):
+        def quiet_bars(self, bars: BarSpan, market: Market) -> int:
+            for name in ("open", "high", "low", "close", "volume", "start", "end"):
+                column = getattr(bars, name)
+                assert len(column) == len(bars) > 0
+                with pytest.raises(ValueError, match="read-only"):
+                    column[0] = 0
+            with pytest.raises(StrategyError, match="there is no feature 'rsj'"):
+                bars.feature("rsj")
+            assert bars.last_end == bars.end[-1]
+            self.odd = 0
+            return len(bars)
+
+    rng = random.Random(1)
+    for symbols in (SYMBOLS, SYMBOLS[:1]):
+        strategy = Writing(1_000_000)
+        replay(strategy, *(ColumnSource(random_walk(rng, symbol, 200), 200) for symbol in symbols))
+        assert strategy.odd == 0
