@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ CHUNK: Final = 32
 """Bars of a chunk, for which a block knows the extreme prices."""
 
 Column = NDArray[np.float64]
+T = TypeVar("T", bound=np.generic)
 
 _FIELDS: Final = ("open", "high", "low", "close", "volume", "turnover")
 _VALUES: Final = 5
@@ -122,9 +123,9 @@ class BarSpan:
         """Return a bar's row in the block."""
         return self._first + index if self._rows is None else int(self._rows[self._first + index])
 
-    def _part(self, column: Any) -> Any:
+    def _part(self, column: NDArray[T]) -> NDArray[T]:
         part = slice(self._first, self._last)
-        found = column[part] if self._rows is None else column[self._rows[part]]
+        found: NDArray[T] = column[part] if self._rows is None else column[self._rows[part]]
         found.flags.writeable = False
         return found
 
@@ -161,7 +162,8 @@ class BarSpan:
 
     def closes(self) -> list[float]:
         """Return the closes as a list, over which loops take less time."""
-        return self._part(self._block.close).tolist()
+        closes: list[float] = self.close.tolist()
+        return closes
 
     @property
     def volume(self) -> Column:
