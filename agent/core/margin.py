@@ -40,7 +40,7 @@ class MarginRules:
                 others += abs(position.qty) * position.mark_decimal
         carried = (equity * self.leverage[instrument.symbol] - others) / price
         qty = held.qty if side is _BUY else -held.qty
-        return max(carried - qty, -qty, _ZERO)
+        return max(max(carried - qty, -qty), _ZERO)  # of three, `max` would be called
 
     def liquidation_price(self, position: Position) -> float:
         """Return the mark p at which equity falls to the maintenance margin of all positions; NaN if no price

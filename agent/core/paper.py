@@ -434,19 +434,20 @@ class PaperExchange(MatchingExchange):
     def _take(self, working: WorkingOrder, kline: Kline, price: float, ts: int) -> None:
         """Fill an order as a taker, as far as liquidity and margin allow."""
         order = working.order
+        wanted, side, tif = order.qty, order.side, order.tif
         # Affordability is checked at the price of the whole order, which is never better than that of a part
-        units = float(order.qty)
+        units = float(wanted)
         paid = self._taker_price(order, kline, price, units)
         qty = self._quantity(working, kline, paid)
         if qty > _ZERO:
-            if qty != order.qty:
+            if qty != wanted:
                 units = float(qty)
                 paid = self._taker_price(order, kline, price, units)
             worse = paid - exact(price)
-            slippage = (worse if order.side is _BUY else worse * _MINUS_ONE) * qty
+            slippage = (worse if side is _BUY else worse * _MINUS_ONE) * qty
             self._execute(working, kline, qty, units, paid, ts, price, slippage=slippage, maker=False)
-        if (order.tif is _IOC or order.tif is _FOK) and working in self.books[order.symbol]:
-            self._end(working, kline.available_at, f"{order.tif.value} order: no more liquidity")
+        if (tif is _IOC or tif is _FOK) and working in self.books[kline.symbol]:
+            self._end(working, kline.available_at, f"{tif.value} order: no more liquidity")
 
     def _taker_price(self, order: Order, kline: Kline, price: float, qty: float) -> Decimal:
         """Return `price` plus half the spread and the order's impact, on the tick, not beyond its limit."""
@@ -471,9 +472,10 @@ class PaperExchange(MatchingExchange):
     def _quantity(self, working: WorkingOrder, kline: Kline, price: Decimal) -> Decimal:
         """Return how much of an order can fill now; end the order if nothing of it ever can."""
         order = working.order
-        rules = self._instruments[order.symbol]
-        position = self._portfolio.positions[order.symbol]
-        reduces = position.size < 0 if order.side is _BUY else position.size > 0
+        side = order.side
+        rules = self._instruments[kline.symbol]
+        position = self._portfolio.positions[kline.symbol]
+        reduces = position.size < 0 if side is _BUY else position.size > 0
         opposite = abs(position.qty) if reduces else _ZERO
         wanted = opposite if working.closes_position and working.share is None else working.remaining
         if order.reduce_only:
@@ -483,7 +485,7 @@ class PaperExchange(MatchingExchange):
                 self._end(working, kline.available_at, reason)
         elif wanted > opposite:
             fee = _ZERO if rules.is_margined else self._rules.fees.fee(rules, _ONE, price, maker=False)
-            wanted = min(wanted, rules.round_qty(self.margin.affordable(rules, order.side, price, fee)))
+            wanted = min(wanted, rules.round_qty(self.margin.affordable(rules, side, price, fee)))
             if not wanted:
                 self.refusals["insufficient balance"] += 1
                 self._end(working, kline.available_at, "insufficient balance")
@@ -516,13 +518,14 @@ class PaperExchange(MatchingExchange):
     ) -> None:
         """Book a fill at `price`, the market's price `met` plus costs; `units` is `qty` as a float."""
         order, symbol = working.order, kline.symbol
+        id = order.id
         bar, taken = self._taken[symbol]
         self._taken[symbol] = (bar, taken + units)
         self._budget -= units
         fee = self._rules.fees.fee(self._instruments[symbol], qty, price, maker=maker)
         fill = Fill(
-            f"{order.id}.{working.fills}",
-            order.id,
+            f"{id}.{working.fills}",
+            id,
             symbol,
             ts,
             kline.available_at,
@@ -544,17 +547,18 @@ class PaperExchange(MatchingExchange):
         attached within the range of the present bar.
         """
         order = working.order
-        book = self.books[order.symbol]
+        symbol = order.symbol
+        book = self.books[symbol]
         working.filled += fill.qty
         working.fills += 1
-        position = self._portfolio.positions[order.symbol]
+        position = self._portfolio.positions[symbol]
         done = working.filled >= order.qty or (working.closes_position and not position.qty)
         if done:
             book.remove(working)
         now = fill.available_at
         self._book(fill)
         status = _FILLED if done else _PARTIALLY_FILLED
-        self._emit(OrderUpdate(order.id, order.symbol, fill.ts, now, status, working.filled))
+        self._emit(OrderUpdate(fill.order_id, symbol, fill.ts, now, status, working.filled))
         if not book and not protects(order):
             return
         if order.oco and working.share is None:

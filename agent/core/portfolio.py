@@ -126,7 +126,10 @@ class Portfolio:
 
     def gross_notional(self) -> float:
         """Return the sum of the absolute values of all positions at their marks."""
-        return sum([abs(p.size * p.mark) for p in self.open])  # a generator costs more
+        gross = [abs(p.size * p.mark) for p in self.open]  # a generator costs more
+        if len(gross) < 2:
+            return gross[0] if gross else 0.0
+        return sum(gross)
 
     def reconcile(self) -> None:
         """Raise ReconciliationError unless both computations of equity agree."""
