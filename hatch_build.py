@@ -21,10 +21,14 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODULES = (
+    "agent/core/decimals.py",
+    "agent/core/instruments.py",
+    "agent/core/fill_models.py",
     "agent/core/bar_block.py",
     "agent/core/block_runner.py",
     "agent/core/engine.py",
     "agent/core/orders.py",
+    "agent/core/protection.py",
     "agent/core/exchange.py",
     "agent/core/margin.py",
     "agent/core/paper.py",

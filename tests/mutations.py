@@ -315,7 +315,7 @@ MUTATIONS: Final = (
     ),
     # -- the paper exchange
     Mutation(
-        "liquidation-fee-is-free", "agent/core/paper.py", " + qty * exact * self._liquidation_fee", "", CORE
+        "liquidation-fee-is-free", "agent/core/paper.py", " + qty * met * self._liquidation_fee", "", CORE
     ),
     Mutation(
         "liquidation-ignores-the-gap",
@@ -331,14 +331,12 @@ MUTATIONS: Final = (
         "WorkingOrder(order, now, best=mark)",
         CORE,
     ),
-    Mutation(
-        "post-only-takes", "agent/core/paper.py", "if order.tif is TimeInForce.POST_ONLY:", "if False:", CORE
-    ),
+    Mutation("post-only-takes", "agent/core/paper.py", "if order.tif is _POST_ONLY:", "if False:", CORE),
     Mutation(
         "volume-is-not-shared",
         "agent/core/paper.py",
-        "self._taken[order.symbol] = (bar, taken + float(qty))",
-        "self._taken[order.symbol] = (bar, taken)",
+        "self._taken[symbol] = (bar, taken + units)",
+        "self._taken[symbol] = (bar, taken)",
         MONEY,
     ),
     Mutation(
@@ -380,14 +378,14 @@ MUTATIONS: Final = (
     Mutation(
         "shorts-realise-the-wrong-way",
         "agent/core/portfolio.py",
-        "if before > 0 else -closed * fill.price) - released",
-        "if before > 0 else closed * fill.price) - released",
+        "if was_long else -closed * price) - released",
+        "if was_long else closed * price) - released",
         CORE,
     ),
     Mutation(
         "fees-are-not-paid-in-cash",
         "agent/core/portfolio.py",
-        "self.cash -= value + fill.fee",
+        "self.cash -= value + fee",
         "self.cash -= value",
         CORE,
     ),

@@ -153,7 +153,7 @@ def _on_paper(
 
 def _margined(rules: Instrument) -> Instrument:
     """Allow short sales in any category, because each order is compared on its own."""
-    return rules._replace(category="linear")
+    return rules.replace(category="linear")
 
 
 def _alone(order: Order) -> Order:

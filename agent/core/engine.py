@@ -75,6 +75,8 @@ run without one has revision 1."""
 EQUITY_BLOCK: Final = 4_096
 """Equity samples per call of the sink in replays."""
 
+_FEE: Final = FillKind.FEE
+
 _Bar = tuple[str, int, int, int, int, float, float, float, float, float, float, bool]
 """The fields of a `Kline`, in order."""
 
@@ -863,7 +865,7 @@ class Engine:
     def _on_execution(self, decision: Decision) -> None:
         """Record a report of the exchange, and pass fills to the strategy."""
         self._sink.decision(decision)
-        if isinstance(decision, Fill) and decision.kind is not FillKind.FEE:
+        if isinstance(decision, Fill) and decision.kind is not _FEE:
             self.market.subject = decision.symbol
             self._callbacks.on_fill(decision, self.market)
 

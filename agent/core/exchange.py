@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
+from agent.core.decimals import exact
 from agent.core.events import (
     AccountSnapshot,
     Amend,
@@ -66,6 +67,7 @@ EXPIRED: Final = "expired"
 """Reason of cancelling an entry whose time is up."""
 
 _NEVER: Final = 1 << 61  # a compiled integer of one word
+_ZERO: Final = Decimal(0)
 
 
 def run_prefix(run_id: str) -> str:
@@ -122,19 +124,19 @@ class Exchange:
 
     def _flaw(self, order: Order) -> str:
         """Return which of the instrument's rules an order breaks; empty if it breaks none."""
-        rules = self._instruments[order.symbol]
+        rules, qty = self._instruments[order.symbol], order.qty
         price = order.price or order.trigger
-        if order.qty <= 0 or order.qty % rules.qty_step:
-            return f"quantity {order.qty} is not a positive multiple of {rules.qty_step}"
-        if price is not None and (price <= 0 or price % rules.tick_size):
+        if qty <= _ZERO or qty % rules.qty_step:
+            return f"quantity {qty} is not a positive multiple of {rules.qty_step}"
+        if price is not None and (price <= _ZERO or price % rules.tick_size):
             return f"price {price} is not a positive multiple of the tick {rules.tick_size}"
         if order.reduce_only and self.caps_reductions(rules):
             return ""
-        if order.qty < rules.min_qty:
-            return f"quantity {order.qty} is below the minimum {rules.min_qty}"
+        if qty < rules.min_qty:
+            return f"quantity {qty} is below the minimum {rules.min_qty}"
         reference = price if price is not None else self._portfolio.positions[order.symbol].mark_decimal
-        if reference and order.qty * reference < rules.min_notional:
-            return f"value {order.qty * reference} is below the minimum {rules.min_notional}"
+        if reference and qty * reference < rules.min_notional:
+            return f"value {qty * reference} is below the minimum {rules.min_notional}"
         return ""
 
     def _reject(self, order: Order, now: int, flaw: str) -> None:
@@ -240,7 +242,7 @@ class Exchange:
         current = old[-1]
         if loosen:
             return current.distance != distance
-        trigger = float(Decimal(repr(best)) + side.sign * distance)
+        trigger = float(exact(best) + side.sign * distance)
         tighter = trigger > current.trigger if side is Side.SELL else trigger < current.trigger
         if not tighter and distance > current.distance:
             self.counts["looser trailing stops that did not replace a tighter one"] += 1
@@ -284,7 +286,7 @@ class Exchange:
         if protection.take_profit is not None:
             add(OrderType.TAKE_PROFIT, qty, protection.take_profit)
         if protection.trail is not None:
-            trigger = Decimal(repr(best)) + side.sign * protection.trail
+            trigger = exact(best) + side.sign * protection.trail
             add(OrderType.TRAILING_STOP, qty, max(trigger, self._instruments[symbol].tick_size))
             order, _ = orders[-1]
             orders[-1] = msgspec.structs.replace(order, trail=protection.trail), None

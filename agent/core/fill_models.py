@@ -1,34 +1,38 @@
-"""Fee, slippage, liquidity and limit-fill models of the paper exchange, chosen in the `[paper]` section."""
+"""Fee, slippage, liquidity and limit-fill models of the paper exchange, chosen in the `[paper]` section.
+
+They are classes rather than protocols because compiled code calls methods of classes directly.
+"""
 
 from __future__ import annotations
 
 from decimal import Decimal
 from math import inf, sqrt
-from typing import Protocol
+from typing import Final
 
 from agent.core.events import Kline, Side
 from agent.core.instruments import Instrument
 from agent.core.settings import PaperConfig
 
-_BPS = 1e-4
+_BPS: Final = 1e-4
+_BUY: Final = Side.BUY
 
 
-class FeeModel(Protocol):
+class FeeModel:
     """Fee of an execution."""
 
     def fee(self, instrument: Instrument, qty: Decimal, price: Decimal, *, maker: bool) -> Decimal:
         """Return the fee in quote currency; a rebate is negative."""
-        ...
+        raise NotImplementedError
 
 
-class MakerTakerFees:
+class MakerTakerFees(FeeModel):
     """A fraction of the notional, with separate rates for makers and takers."""
 
     def fee(self, instrument: Instrument, qty: Decimal, price: Decimal, *, maker: bool) -> Decimal:
         return qty * price * (instrument.maker_fee if maker else instrument.taker_fee)
 
 
-class PerShareFees:
+class PerShareFees(FeeModel):
     """A fixed amount per share, as equity brokers charge."""
 
     def __init__(self, per_share: Decimal) -> None:
@@ -38,29 +42,29 @@ class PerShareFees:
         return qty * self._per_share
 
 
-class NoFees:
+class NoFees(FeeModel):
     """No fees."""
 
     def fee(self, instrument: Instrument, qty: Decimal, price: Decimal, *, maker: bool) -> Decimal:
         return Decimal(0)
 
 
-class SlippageModel(Protocol):
+class SlippageModel:
     """Price impact of a taker order, beyond the spread."""
 
     def offset(self, kline: Kline, price: float, qty: float) -> float:
         """Return the impact in quote currency per unit, at least 0."""
-        ...
+        raise NotImplementedError
 
 
-class NoSlippage:
+class NoSlippage(SlippageModel):
     """No impact, as in an infinitely deep order book."""
 
     def offset(self, kline: Kline, price: float, qty: float) -> float:
         return 0.0
 
 
-class FixedSlippage:
+class FixedSlippage(SlippageModel):
     """The same fraction of the price for every taker order."""
 
     def __init__(self, bps: float) -> None:
@@ -70,7 +74,7 @@ class FixedSlippage:
         return price * self._fraction
 
 
-class SquareRootImpact:
+class SquareRootImpact(SlippageModel):
     """impact * (high - low) * sqrt(quantity / bar volume).
 
     This is the square-root law of market impact, with the bar's range as the volatility over the execution
@@ -86,22 +90,22 @@ class SquareRootImpact:
         return self._impact * (kline.high - kline.low) * sqrt(share)
 
 
-class LiquidityModel(Protocol):
+class LiquidityModel:
     """Volume of a bar that is available to the run's orders, all together."""
 
     def budget(self, volume: float) -> float:
         """Return the part of a bar's volume, both in base coin or shares."""
-        ...
+        raise NotImplementedError
 
 
-class InfiniteLiquidity:
+class InfiniteLiquidity(LiquidityModel):
     """Unlimited volume: every order is filled at once."""
 
     def budget(self, volume: float) -> float:
         return inf
 
 
-class ParticipationLimit:
+class ParticipationLimit(LiquidityModel):
     """A fraction of each bar's volume; the rest of an order waits for the next bar."""
 
     def __init__(self, fraction: float) -> None:
@@ -111,26 +115,26 @@ class ParticipationLimit:
         return self._fraction * volume
 
 
-class LimitFillModel(Protocol):
+class LimitFillModel:
     """Condition under which a bar fills a resting limit order."""
 
     def reached(self, kline: Kline, side: Side, price: float) -> bool:
         """Return whether the bar's range fills a limit order at `price`."""
-        ...
+        raise NotImplementedError
 
 
-class ThroughFill:
+class ThroughFill(LimitFillModel):
     """The price must go beyond the limit: at the limit itself the order may have been last in the queue."""
 
     def reached(self, kline: Kline, side: Side, price: float) -> bool:
-        return kline.low < price if side is Side.BUY else kline.high > price
+        return kline.low < price if side is _BUY else kline.high > price
 
 
-class TouchFill:
+class TouchFill(LimitFillModel):
     """The price must reach the limit, as if the order were first in the queue. Optimistic."""
 
     def reached(self, kline: Kline, side: Side, price: float) -> bool:
-        return kline.low <= price if side is Side.BUY else kline.high >= price
+        return kline.low <= price if side is _BUY else kline.high >= price
 
 
 class FillRules:

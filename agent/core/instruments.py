@@ -5,37 +5,57 @@ from __future__ import annotations
 import json
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from agent.core.events import DAY_MS, MINUTE_MS, Side
 from agent.core.settings import Category, CoreConfig, InstrumentConfig
 
 AnyConfig = TypeVar("AnyConfig", bound=CoreConfig)
 
+_NOTHING_GIVEN: Final = InstrumentConfig.model_validate({})
+_BUY: Final = Side.BUY  # read from the class it costs as much as an addition of decimals
+_FIELDS: Final = (
+    *("symbol", "category", "tick_size", "qty_step", "min_qty", "min_notional"),
+    *("maker_fee", "taker_fee", "maintenance_margin", "max_leverage"),
+)
 
-class Instrument(NamedTuple):
+
+class Instrument:
     """Trading rules of one symbol. Prices are in quote currency, sizes in base coin or shares."""
 
-    symbol: str
-    category: Category
-    tick_size: Decimal
-    qty_step: Decimal
-    min_qty: Decimal
-    min_notional: Decimal
-    maker_fee: Decimal  # fraction of notional
-    taker_fee: Decimal
-    maintenance_margin: Decimal  # fraction of notional
-    max_leverage: Decimal
+    def __init__(
+        self,
+        symbol: str,
+        category: Category,
+        tick_size: Decimal,
+        qty_step: Decimal,
+        min_qty: Decimal,
+        min_notional: Decimal,
+        maker_fee: Decimal,
+        taker_fee: Decimal,
+        maintenance_margin: Decimal,
+        max_leverage: Decimal,
+    ) -> None:
+        self.symbol = symbol
+        self.category: Category = category
+        self.tick_size = tick_size
+        self.qty_step = qty_step
+        self.min_qty = min_qty
+        self.min_notional = min_notional
+        self.maker_fee = maker_fee  # fraction of notional
+        self.taker_fee = taker_fee
+        self.maintenance_margin = maintenance_margin  # fraction of notional
+        self.max_leverage = max_leverage
+        self.lot = float(qty_step)
+        self.maintenance = float(maintenance_margin)
+        # True if it can be sold short and held on margin
+        self.is_margined = category == "linear"
+        # True if every missing bar is a gap; equities don't trade at night, on weekends and on holidays
+        self.trades_around_the_clock = category != "equity"
 
-    @property
-    def is_margined(self) -> bool:
-        """True if it can be sold short and held on margin."""
-        return self.category == "linear"
-
-    @property
-    def trades_around_the_clock(self) -> bool:
-        """True if every missing bar is a gap; equities don't trade at night, on weekends and on holidays."""
-        return self.category != "equity"
+    def replace(self, **changes: Any) -> Instrument:
+        """Return a copy with other values of some fields."""
+        return Instrument(**({name: getattr(self, name) for name in _FIELDS} | changes))
 
     def round_qty(self, qty: Decimal) -> Decimal:
         """Round towards zero to a multiple of the lot step."""
@@ -43,7 +63,7 @@ class Instrument(NamedTuple):
 
     def round_price(self, price: Decimal, side: Side) -> Decimal:
         """Round to the tick, against the trader: up for a buy, down for a sell."""
-        rounding = ROUND_CEILING if side is Side.BUY else ROUND_FLOOR
+        rounding = ROUND_CEILING if side is _BUY else ROUND_FLOOR
         return (price / self.tick_size).to_integral_value(rounding) * self.tick_size
 
 
@@ -84,7 +104,7 @@ def with_first_rules(config: AnyConfig) -> AnyConfig:
     instruments = dict(config.instruments)
     for symbol in config.market.symbols:
         if (category, symbol) in SHIPPED and (category, symbol) not in _FIRST_KNOWN:
-            given = instruments.get(symbol) or InstrumentConfig()
+            given = instruments.get(symbol) or _NOTHING_GIVEN
             names = [name for name in SHIPPED[category, symbol] if getattr(given, name) is None]
             instruments[symbol] = given.model_copy(
                 update={name: getattr(_BY_CATEGORY[category], name) for name in names}
@@ -96,7 +116,7 @@ def with_rules_of(other: CoreConfig, config: AnyConfig) -> AnyConfig:
     """Return `config`, completed with trading rules that only `other` states."""
     instruments = dict(config.instruments)
     for symbol, source in other.instruments.items():
-        given = instruments.get(symbol) or InstrumentConfig()
+        given = instruments.get(symbol) or _NOTHING_GIVEN
         missing = [name for name in RULES if getattr(given, name) is None]
         stated = {name: value for name in missing if (value := getattr(source, name)) is not None}
         if stated:
@@ -111,7 +131,7 @@ def instrument_for(symbol: str, config: CoreConfig) -> Instrument:
     given = overrides.model_dump(exclude={"aliases"}, exclude_none=True) if overrides else {}
     fees = {"maker_fee": config.paper.maker_fee, "taker_fee": config.paper.taker_fee}
     given |= {key: fee for key, fee in fees.items() if fee is not None}
-    return _BY_CATEGORY[category]._replace(symbol=symbol, **(SHIPPED.get((category, symbol), {}) | given))
+    return _BY_CATEGORY[category].replace(symbol=symbol, **(SHIPPED.get((category, symbol), {}) | given))
 
 
 _YEAR_MS = 365 * DAY_MS

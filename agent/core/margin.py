@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from decimal import Decimal
 from math import nan
+from typing import Final
 
 from agent.core.events import Side
 from agent.core.instruments import Instrument
 from agent.core.portfolio import Portfolio, Position
+
+_ZERO: Final = Decimal(0)
+_BUY: Final = Side.BUY
 
 
 class MarginRules:
@@ -28,11 +32,15 @@ class MarginRules:
         portfolio = self._portfolio
         held = portfolio.positions[instrument.symbol]
         if not instrument.is_margined:
-            return portfolio.cash / (price + fee) if side is Side.BUY else held.qty
+            return portfolio.cash / (price + fee) if side is _BUY else held.qty
         equity = portfolio.exact_equity() - held.qty * (held.mark_decimal - price)
-        others = sum((abs(p.qty) * p.mark_decimal for p in portfolio.open if p is not held), Decimal(0))
+        others = _ZERO
+        for position in portfolio.open:
+            if position is not held:
+                others += abs(position.qty) * position.mark_decimal
         carried = (equity * self.leverage[instrument.symbol] - others) / price
-        return max(carried - held.qty * side.sign, -held.qty * side.sign, Decimal(0))
+        qty = held.qty if side is _BUY else -held.qty
+        return max(max(carried - qty, -qty), _ZERO)  # of three, `max` would be called
 
     def liquidation_price(self, position: Position) -> float:
         """Return the mark p at which equity falls to the maintenance margin of all positions; NaN if no price
@@ -44,11 +52,13 @@ class MarginRules:
         q = position.size
         if not q:
             return nan
-        rate = float(self._instruments[position.symbol].maintenance_margin)
+        rate = self._instruments[position.symbol].maintenance
         others = sum(
-            abs(p.size) * p.mark * float(self._instruments[p.symbol].maintenance_margin)
-            for p in portfolio.open
-            if p is not position
+            [
+                abs(p.size) * p.mark * self._instruments[p.symbol].maintenance
+                for p in portfolio.open
+                if p is not position
+            ]
         )
         price = (portfolio.equity() - q * position.mark - others) / (rate * abs(q) - q)
         return price if price > 0 else nan

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Final
 
 from msgspec import UNSET
 
+from agent.core.decimals import exact
 from agent.core.events import Order, OrderStatus, OrderType, Side
 
-_ZERO = Decimal(0)
+_ZERO: Final = Decimal(0)
+# Members of enums, read once: a look-up in the class costs as much as an addition of decimals
+_BUY: Final = Side.BUY
+_SELL: Final = Side.SELL
+_MARKET: Final = OrderType.MARKET
+_LIMIT: Final = OrderType.LIMIT
+_STOP: Final = OrderType.STOP
+_TAKE_PROFIT: Final = OrderType.TAKE_PROFIT
+_TRAILING_STOP: Final = OrderType.TRAILING_STOP
 
 
 class WorkingOrder:
@@ -44,6 +54,7 @@ class WorkingOrder:
         best: float = 0.0,
         share: Decimal | None = None,
     ) -> None:
+        kind, price, trigger = order.type, order.price, order.trigger
         self.order = order
         self.arrives_at = arrives_at  # UTC ms from which it can trade
         self.closes_position = closes_position  # protective: closes the position, whatever its size
@@ -52,12 +63,12 @@ class WorkingOrder:
         self.filled = _ZERO
         self.fills = 0
         self.seen = False  # has met a price: from then on a limit order rests and fills as a maker
-        self.triggered = order.type is OrderType.MARKET
-        self.limit = float(order.price) if order.price is not None else 0.0
-        self.trigger = float(order.trigger) if order.trigger is not None else 0.0
+        self.triggered = kind is _MARKET
+        self.limit = float(price) if price is not None else 0.0
+        self.trigger = float(trigger) if trigger is not None else 0.0
         # of a take-profit level: the share of the position that it closes when it is due; None: all of it
         self.share = share
-        self.trails = order.type is OrderType.TRAILING_STOP
+        self.trails = kind is _TRAILING_STOP
         self.distance = _ZERO  # of a trailing stop from the best price
         self.best = best  # most favourable price that it has met
         self.best_at_open = best  # the same before the bar that started at `best_bar` (UTC ms)
@@ -81,16 +92,16 @@ class WorkingOrder:
     @property
     def is_limit(self) -> bool:
         """True for a limit order, and for a stop entry that has become one."""
-        return self.order.type is OrderType.LIMIT or (self.triggered and self.order.price is not None)
+        return self.order.type is _LIMIT or (self.triggered and self.order.price is not None)
 
     @property
     def is_stop(self) -> bool:
         """True for a stop, trailing or not."""
-        return self.trails or self.order.type is OrderType.STOP
+        return self.trails or self.order.type is _STOP
 
     def marketable(self, price: float) -> bool:
         """Return whether `price` satisfies the limit of a limit order."""
-        return price <= self.limit if self.order.side is Side.BUY else price >= self.limit
+        return price <= self.limit if self.order.side is _BUY else price >= self.limit
 
     def waits_at(self, price: float) -> bool:
         """Return whether an order that is triggered at `price` has a limit that `price` doesn't satisfy."""
@@ -99,7 +110,7 @@ class WorkingOrder:
     @property
     def rises(self) -> bool:
         """True if the price has to rise to the trigger."""
-        return (self.order.type is OrderType.TAKE_PROFIT) != (self.order.side is Side.BUY)
+        return (self.order.type is _TAKE_PROFIT) != (self.order.side is _BUY)
 
     def crossed(self, low: float, high: float) -> bool:
         """Return whether the prices from `low` to `high` reach the trigger."""
@@ -109,7 +120,7 @@ class WorkingOrder:
 
     def improves(self, price: float) -> bool:
         """Return whether a trailing stop would follow `price`."""
-        return price > self.best if self.order.side is Side.SELL else price < self.best
+        return price > self.best if self.order.side is _SELL else price < self.best
 
     def follow(self, price: float) -> None:
         """Move a trailing stop's trigger if `price` is the best so far."""
@@ -132,5 +143,5 @@ class WorkingOrder:
         return best
 
     def _follow_best(self) -> None:
-        best = Decimal(repr(self.best))
-        self.trigger = float(best - self.distance if self.order.side is Side.SELL else best + self.distance)
+        best = exact(self.best)
+        self.trigger = float(best - self.distance if self.order.side is _SELL else best + self.distance)

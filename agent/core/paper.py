@@ -17,9 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from math import inf, nan
+from typing import Final
 
 import msgspec
 
+from agent.core.decimals import exact
 from agent.core.events import (
     Fill,
     FillKind,
@@ -42,9 +44,21 @@ from agent.core.portfolio import Portfolio, Position
 from agent.core.protection import protection_in, protects
 from agent.core.settings import CoreConfig
 
-_ZERO = Decimal(0)
-_ONE = Decimal(1)
-_AT_ONCE = (TimeInForce.IOC, TimeInForce.FOK)
+_ZERO: Final = Decimal(0)
+_ONE: Final = Decimal(1)
+_MINUS_ONE: Final = Decimal(-1)
+_BUY: Final = Side.BUY
+_SELL: Final = Side.SELL
+_MARKET: Final = OrderType.MARKET
+_STOP: Final = OrderType.STOP
+_TAKE_PROFIT: Final = OrderType.TAKE_PROFIT
+_TRAILING_STOP: Final = OrderType.TRAILING_STOP
+_POST_ONLY: Final = TimeInForce.POST_ONLY
+_IOC: Final = TimeInForce.IOC
+_FOK: Final = TimeInForce.FOK
+_FILLED: Final = OrderStatus.FILLED
+_PARTIALLY_FILLED: Final = OrderStatus.PARTIALLY_FILLED
+_TRADE: Final = FillKind.TRADE
 
 
 class PaperExchange(MatchingExchange):
@@ -78,7 +92,7 @@ class PaperExchange(MatchingExchange):
             return
         mark = self._portfolio.positions[order.symbol].mark
         self.books[order.symbol].append(WorkingOrder(order, now + self._latency, best=mark))
-        self._trails = self._trails or order.type is OrderType.TRAILING_STOP
+        self._trails = self._trails or order.type is _TRAILING_STOP
         self._note_expiry(order)
 
     def cancel(self, orders: Iterable[WorkingOrder], now: int, reason: str) -> None:
@@ -126,16 +140,17 @@ class PaperExchange(MatchingExchange):
         if kline.ts > self.next_expiry:  # the range has prices after the expiry
             self.expire(kline.ts - 1, kline.symbol, kline.available_at)
         self._check_range(kline, start)
-        self._meet_range(self._before_profits(book, start), kline, start)
-        self._check_range(kline, start)
-        self._meet_range(self._profits(book, start), kline, start)
-        if self._trails:
-            self._trail(book, kline, best)
-        for working in _triggered_first(book):
-            if start < working.arrives_at < kline.ts:
-                working.born_inside = False
-                self._meet(working, kline, kline.close, kline.ts)
-        self._meet_new_protection(kline, kline.close, kline.ts)
+        if book:
+            self._meet_range(self._before_profits(book, start), kline, start)
+            self._check_range(kline, start)
+            self._meet_range(self._profits(book, start), kline, start)
+            if self._trails:
+                self._trail(book, kline, best)
+            for working in _triggered_first(book):
+                if start < working.arrives_at < kline.ts:
+                    working.born_inside = False
+                    self._meet(working, kline, kline.close, kline.ts)
+            self._meet_new_protection(kline, kline.close, kline.ts)
         if stamps:
             self.held_funding[kline.symbol] = stamps
 
@@ -144,7 +159,7 @@ class PaperExchange(MatchingExchange):
             price = working.trigger
             # The trigger was moved inside the bar, whose open may lie beyond it
             if working.born_inside and working.arrives_at > start:
-                price = min(price, kline.open) if working.order.side is Side.SELL else max(price, kline.open)
+                price = min(price, kline.open) if working.order.side is _SELL else max(price, kline.open)
             if working.is_limit:
                 if working.seen and self._rules.limit_fill.reached(kline, working.order.side, working.limit):
                     self._make(working, kline, kline.ts)
@@ -166,8 +181,8 @@ class PaperExchange(MatchingExchange):
             working
             for working in self.books[symbol]
             if working.arrives_at >= now
-            and working.order.type is OrderType.MARKET
-            and working.order.tif is not TimeInForce.FOK
+            and working.order.type is _MARKET
+            and working.order.tif is not _FOK
             and not working.closes_position
             and not working.seen
         ]
@@ -225,7 +240,7 @@ class PaperExchange(MatchingExchange):
         for working in [w for w in book if w.trails and not w.triggered]:
             working.follow(best.get(working.order.id, working.best))
             if working.arrives_at <= kline.start:
-                working.follow(kline.high if working.order.side is Side.SELL else kline.low)
+                working.follow(kline.high if working.order.side is _SELL else kline.low)
             working.follow(kline.close)
             working.best_bar = -1
             if working.seen or working.arrives_at <= kline.start:
@@ -253,7 +268,7 @@ class PaperExchange(MatchingExchange):
 
     def _profits(self, book: list[WorkingOrder], start: int) -> Iterator[WorkingOrder]:
         for working in list(book):
-            is_profit = working.order.type is OrderType.TAKE_PROFIT
+            is_profit = working.order.type is _TAKE_PROFIT
             if working.arrives_at <= start and is_profit and working in book:
                 yield working
 
@@ -305,17 +320,17 @@ class PaperExchange(MatchingExchange):
         position = self._portfolio.positions[kline.symbol]
         price = min(price, first) if position.size > 0 else max(price, first)
         self.cancel(self.books[kline.symbol], kline.available_at, "liquidation")
-        side = Side.SELL if position.size > 0 else Side.BUY
+        side = _SELL if position.size > 0 else _BUY
         rules = self._instruments[kline.symbol]
-        exact = max(rules.round_price(Decimal(repr(price)), side), rules.tick_size)
+        met = max(rules.round_price(exact(price), side), rules.tick_size)
         qty = abs(position.qty)
-        fee = self._rules.fees.fee(rules, qty, exact, maker=False) + qty * exact * self._liquidation_fee
+        fee = self._rules.fees.fee(rules, qty, met, maker=False) + qty * met * self._liquidation_fee
         symbol, ts, now, why = kline.symbol, kline.ts, kline.available_at, "liquidation"
         id = self._new_id()
-        self._emit(Order(id, symbol, now, side, OrderType.MARKET, qty, reduce_only=True, reason=why))
+        self._emit(Order(id, symbol, now, side, _MARKET, qty, reduce_only=True, reason=why))
         kind = FillKind.LIQUIDATION
-        self._book(Fill(f"{id}.0", id, symbol, ts, now, side, qty, exact, fee, kind=kind, reason=why))
-        self._emit(OrderUpdate(id, symbol, ts, now, OrderStatus.FILLED, qty, why))
+        self._book(Fill(f"{id}.0", id, symbol, ts, now, side, qty, met, fee, kind=kind, reason=why))
+        self._emit(OrderUpdate(id, symbol, ts, now, _FILLED, qty, why))
 
     def liquidation_price(self, position: Position) -> float:
         """Return the liquidation price, cached if this is the only position: then only bookings move it."""
@@ -335,7 +350,7 @@ class PaperExchange(MatchingExchange):
             funding = stamps.pop(0)
             inside = funding.ts > kline.start
             mark = self._portfolio.positions[funding.symbol].mark_decimal
-            self._pay_funding(funding, Decimal(repr(kline.open)) if inside else mark)
+            self._pay_funding(funding, exact(kline.open) if inside else mark)
 
     def _pay_funding(self, funding: Funding, mark: Decimal) -> None:
         position = self._portfolio.positions[funding.symbol]
@@ -363,7 +378,7 @@ class PaperExchange(MatchingExchange):
         self.bars_met += 1
         if not volume > 0 and self._budget <= 0:
             self.bars_without_volume += 1
-        elif taken == 0.0 and self._budget < float(self._instruments[symbol].qty_step):
+        elif taken == 0.0 and self._budget < self._instruments[symbol].lot:
             self.bars_below_a_lot += 1
 
     def reach(self, symbol: str, start: int) -> tuple[float, float]:
@@ -397,11 +412,11 @@ class PaperExchange(MatchingExchange):
             if working.marketable(price) and price != working.limit:
                 self._make(working, kline, ts)
         elif working.marketable(price):
-            if order.tif is TimeInForce.POST_ONLY:
+            if order.tif is _POST_ONLY:
                 self._end(working, kline.available_at, "post-only order would take liquidity")
             else:
                 self._take(working, kline, price, ts)
-        elif order.tif in _AT_ONCE:
+        elif order.tif in (_IOC, _FOK):
             self._end(working, kline.available_at, f"{order.tif.value} order found no liquidity at its price")
 
     def _trigger(self, working: WorkingOrder, kline: Kline) -> None:
@@ -419,26 +434,30 @@ class PaperExchange(MatchingExchange):
     def _take(self, working: WorkingOrder, kline: Kline, price: float, ts: int) -> None:
         """Fill an order as a taker, as far as liquidity and margin allow."""
         order = working.order
+        wanted, side, tif = order.qty, order.side, order.tif
         # Affordability is checked at the price of the whole order, which is never better than that of a part
-        exact = self._taker_price(order, kline, price, float(order.qty))
-        qty = self._quantity(working, kline, exact)
-        if qty > 0:
-            if qty != order.qty:
-                exact = self._taker_price(order, kline, price, float(qty))
-            slippage = (exact - Decimal(repr(price))) * order.side.sign * qty
-            self._execute(working, kline, qty, exact, ts, price, slippage=slippage, maker=False)
-        if order.tif in _AT_ONCE and working in self.books[order.symbol]:
-            self._end(working, kline.available_at, f"{order.tif.value} order: no more liquidity")
+        units = float(wanted)
+        paid = self._taker_price(order, kline, price, units)
+        qty = self._quantity(working, kline, paid)
+        if qty > _ZERO:
+            if qty != wanted:
+                units = float(qty)
+                paid = self._taker_price(order, kline, price, units)
+            worse = paid - exact(price)
+            slippage = (worse if side is _BUY else worse * _MINUS_ONE) * qty
+            self._execute(working, kline, qty, units, paid, ts, price, slippage=slippage, maker=False)
+        if (tif is _IOC or tif is _FOK) and working in self.books[kline.symbol]:
+            self._end(working, kline.available_at, f"{tif.value} order: no more liquidity")
 
     def _taker_price(self, order: Order, kline: Kline, price: float, qty: float) -> Decimal:
         """Return `price` plus half the spread and the order's impact, on the tick, not beyond its limit."""
         worse = price * self._rules.half_spread + self._rules.slippage.offset(kline, price, qty)
         rules = self._instruments[order.symbol]
-        if order.side is Side.BUY:
-            exact = rules.round_price(Decimal(repr(price + worse)), order.side)
-            return exact if order.price is None else min(exact, order.price)
-        exact = max(rules.round_price(Decimal(repr(price - worse)), order.side), rules.tick_size)
-        return exact if order.price is None else max(exact, order.price)
+        if order.side is _BUY:
+            paid = rules.round_price(exact(price + worse), _BUY)
+            return paid if order.price is None else min(paid, order.price)
+        paid = max(rules.round_price(exact(price - worse), _SELL), rules.tick_size)
+        return paid if order.price is None else max(paid, order.price)
 
     def _make(self, working: WorkingOrder, kline: Kline, ts: int) -> None:
         """Fill a resting limit order at its price."""
@@ -446,15 +465,18 @@ class PaperExchange(MatchingExchange):
         if price is None:
             return
         qty = self._quantity(working, kline, price)
-        if qty > 0:
-            self._execute(working, kline, qty, price, ts, working.limit, slippage=_ZERO, maker=True)
+        if qty > _ZERO:
+            limit = working.limit
+            self._execute(working, kline, qty, float(qty), price, ts, limit, slippage=_ZERO, maker=True)
 
     def _quantity(self, working: WorkingOrder, kline: Kline, price: Decimal) -> Decimal:
         """Return how much of an order can fill now; end the order if nothing of it ever can."""
         order = working.order
-        rules = self._instruments[order.symbol]
-        held = self._portfolio.positions[order.symbol].qty
-        opposite = abs(held) if held * order.side.sign < 0 else _ZERO
+        side = order.side
+        rules = self._instruments[kline.symbol]
+        position = self._portfolio.positions[kline.symbol]
+        reduces = position.size < 0 if side is _BUY else position.size > 0
+        opposite = abs(position.qty) if reduces else _ZERO
         wanted = opposite if working.closes_position and working.share is None else working.remaining
         if order.reduce_only:
             wanted = min(wanted, opposite)
@@ -462,8 +484,8 @@ class PaperExchange(MatchingExchange):
                 reason = "reduce-only order, but there is no position to reduce"
                 self._end(working, kline.available_at, reason)
         elif wanted > opposite:
-            fee = self._rules.fees.fee(rules, _ONE, price, maker=False)
-            wanted = min(wanted, rules.round_qty(self.margin.affordable(rules, order.side, price, fee)))
+            fee = _ZERO if rules.is_margined else self._rules.fees.fee(rules, _ONE, price, maker=False)
+            wanted = min(wanted, rules.round_qty(self.margin.affordable(rules, side, price, fee)))
             if not wanted:
                 self.refusals["insufficient balance"] += 1
                 self._end(working, kline.available_at, "insufficient balance")
@@ -475,17 +497,18 @@ class PaperExchange(MatchingExchange):
                 reason = f"value {value} is below the minimum {rules.min_notional}"
                 self._end(working, kline.available_at, reason)
                 return _ZERO
-        if float(wanted) > self._budget:
-            if order.tif is TimeInForce.FOK:
+        if self._budget < inf and float(wanted) > self._budget:
+            if order.tif is _FOK:
                 return _ZERO
-            wanted = rules.round_qty(Decimal(repr(self._budget))) if self._budget > 0 else _ZERO
-        return _ZERO if order.tif is TimeInForce.FOK and wanted < order.qty else wanted
+            wanted = rules.round_qty(exact(self._budget)) if self._budget > 0 else _ZERO
+        return _ZERO if order.tif is _FOK and wanted < order.qty else wanted
 
     def _execute(
         self,
         working: WorkingOrder,
         kline: Kline,
         qty: Decimal,
+        units: float,
         price: Decimal,
         ts: int,
         met: float,
@@ -493,16 +516,17 @@ class PaperExchange(MatchingExchange):
         slippage: Decimal,
         maker: bool,
     ) -> None:
-        """Book a fill at `price`, which is the market's price `met` plus costs."""
-        order = working.order
-        bar, taken = self._taken[order.symbol]
-        self._taken[order.symbol] = (bar, taken + float(qty))
-        self._budget -= float(qty)
-        fee = self._rules.fees.fee(self._instruments[order.symbol], qty, price, maker=maker)
+        """Book a fill at `price`, the market's price `met` plus costs; `units` is `qty` as a float."""
+        order, symbol = working.order, kline.symbol
+        id = order.id
+        bar, taken = self._taken[symbol]
+        self._taken[symbol] = (bar, taken + units)
+        self._budget -= units
+        fee = self._rules.fees.fee(self._instruments[symbol], qty, price, maker=maker)
         fill = Fill(
-            f"{order.id}.{working.fills}",
-            order.id,
-            order.symbol,
+            f"{id}.{working.fills}",
+            id,
+            symbol,
             ts,
             kline.available_at,
             order.side,
@@ -511,7 +535,8 @@ class PaperExchange(MatchingExchange):
             fee,
             maker,
             slippage,
-            reason=order.reason,
+            _TRADE,
+            order.reason,
         )
         self._apply(working, fill, met, min(ts, kline.ts - 1), inside=ts > kline.start)
 
@@ -522,28 +547,32 @@ class PaperExchange(MatchingExchange):
         attached within the range of the present bar.
         """
         order = working.order
-        book = self.books[order.symbol]
+        symbol = order.symbol
+        book = self.books[symbol]
         working.filled += fill.qty
         working.fills += 1
-        position = self._portfolio.positions[order.symbol]
-        done = working.remaining <= 0 or (working.closes_position and not position.qty)
+        position = self._portfolio.positions[symbol]
+        done = working.filled >= order.qty or (working.closes_position and not position.qty)
         if done:
             book.remove(working)
         now = fill.available_at
         self._book(fill)
-        status = OrderStatus.FILLED if done else OrderStatus.PARTIALLY_FILLED
-        self._emit(OrderUpdate(order.id, order.symbol, fill.ts, now, status, working.filled))
+        status = _FILLED if done else _PARTIALLY_FILLED
+        self._emit(OrderUpdate(fill.order_id, symbol, fill.ts, now, status, working.filled))
         if not book and not protects(order):
             return
         if order.oco and working.share is None:
             group = [w for w in book if w.order.oco == order.oco and w is not working]
             self.cancel(group, now, "the other side was filled")
-        held = position.qty
-        stranded = [w for w in book if w.closes_position and held * w.order.side.sign >= 0]
+        stranded = [
+            w
+            for w in book
+            if w.closes_position and (position.size >= 0 if w.order.side is _BUY else position.size <= 0)
+        ]
         if stranded:
             self.cancel(stranded, now, "position closed")
         # A partly filled reversal may only have reduced the old position
-        opened = held * order.side.sign > 0
+        opened = position.size > 0 if order.side is _BUY else position.size < 0
         if opened and protects(order):
             self._protect(order, now, met, arrives_at, inside=inside)
 
@@ -565,19 +594,19 @@ class PaperExchange(MatchingExchange):
                     order, arrives_at, closes_position=True, born_inside=inside, best=met, share=share
                 )
             )
-            self._trails = self._trails or order.type is OrderType.TRAILING_STOP
+            self._trails = self._trails or order.type is _TRAILING_STOP
 
     def _place_protection(
         self, order: Order, old: list[WorkingOrder], now: int, share: Decimal | None = None
     ) -> None:
         self._emit(order)
         # A stop moved inside a bar is assumed to be triggered if that bar's range reaches it
-        inside = order.type is not OrderType.TAKE_PROFIT
+        inside = order.type is not _TAKE_PROFIT
         best = self._portfolio.positions[order.symbol].mark
         self.books[order.symbol].append(
             WorkingOrder(order, now, closes_position=True, born_inside=inside, best=best, share=share)
         )
-        self._trails = self._trails or order.type is OrderType.TRAILING_STOP
+        self._trails = self._trails or order.type is _TRAILING_STOP
         self.cancel(old, now, MOVED)
 
     def _end(self, working: WorkingOrder, now: int, reason: str) -> None:
@@ -592,4 +621,6 @@ class PaperExchange(MatchingExchange):
 
 def _triggered_first(book: list[WorkingOrder]) -> list[WorkingOrder]:
     """Return triggered orders before the others, so that they get the volume first."""
+    if len(book) == 1:
+        return book.copy()
     return [w for w in book if w.triggered] + [w for w in book if not w.triggered]

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
+from typing import Final
 
+from agent.core.decimals import exact
 from agent.core.errors import ReconciliationError
 from agent.core.events import Fill, FundingPayment, Side
 
-_ZERO = Decimal(0)
-_TOLERANCE = Decimal("1e-6")  # the cost of a partial close is rounded to 28 digits
+_ZERO: Final = Decimal(0)
+_BUY: Final = Side.BUY
+_TOLERANCE: Final = Decimal("1e-6")  # the cost of a partial close is rounded to 28 digits
 
 
 class Position:
@@ -38,7 +41,7 @@ class Position:
     @property
     def mark_decimal(self) -> Decimal:
         """The mark as a Decimal, exactly as the float prints; 0 before the first mark."""
-        return Decimal(repr(self.mark)) if self.mark == self.mark else _ZERO
+        return exact(self.mark) if self.mark == self.mark else _ZERO
 
     @property
     def unrealised(self) -> Decimal:
@@ -55,38 +58,42 @@ class Portfolio:
         self.cash_float = float(initial)
         self.realised = self.fees = self.funding = self.slippage = self.turnover = _ZERO
         self.positions = {symbol: Position(symbol) for symbol in symbols}
+        self._sorted = [self.positions[symbol] for symbol in sorted(self.positions)]
         self.version = 0  # number of bookings
         self.open: list[Position] = []  # sorted by symbol, so that sums don't depend on the order of trades
 
     def apply(self, fill: Fill) -> Decimal:
         """Book a fill; return the profit that it realises, before its fee."""
         position = self.positions[fill.symbol]
-        signed = fill.qty if fill.side is Side.BUY else -fill.qty
-        value = signed * fill.price
+        price, fee = fill.price, fill.fee
+        signed = fill.qty if fill.side is _BUY else -fill.qty
+        value = signed * price
         before = position.qty
         after = before + signed
         realised = _ZERO
-        if before and (before > 0) != (signed > 0):
-            closed = min(abs(signed), abs(before))
-            released = position.cost if closed == abs(before) else position.cost * closed / abs(before)
-            realised = (closed * fill.price if before > 0 else -closed * fill.price) - released
+        was_long = before > _ZERO
+        if before and was_long != (signed > _ZERO):
+            held = abs(before)
+            closed = min(abs(signed), held)
+            released = position.cost if closed == held else position.cost * closed / held
+            realised = (closed * price if was_long else -closed * price) - released
             position.cost -= released
-        if not before or (before > 0) != (after > 0):
+        if not before or was_long != (after > _ZERO):
             position.entry_ts = fill.ts
-            position.cost = after * fill.price
+            position.cost = after * price
         elif abs(after) > abs(before):
             position.cost += value
         position.qty = after
-        position.size = float(after)
-        self.cash -= value + fill.fee
+        position.size = float(after) if after else 0.0
+        self.cash -= value + fee
         self.realised += realised
-        self.fees += fill.fee
+        self.fees += fee
         self.slippage += fill.slippage
         self.turnover += abs(value)
         self.cash_float = float(self.cash)
         self.version += 1
         if (not before) != (not after):
-            self.open = [p for _, p in sorted(self.positions.items()) if p.qty]
+            self.open = [p for p in self._sorted if p.qty]
         return realised
 
     def pay(self, payment: FundingPayment) -> None:
@@ -112,11 +119,17 @@ class Portfolio:
 
     def exact_equity(self) -> Decimal:
         """Return cash plus positions at their marks, as an exact Decimal."""
-        return self.cash + sum((p.qty * p.mark_decimal for p in self.open), _ZERO)
+        value = _ZERO
+        for position in self.open:
+            value += position.qty * position.mark_decimal
+        return self.cash + value
 
     def gross_notional(self) -> float:
         """Return the sum of the absolute values of all positions at their marks."""
-        return sum(abs(p.size * p.mark) for p in self.open)
+        gross = [abs(p.size * p.mark) for p in self.open]  # a generator costs more
+        if len(gross) < 2:
+            return gross[0] if gross else 0.0
+        return sum(gross)
 
     def reconcile(self) -> None:
         """Raise ReconciliationError unless both computations of equity agree."""

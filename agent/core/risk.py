@@ -60,6 +60,8 @@ STRATEGY = "strategy"
 
 _MANUAL = "command"
 
+_ACTIVE: Final = RiskState.ACTIVE
+
 _BY_STATE: Final = {state: f"state {state.value}" for state in (RiskState.REDUCING, RiskState.HALTED)}
 """Rules of refusals by the state."""
 
@@ -318,7 +320,7 @@ class RiskManager:
             rule, detail = WARM_UP, "what is being read is history"
         elif not self.reconciled:
             rule, detail = "unreconciled", "the venue's account is not known yet"
-        elif self.state is not RiskState.ACTIVE:
+        elif self.state is not _ACTIVE:
             rule, detail = _BY_STATE[self.state], self.rule
         elif equity <= 0:
             rule, detail = "equity", f"{equity:.2f}"

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 from decimal import Decimal
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final
 
+from agent.core.decimals import exact
 from agent.core.events import Side
 from agent.core.instruments import Instrument
 from agent.core.protection import Protection
 from agent.core.target import Target
 
-_ZERO = Decimal(0)
+_ZERO: Final = Decimal(0)
+_BUY: Final = Side.BUY
+_SELL: Final = Side.SELL
 _UNPROTECTED: Final = Protection()
 _MAX_LOTS: Final = 1e15  # keeps absurd targets finite; the risk limits refuse them
 
 
-class Sizing(NamedTuple):
+class Sizing:
     """The order for a target. Quantities are in base coin or shares, prices in quote currency."""
 
-    side: Side
-    qty: Decimal
-    reduces: bool  # True if the order only shrinks the position
-    position_after: Decimal
-    limit: Decimal | None
-    trigger: Decimal | None  # of a stop entry
-    protection: Protection | None  # to attach to the entry; None if the order reduces
+    def __init__(
+        self,
+        side: Side,
+        qty: Decimal,
+        reduces: bool,
+        position_after: Decimal,
+        limit: Decimal | None,
+        trigger: Decimal | None,
+        protection: Protection,
+    ) -> None:
+        self.side = side
+        self.qty = qty
+        self.reduces = reduces  # True if the order only shrinks the position
+        self.position_after = position_after
+        self.limit = limit
+        self.trigger = trigger  # of a stop entry
+        self.protection = protection  # to attach to the entry; empty if the order reduces
 
 
 def size(
@@ -45,45 +58,49 @@ def size(
     the limit, else the trigger of a stop entry, else the mark. Distances are signed fractions of the same
     price.
     """
-    anchor = target.anchor
-    price = mark if anchor is None else anchor
     wanted = _ZERO
     if target.qty is not None:
         wanted = instrument.round_qty(target.qty) if target.weight > 0 else -instrument.round_qty(target.qty)
-    elif target.weight and equity > 0 and price > 0:
+    elif target.weight and equity > 0 and (price := _price_of(target, mark)) > 0:
         if target.risk is not None:
             units = min(_units_at_risk(target, instrument, mark, equity), most / price)
         else:
             units = abs(target.weight) * equity / price
-        lots = int(min(units / float(instrument.qty_step), _MAX_LOTS) + 1e-9)
+        lots = int(min(units / instrument.lot, _MAX_LOTS) + 1e-9)
         wanted = lots * instrument.qty_step if target.weight > 0 else -lots * instrument.qty_step
-    if wanted < 0 and not instrument.is_margined:
+    if wanted < _ZERO and not instrument.is_margined:
         wanted = _ZERO  # short sales need margin
     delta = wanted - held
-    if delta % instrument.qty_step:  # a fee in base coin leaves less than a lot, which no order can sell
+    # A fee in base coin leaves less than a lot, which no order can sell
+    if held and delta % instrument.qty_step:
         delta = instrument.round_qty(delta)
-    same_side = wanted * held > 0
     if not delta:
         return None
+    same_side = bool(wanted and held) and (wanted > _ZERO) == (held > _ZERO)
     # A weight drifts with the price, a quantity doesn't
     if same_side and target.qty is None and abs(delta) < abs(wanted) * Decimal(repr(band)):
         return None
-    side = Side.BUY if delta > 0 else Side.SELL
-    opposite = Side.SELL if side is Side.BUY else Side.BUY
-    reduces = abs(wanted) < abs(held) and (same_side or not wanted)
+    side, opposite = (_BUY, _SELL) if delta > _ZERO else (_SELL, _BUY)
+    reduces = not wanted or (same_side and abs(wanted) < abs(held))
 
-    protection = None if reduces else protection_of(target, instrument, mark, opposite)
+    protection = _UNPROTECTED if reduces else protection_of(target, instrument, mark, opposite)
     limit = _rounded(target.limit, instrument, side)
     trigger = entry_trigger(target, instrument, side, mark)
     return Sizing(side, abs(delta), reduces, held + delta, limit, trigger, protection)
 
 
+def _price_of(target: Target, mark: float) -> float:
+    """Return the price that the target's distances and its quantity refer to."""
+    if target.limit is not None:
+        return target.limit
+    return mark if target.stop_entry is None else target.stop_entry
+
+
 def _units_at_risk(target: Target, instrument: Instrument, mark: float, equity: float) -> float:
     """Return the quantity whose loss from the entry's price to the stop is the fraction of `equity`."""
-    side = Side.SELL if target.weight > 0 else Side.BUY
+    side = _SELL if target.weight > 0 else _BUY
     stop = protection_of(target, instrument, mark, side).stop
-    anchor = target.anchor
-    price = Decimal(repr(float(mark if anchor is None else anchor)))
+    price = exact(_price_of(target, mark))
     distance = abs(price - stop) if stop is not None else _ZERO
     return (target.risk or 0.0) * equity / float(distance) if distance else 0.0
 
@@ -97,23 +114,22 @@ def limit_of(target: Target, instrument: Instrument, side: Side) -> float:
 def entry_trigger(target: Target, instrument: Instrument, side: Side, mark: float) -> Decimal | None:
     """Return the trigger of a stop entry on the tick; None without one, and if the mark has reached it."""
     trigger = target.stop_entry
-    if trigger is None or (mark >= trigger if side is Side.BUY else mark <= trigger):
+    if trigger is None or (mark >= trigger if side is _BUY else mark <= trigger):
         return None
-    return instrument.round_price(Decimal(repr(trigger)), side)
+    return instrument.round_price(exact(trigger), side)
 
 
 def _rounded(limit: float | None, instrument: Instrument, side: Side) -> Decimal | None:
     """Round a limit to the tick, in the trader's favour."""
-    opposite = Side.SELL if side is Side.BUY else Side.BUY
-    return None if limit is None else instrument.round_price(Decimal(repr(float(limit))), opposite)
+    opposite = _SELL if side is _BUY else _BUY
+    return None if limit is None else instrument.round_price(exact(limit), opposite)
 
 
 def protection_of(target: Target, instrument: Instrument, mark: float, side: Side) -> Protection:
     """Return triggers and distances of the target's protection; `side` is that of the protective orders."""
     if not target.protects:
         return _UNPROTECTED
-    anchor = target.anchor
-    price = Decimal(repr(float(mark if anchor is None else anchor)))
+    price = exact(_price_of(target, mark))
     trail: Decimal | None = None
     if target.trail is not None:
         ticks = price * abs(Decimal(repr(target.trail))) / instrument.tick_size

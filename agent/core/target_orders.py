@@ -19,6 +19,11 @@ from agent.core.risk import RiskManager
 from agent.core.sizing import entry_trigger, limit_of, protection_of, size
 from agent.core.target import Target
 
+_BUY: Final = Side.BUY
+_SELL: Final = Side.SELL
+_MARKET: Final = OrderType.MARKET
+_LIMIT: Final = OrderType.LIMIT
+_STOP: Final = OrderType.STOP
 _ALMOST: Final = 0.999
 """A target by risk that reaches this share of the largest position counts as reduced by a limit."""
 
@@ -90,7 +95,10 @@ class TargetOrders:
                 self._count_untradable(target, state)
             return
         notional = float(sized.qty) * price
-        after = abs(float(sized.position_after)) * price
+        if not position.qty:
+            after = notional
+        else:
+            after = abs(float(sized.position_after)) * price if sized.position_after else 0.0
         gross_after = self._portfolio.gross_notional() - abs(position.size) * price + after
         if not self._risk.allows(
             now,
@@ -101,31 +109,32 @@ class TargetOrders:
             gross_after=gross_after,
             equity=equity,
             data_age=state.overdue(now),
-            change=notional * sized.side.sign,
+            change=notional if sized.side is _BUY else -notional,
         ):
             self._move_protection(target, state)
             return
         if target.risk and after > most * _ALMOST:
             self._counts["targets by risk that risk limits reduce"] += 1
-        kind = OrderType.MARKET if sized.limit is None else OrderType.LIMIT
-        protection = sized.protection
+        kind = _MARKET if sized.limit is None else _LIMIT
+        stop, take_profit, trail, levels = sized.protection
         order = Order(
             self._new_id(),
             target.symbol,
             now,
             sized.side,
-            kind if sized.trigger is None else OrderType.STOP,
+            kind if sized.trigger is None else _STOP,
             sized.qty,
-            price=sized.limit,
-            trigger=sized.trigger,
-            tif=target.tif,
-            reduce_only=sized.reduces,
-            stop=None if protection is None else protection.stop,
-            take_profit=None if protection is None else protection.take_profit,
-            reason=target.reason,
-            trail=UNSET if protection is None or protection.trail is None else protection.trail,
-            take_profits=protection.levels if protection is not None and protection.levels else UNSET,
-            expires=UNSET if target.expire is None else now + target.expire,
+            sized.limit,
+            sized.trigger,
+            target.tif,
+            sized.reduces,
+            stop,
+            take_profit,
+            "",
+            target.reason,
+            UNSET if trail is None else trail,
+            levels or UNSET,
+            UNSET if target.expire is None else now + target.expire,
         )
         self._emit(order)
         self._exchange.submit(order, now)
@@ -155,8 +164,7 @@ class TargetOrders:
         if self._risk.halted:
             self._counts["stops and take-profits that stay where they are while HALTED"] += 1
             return
-        side = Side.BUY if target.weight > 0 else Side.SELL
-        closing = Side.SELL if side is Side.BUY else Side.BUY
+        side, closing = (_BUY, _SELL) if target.weight > 0 else (_SELL, _BUY)
         protection = protection_of(target, state.instrument, state.position.mark, closing)
         self._exchange.protect(target.symbol, side, protection, self._market.now, loosen=target.loosen)
 

@@ -85,7 +85,7 @@ class CategoryBook:
         rules = instruments.by_category[category]
         keys = {(symbol, i): f"{symbol}:{i}" if i else symbol for symbol in rules for i in indices}
         self.rules: dict[str, Instrument] = {
-            key: rules[symbol]._replace(symbol=key) for (symbol, _), key in keys.items()
+            key: rules[symbol].replace(symbol=key) for (symbol, _), key in keys.items()
         }
         self.portfolio = Portfolio(balance, self.rules)
         self.legs = {

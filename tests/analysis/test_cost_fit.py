@@ -33,7 +33,7 @@ def planted(
 ) -> FillSamples:
     """Return fills by the paper exchange's own formula at prices that have moved since they were streamed."""
     rng = random.Random(seed)
-    instrument = instrument_for(SYMBOL, config())._replace(tick_size=Decimal("0.001"))
+    instrument = instrument_for(SYMBOL, config()).replace(tick_size=Decimal("0.001"))
     rules = CostRules(instrument, half_spread_bps * 1e-4)
     model = SquareRootImpact(impact)
     samples = FillSamples()
