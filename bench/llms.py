@@ -6,7 +6,8 @@ Each row is trained on the same sample of the labelled wire (before the starter'
 on the month after, exported as int8 ONNX, and measured as it is served: on the wire of the month after that,
 on samples of TFNS (of the part that the starter held out) and of PhraseBank. A row is written when it is
 done; started again, the program goes on with those that are missing. `--minutes` begins no row after so long.
-Rows run one after the other, each in its own process. Writes bench/results/llms.json and .md.
+Rows run one after the other, each in its own process. `--time` takes the times of all rows again, in one go.
+Writes bench/results/llms.json and .md.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def main() -> None:
     )
     parser.add_argument("--rows", default=",".join(row.name for row in ROWS))
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--time", action="store_true", help="take the times of all rows again")
     parser.add_argument("--train-rows", type=int, default=1_500)
     parser.add_argument("--sample", type=int, default=500, help="most texts of a set that are measured")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
@@ -84,11 +86,30 @@ def main() -> None:
                 measure_row, row, args.data / "sentiment", args.work, args.train_rows, args.sample
             )
             found["rows"][row.name] = job.result()
-        found["machine"] = machine()
-        args.output.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, json.dumps(found, indent=1).encode() + b"\n")
-        write_bytes(args.output / "llms.md", markdown(found).encode())
+        save(found, args.output)
+    if args.time:
+        time_rows(found["rows"], args.data / "sentiment", args.work)
+        save(found, args.output)
     print(json.dumps(found))
+
+
+def save(found: dict[str, Any], output: Path) -> None:
+    """Write the rows and their tables."""
+    found["machine"] = machine()
+    output.mkdir(parents=True, exist_ok=True)
+    write_bytes(output / "llms.json", json.dumps(found, indent=1).encode() + b"\n")
+    write_bytes(output / "llms.md", markdown(found).encode())
+
+
+def time_rows(rows: dict[str, Any], data: Path, work: Path) -> None:
+    """Take each row's time again if its model is at hand."""
+    from models.sentiment.serve.scorer import Scorer
+
+    texts = [example.text for example in read_sets(data, 1, TIMED)[0].test]
+    for name, row in rows.items():
+        folder = work / f"{name}-onnx" if row["method"] else model_dir(name)
+        if folder.is_dir():
+            row["ms"] = latency(Scorer.load(folder, threads=1), texts)
 
 
 def machine() -> str:
@@ -153,14 +174,19 @@ def measure_row(row: Row, data: Path, work: Path, train_rows: int, most: int) ->
         folder = model_dir(row.name)
     scorer = Scorer.load(folder, threads=1)
     found["sets"] = {name: measure_set(scorer, examples) for name, examples in sets.items()}
-    taken = []
-    for example in split.test[:TIMED]:
-        began = time.perf_counter()
-        scorer.score([example.text])
-        taken.append((time.perf_counter() - began) * 1e3)
-    found["ms"] = round(float(np.median(taken)), 1)
+    found["ms"] = latency(scorer, [example.text for example in split.test[:TIMED]])
     found["mb"] = round((folder / "model.onnx").stat().st_size / 1e6, 1)
     return found
+
+
+def latency(scorer: Any, texts: Sequence[str]) -> float:
+    """Return the median time of one headline alone, ms."""
+    taken = []
+    for text in texts:
+        began = time.perf_counter()
+        scorer.score([text])
+        taken.append((time.perf_counter() - began) * 1e3)
+    return round(float(np.median(taken)), 1)
 
 
 def train_row(row: Row, split: Split, record: DatasetRecord, trained: Path, folder: Path) -> dict[str, Any]:
