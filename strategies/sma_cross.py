@@ -63,10 +63,10 @@ class SmaCross(Strategy[SmaCrossParams]):
             return 0
         position = market.position(bars.symbol)
         return means.count_before(
-            bars.closes(),
+            bars.close.tolist(),
             above=position <= 0,
             below=position > 0 or (self.params.allow_short and not position),
         )
 
     def pass_over(self, bars: BarSpan) -> None:
-        self._means[bars.symbol].extend(bars.last_end, bars.closes())
+        self._means[bars.symbol].extend(int(bars.end[-1]), bars.close.tolist())

@@ -66,8 +66,8 @@ MUTATIONS: Final = (
     Mutation(
         "a-bar-that-the-strategy-wants-is-passed-over",
         "agent/core/block_runner.py",
-        "                upto = span.row(quiet)\n",
-        "                upto = span.row(quiet) + 1\n",
+        "                upto = block.row_of(number, begin + quiet)\n",
+        "                upto = block.row_of(number, begin + quiet) + 1\n",
         BLOCKS,
     ),
     Mutation(

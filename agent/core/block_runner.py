@@ -8,6 +8,7 @@ are computed from the columns, as neither cash nor positions change between two 
 
 from __future__ import annotations
 
+import operator
 from math import inf, isnan
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from agent.core.errors import StrategyError
 from agent.core.exchange import MatchingExchange
 from agent.core.features import FeatureTracker
 from agent.core.market import InstrumentState
+from agent.core.strategy import Strategy
 
 _SLACK: Final = 1e-9
 """Share of the account's gross value by which a bound of equity may be wrong: its sum is rounded."""
@@ -27,10 +29,10 @@ _AT_ONCE: Final = 64
 """Bars that are made lists at once while an order works."""
 
 _SPANS: Final = (32, 1_024)
-"""Fewest and most bars that a strategy is asked about at once."""
+"""Fewest and most bars that `Strategy.quiet_bars` receives at once."""
 
-_MOST_UNASKED: Final = 64
-"""Most bars for which a strategy is called without being asked whether it lets them pass."""
+_MOST_CALLS: Final = 64
+"""Most calls of `on_kline`, one bar after another, before the next call of `quiet_bars`."""
 
 
 class _Segment:
@@ -92,16 +94,20 @@ class BlockRunner:
         self._due: int = -1  # when something is due (UTC ms) at the row `_due_row`
         self._due_row: int = 0
         self._ahead: list[FeaturesAhead] = []  # by the block's number of the symbol
-        self._span: int = _SPANS[0]  # bars that the strategy is asked about
-        self._wanted: int = -1  # row of the bar for which the strategy has asked to be called
-        self._unasked: int = 1  # bars to be called for before the strategy is asked again
-        self._tells: bool = False  # True if the strategy keeps a state of the bars that pass
+        self._strategy: Strategy | None = None  # the one that the following are about
+        self._lets_pass: bool = False  # True if `quiet_bars` says at which bars `on_kline` is called
+        self._keeps_state: bool = False  # True if `pass_over` receives the other bars
+        self._span: int = _SPANS[0]  # bars for the next call of `quiet_bars`
+        self._wanted: int = -1  # row of the next bar for `on_kline`
+        self._calls: int = 1  # of `on_kline`, before the next call of `quiet_bars`
 
     def handle(self, block: BarBlock, first: int, last: int) -> None:
         """Handle the bars `first` to `last` - 1 of a block. Blocks and their parts come in total order."""
         if block is not self._block:
             self._end_block()
             self._begin_block(block)
+        if self._engine.strategy is not self._strategy:
+            self._begin_strategy(block)
         at, may_pass = first, self._may_pass()
         while at < last:
             upto = self._pass(block, at, last) if may_pass else at
@@ -123,7 +129,7 @@ class BlockRunner:
         the row after them.
         """
         engine, states = self._engine, self._states
-        if engine._lets_pass:
+        if self._lets_pass:
             return self._step_called(block, at, last)
         klines = block.klines() if engine._wants_klines else []
         busy = not klines and not self._may_pass()
@@ -207,7 +213,7 @@ class BlockRunner:
     def _may_pass(self) -> bool:
         """Return whether bars at which no limit is reached would change nothing but marks and features."""
         engine = self._engine
-        if engine._wants_klines and not engine._lets_pass:
+        if engine._wants_klines and not self._lets_pass:
             return False
         if engine._targets or self._matching.held_funding:
             return False
@@ -239,9 +245,9 @@ class BlockRunner:
             engine._period = first_end
             if not self._may_pass():
                 return at
-        asks = engine._wants_klines
-        upto = self._quiet_until(block, at, min(last, at + self._span) if asks else last)
-        if asks and upto > at:
+        lets_pass = self._lets_pass
+        upto = self._quiet_until(block, at, min(last, at + self._span) if lets_pass else last)
+        if lets_pass and upto > at:
             upto = self._let_pass(block, at, upto)
         if upto == at:
             return at
@@ -263,13 +269,13 @@ class BlockRunner:
             position.mark = block.close_at(last_row)
         if engine._reads_features:
             self._add_features(block, at, upto)
-        if asks:
+        if lets_pass:
             engine.market.subject = block.symbol(upto - 1)
-        if asks and self._tells:
+        if lets_pass and self._keeps_state:
             for number in range(len(self._states)):
-                span = self._span_of(block, number, at, upto)
-                if len(span):
-                    engine.strategy.pass_over(span)
+                begin, end = block.bounds(number, at, upto)
+                if begin < end:
+                    engine.strategy.pass_over(self._span_of(block, number, begin, end))
         last_end = block.end_at(upto - 1)
         if last_end > first_end:
             self._note_segment()
@@ -278,26 +284,22 @@ class BlockRunner:
         return upto
 
     def _let_pass(self, block: BarBlock, at: int, upto: int) -> int:
-        """Ask the strategy which of the bars `at` to `upto` - 1 it lets pass; return the row after them."""
-        engine, most = self._engine, upto
+        """Return the row after those of the bars `at` to `upto` - 1 that the strategy lets pass."""
+        most = upto
         for number in range(len(self._states)):
-            span = self._span_of(block, number, at, upto)
-            bars = len(span)
-            if not bars:
+            begin, end = block.bounds(number, at, upto)
+            if begin == end:
                 continue
-            quiet = engine.strategy.quiet_bars(span, engine.market)
-            if not 0 <= quiet <= bars:
-                name = type(engine.strategy).__name__
-                raise StrategyError(f"{name}.quiet_bars returned {quiet!r} for {bars} bars")
-            if quiet < bars:
-                upto = span.row(quiet)
-        if upto == at:  # a strategy that acts at bar after bar is asked less and less often
-            self._unasked = min(2 * self._unasked, _MOST_UNASKED)
-            self._step_to = at + self._unasked
-            if self._unasked == _MOST_UNASKED:
+            quiet = self._count_quiet(self._span_of(block, number, begin, end))
+            if begin + quiet < end:
+                upto = block.row_of(number, begin + quiet)
+        if upto == at:  # `quiet_bars` costs time at every bar if the strategy acts at every bar
+            self._calls = min(2 * self._calls, _MOST_CALLS)
+            self._step_to = at + self._calls
+            if self._calls == _MOST_CALLS:
                 block.klines()  # all at once take less time
         else:
-            self._unasked = 1
+            self._calls = 1
         if upto < most:
             self._wanted = upto
             self._span = max(_SPANS[0], upto - at)
@@ -305,27 +307,33 @@ class BlockRunner:
             self._span = min(_SPANS[1], 2 * self._span)
         return upto
 
-    def _span_of(self, block: BarBlock, number: int, at: int, upto: int) -> BarSpan:
-        """Return the bars of a symbol among `at` to `upto` - 1."""
+    def _count_quiet(self, span: BarSpan) -> int:
+        """Return the strategy's number of quiet bars. Raises StrategyError if it is no such number."""
+        strategy: Any = self._engine.strategy
+        found = strategy.quiet_bars(span, self._engine.market)
+        try:
+            quiet: int = operator.index(found)  # numpy's integers too
+        except TypeError:
+            quiet = -1
+        if not 0 <= quiet <= len(span):
+            raise StrategyError(
+                f"{type(strategy).__name__}.quiet_bars returned {found!r}",
+                hint=f"return how many of the {len(span)} bars may pass, as an integer from 0 to {len(span)}",
+            )
+        return quiet
+
+    def _span_of(self, block: BarBlock, number: int, begin: int, end: int) -> BarSpan:
+        """Return a symbol's bars, given by their indices among its own."""
         ahead = self._ahead[number] if self._engine._reads_features else None
-        rows = block.rows_of(number)
-        if rows is None:
-            return BarSpan(block, number, at, upto, ahead)
-        return BarSpan(block, number, int(rows.searchsorted(at)), int(rows.searchsorted(upto)), ahead)
+        return BarSpan(block, number, begin, end, ahead)
 
     def _add_features(self, block: BarBlock, at: int, upto: int) -> None:
         if len(self._states) == 1 and self._ahead and self._ahead[0].advance(at, upto):
             return
-        for number, state in enumerate(self._states):
-            rows = block.rows_of(number)
-            if state is None:
-                continue
-            if rows is None:
-                for row in range(at, upto):
-                    block.add_to(state.tracker, row)
-            else:
-                for row in rows[rows.searchsorted(at) : rows.searchsorted(upto)].tolist():
-                    block.add_to(state.tracker, row)
+        for row in range(at, upto):
+            state = self._states[block.number_at(row)]
+            if state is not None:
+                block.add_to(state.tracker, row)
 
     def _quiet_until(self, block: BarBlock, at: int, last: int) -> int:
         """Return the row from `at` on before which no bar is missing, nothing expires, no day begins and no
@@ -408,15 +416,25 @@ class BlockRunner:
         engine = self._engine
         self._block, self._begin_ms, self._due = block, block.end_at(0), -1
         self._states = [engine.states.get(symbol) for symbol in block.symbols]
+        self._strategy = None
+        self._marks = [engine.portfolio.positions[symbol].mark for symbol in self._symbols]
+
+    def _begin_strategy(self, block: BarBlock) -> None:
+        """Note what the strategy does with the bars of a block."""
+        engine = self._engine
+        strategy = self._strategy = engine.strategy
+        keeps_bars = any(
+            state.history is not None or state.fusion_inputs is not None for state in engine.states.values()
+        )
+        self._lets_pass = engine._wants_klines and engine._lets_pass and not keeps_bars
+        self._keeps_state = strategy.overrides("pass_over")
         self._wanted = -1
-        self._tells = engine.strategy.overrides("pass_over")
         self._ahead = []
-        if engine._lets_pass and engine._reads_features:
+        if self._lets_pass and engine._reads_features:
             self._ahead = [
                 FeaturesAhead(block, number, FeatureTracker() if state is None else state.tracker)
                 for number, state in enumerate(self._states)
             ]
-        self._marks = [engine.portfolio.positions[symbol].mark for symbol in self._symbols]
 
     def _end_block(self) -> None:
         """Pass on the samples of the block's periods, except the last one, which has not been checked yet."""

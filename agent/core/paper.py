@@ -443,7 +443,7 @@ class PaperExchange(MatchingExchange):
             if qty != wanted:
                 units = float(qty)
                 paid = self._taker_price(order, kline, price, units)
-            worse = paid - exact(price)
+            worse = paid - exact(price)  # times -1 for a sale: `-worse` would lose the sign of a zero
             slippage = (worse if side is _BUY else worse * _MINUS_ONE) * qty
             self._execute(working, kline, qty, units, paid, ts, price, slippage=slippage, maker=False)
         if (tif is _IOC or tif is _FOK) and working in self.books[kline.symbol]:

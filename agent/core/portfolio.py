@@ -126,10 +126,7 @@ class Portfolio:
 
     def gross_notional(self) -> float:
         """Return the sum of the absolute values of all positions at their marks."""
-        gross = [abs(p.size * p.mark) for p in self.open]  # a generator costs more
-        if len(gross) < 2:
-            return gross[0] if gross else 0.0
-        return sum(gross)
+        return sum([abs(p.size * p.mark) for p in self.open], 0.0)  # a generator costs more
 
     def reconcile(self) -> None:
         """Raise ReconciliationError unless both computations of equity agree."""

@@ -8,6 +8,16 @@ _ROUNDING: Final = 1e-12
 """Relative difference up to which averages are equal: decimal prices are not exact in binary."""
 
 
+def _replaced(total: float, old: float, new: float) -> tuple[float, float]:
+    """Return the sum in which `new` replaces `old`, and its rounding error."""
+    change = new - old
+    part = change - new
+    error = (new - (change - part)) - (old + part)
+    after = total + change
+    part = after - total
+    return after, error + (total - (after - part)) + (change - part)
+
+
 class RollingMean:
     """Mean of the last `length` values, in O(1) per value; missing values count as zeros.
 
@@ -26,18 +36,13 @@ class RollingMean:
 
     def push(self, value: float) -> float:
         """Add a value and return the mean of the last `length` values."""
-        values, before, at = self._values, self._sum, self._at
+        values, at = self._values, self._at
         old = values[at]
         values[at] = value
         self._at = at + 1 if at + 1 < self._length else 0
-        change = value - old
-        part = change - value
-        error = (value - (change - part)) - (old + part)
-        after = before + change
-        self._sum = after
-        part = after - before
-        self._error += error + (before - (after - part)) + (change - part)
-        return (after + self._error) / self._length
+        self._sum, error = _replaced(self._sum, old, value)
+        self._error += error
+        return (self._sum + self._error) / self._length
 
     def means(self, values: list[float]) -> list[float]:
         """Return the means that `push` would return for the next values, without adding them."""
@@ -49,14 +54,8 @@ class RollingMean:
         found: list[float] = []
         size = float(self._length)
         for i in range(bars):
-            value, old = values[i], leaving[i]
-            change = value - old
-            part = change - value
-            error = (value - (change - part)) - (old + part)
-            after = total + change
-            part = after - total
-            carried += error + (total - (after - part)) + (change - part)
-            total = after
+            total, error = _replaced(total, leaving[i], values[i])
+            carried += error
             found.append((total + carried) / size)
         return found
 

@@ -91,9 +91,8 @@ def size(
 
 def _price_of(target: Target, mark: float) -> float:
     """Return the price that the target's distances and its quantity refer to."""
-    if target.limit is not None:
-        return target.limit
-    return mark if target.stop_entry is None else target.stop_entry
+    anchor = target.anchor
+    return mark if anchor is None else anchor
 
 
 def _units_at_risk(target: Target, instrument: Instrument, mark: float, equity: float) -> float:

@@ -274,11 +274,11 @@ class Strategy(Generic[P]):
 
         Override it and a backtest calls `on_kline` only for the bar after these, which saves most of its time
         if the strategy acts rarely. `on_kline` would neither set a target nor notify or plot at the bars, and
-        changes no state but what `pass_over` changes. Bars of the future are in reach here: decide on each
-        bar by those up to it alone. `market` is as of the bar before the first. Runs elsewhere call
-        `on_kline` for every bar, so `tapewire verify` shows if the two disagree.
+        changes no state but what `pass_over` changes. `bars` are of one symbol and lie in the future: decide
+        on each bar by those up to it alone. `market` is as of the bar before the first. All other runs call
+        `on_kline` for every bar, so `tapewire verify` fails if the two disagree.
 
-        A subclass that overrides `on_kline` has to override this method too, else it isn't called.
+        If a subclass overrides `on_kline` and not this method, `on_kline` is called for every bar.
         """
         raise NotImplementedError
 

@@ -95,10 +95,7 @@ class TargetOrders:
                 self._count_untradable(target, state)
             return
         notional = float(sized.qty) * price
-        if not position.qty:
-            after = notional
-        else:
-            after = abs(float(sized.position_after)) * price if sized.position_after else 0.0
+        after = abs(float(sized.position_after)) * price
         gross_after = self._portfolio.gross_notional() - abs(position.size) * price + after
         if not self._risk.allows(
             now,

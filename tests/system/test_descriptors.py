@@ -75,7 +75,7 @@ async def test_connection_floods_leave_descriptors_for_market_store_and_kill(
                         bybit["reconnects"] > 0
                         and bybit["state"] == "live"
                         and status["events"] > before["events"] + 4
-                        # the kernel may lose a few of a flood, whose clients believe that they are connected
+                        # seen once in 130 floods: a listener accepts another number than have connected
                         and min(counts[name]["accepted"] for name in urls) > 0.9 * connections
                     ):
                         break
