@@ -230,7 +230,7 @@ def main() -> None:
             runner = BlockRunner(engine)
             for part in block_stream(sources):
                 if isinstance(part, BarSlice):
-                    runner.handle(*part)
+                    runner.handle(part.block, part.first, part.last)
                 else:
                     handle(part)
             runner.finish()

@@ -62,11 +62,8 @@ class SmaCross(Strategy[SmaCrossParams]):
         if means is None:
             return 0
         position = market.position(bars.symbol)
-        return means.count_before(
-            bars.close.tolist(),
-            above=position <= 0,
-            below=position > 0 or (self.params.allow_short and not position),
-        )
+        below = position > 0 or (self.params.allow_short and not position)
+        return means.count_before(bars.close, above=position <= 0, below=below)
 
     def pass_over(self, bars: BarSpan) -> None:
-        self._means[bars.symbol].extend(int(bars.end[-1]), bars.close.tolist())
+        self._means[bars.symbol].extend(int(bars.end[-1]), bars.close)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from itertools import repeat
+from math import nan
 from typing import Any, Final, TypeVar
 
 import numpy as np
+from librt.vecs import vec
+from mypy_extensions import i64
 from numpy.typing import NDArray
 
 from agent.core.errors import StrategyError
@@ -19,23 +22,15 @@ Column = NDArray[np.float64]
 T = TypeVar("T", bound=np.generic)
 
 _FIELDS: Final = ("open", "high", "low", "close", "volume", "turnover")
-_VALUES: Final = 5
-"""Values of a bar without the turnover."""
 
 
-class BarRows:
-    """Bars of a block as lists; the bar at row r has index r - `first`."""
+def _packed(column: Column) -> vec[float]:
+    return vec[float](np.ascontiguousarray(column))
 
-    __slots__ = ("close", "end", "first", "high", "low", "number", "open", "start", "volume")
 
-    def __init__(
-        self, first: int, number: list[int], start: list[int], end: list[int], values: list[list[float]]
-    ) -> None:
-        self.first: int = first
-        self.number = number
-        self.start = start
-        self.end = end
-        self.open, self.high, self.low, self.close, self.volume = values
+def _read_only(array: NDArray[T]) -> NDArray[T]:
+    array.flags.writeable = False
+    return array
 
 
 class PriceRanges:
@@ -43,10 +38,11 @@ class PriceRanges:
 
     __slots__ = ("close_high", "close_low", "high", "low")
 
-    def __init__(self, low: list[float], high: list[float], closes: tuple[list[float], list[float]]) -> None:
-        self.low = low
-        self.high = high
-        self.close_low, self.close_high = closes
+    def __init__(self, low: Column, high: Column, close_low: Column, close_high: Column) -> None:
+        self.low: vec[float] = vec[float](low)
+        self.high: vec[float] = vec[float](high)
+        self.close_low: vec[float] = vec[float](close_low)
+        self.close_high: vec[float] = vec[float](close_high)
 
 
 class FeaturesAhead:
@@ -61,30 +57,37 @@ class FeaturesAhead:
         self._first: int = 0  # index among the symbol's bars of the first one that has been seen ahead
         self._next: int = -1
         self._columns: dict[str, list[float]] = {}  # from `_first` on
+        self._wanted: list[tuple[int, list[float]]] = []  # the same, by number of the feature
 
     def column(self, name: str, first: int, last: int) -> list[float]:
         """Return a feature at the symbol's bars `first` to `last` - 1. The tracker has seen the bars before
         `first`. Raises StrategyError if there is no such feature.
         """
+        seen = self._ahead.bars - self._own.bars  # bars that only the copy has seen
+        column = self._columns.get(name)
+        if column is None or first < self._first or self._next - first != seen:
+            column = self._begin(name, first)
+        if self._next < last:
+            self._extend(last)
+        return column[first - self._first : last - self._first]
+
+    def _begin(self, name: str, first: int) -> list[float]:
+        """Look ahead from the bar `first` on, at one feature more; return its column."""
         if name not in Features._fields:
             raise StrategyError(
                 f"there is no feature {name!r}", hint=f"features are {', '.join(Features._fields)}"
             )
-        seen = self._ahead.bars - self._own.bars  # bars that only the copy has seen
-        if name not in self._columns or first < self._first or self._next - first != seen:
-            self._ahead.take(self._own)
-            self._first = self._next = first
-            self._columns = {kept: [] for kept in (*self._columns, name)}
-        if self._next < last:
-            self._extend(last)
-        return self._columns[name][first - self._first : last - self._first]
+        self._ahead.take(self._own)
+        self._first = self._next = first
+        self._columns = {known: [] for known in (*self._columns, name)}
+        self._wanted = [(Features._fields.index(known), column) for known, column in self._columns.items()]
+        return self._columns[name]
 
     def _extend(self, last: int) -> None:
         ahead, block = self._ahead, self._block
-        wanted = [(Features._fields.index(name), column) for name, column in self._columns.items()]
         for index in range(self._next, last):
             block.add_to(ahead, block.row_of(self._number, index))
-            for number, column in wanted:
+            for number, column in self._wanted:
                 column.append(ahead.value(number))
         self._next = last
 
@@ -121,8 +124,7 @@ class BarSpan:
     def _part(self, column: NDArray[T]) -> NDArray[T]:
         rows = self._block.rows_of(self._number)
         part = slice(self._first, self._last)
-        found: NDArray[T] = column[part] if rows is None else column[rows[part]]
-        found.flags.writeable = False
+        found: NDArray[T] = column[part] if rows is None else _read_only(column[rows[part]])
         return found
 
     @property
@@ -173,7 +175,8 @@ class BarSpan:
 class BarBlock:
     """Consecutive closed bars of one interval in the total order of events, of one symbol or several.
 
-    Each bar is available at its close. Lists and event objects are made when they are needed.
+    Each bar is available at its close. Event objects are made when they are needed. The columns are arrays,
+    and for compiled code, which reads one value at a time, also packed values (`starts`, `closes` …).
 
     Args:
         symbols: of the bars.
@@ -196,64 +199,35 @@ class BarBlock:
         self.symbols = symbols
         self.interval: int = interval
         self.numbers: Any = numbers
-        self.start: Any = start
-        self.end: Any = end
-        self.values: Any = values
-        self.close: Any = values[_FIELDS.index("close")]
-        self._rows: BarRows | None = None
+        self.start: Any = _read_only(start.view())
+        self.end: Any = _read_only(end.view())
+        self.values: Any = tuple(_read_only(column.view()) for column in values)
+        self.close: Any = self.values[_FIELDS.index("close")]
+        opened, high, low, close, volume, *turnover = map(_packed, values)
+        self.starts: vec[i64] = vec[i64](np.ascontiguousarray(start))
+        self.ends: vec[i64] = vec[i64](np.ascontiguousarray(end))
+        self.opens: vec[float] = opened
+        self.highs: vec[float] = high
+        self.lows: vec[float] = low
+        self.closes: vec[float] = close
+        self.volumes: vec[float] = volume
+        self.turnovers: vec[float] = turnover[0] if turnover else _packed(np.full(len(start), nan))
+        self._numbers: vec[i64] = vec[i64]([] if numbers is None else np.ascontiguousarray(numbers))
         self._klines: list[Kline] = []
         self._ranges: list[PriceRanges] = []
         self._gapless: list[bool] = []
         self._own: list[Any] = []  # the rows of each symbol, if there are several
-        # one value of a memory view is read in less than half the time that an array's takes
-        self._start: Any = start.data
-        self._end: Any = end.data
-        self._cells: list[Any] = [column.data for column in values]
 
     def __len__(self) -> int:
         return len(self.start)
 
-    def rows(self) -> BarRows:
-        """Return the lists of all bars, which are kept."""
-        if self._rows is None:
-            self._rows = self.part(0, len(self.start))
-        return self._rows
-
-    def part(self, first: int, last: int) -> BarRows:
-        """Return the lists of the bars `first` to `last` - 1."""
-        if self._rows is not None:
-            return self._rows
-        return self._lists(first, slice(first, last))
-
     def number_at(self, row: int) -> int:
         """Return the index in `symbols` of a bar's symbol."""
-        return 0 if self.numbers is None else int(self.numbers[row])
-
-    def start_at(self, row: int) -> int:
-        """Return the open time of a bar, UTC ms."""
-        start: int = self._start[row]
-        return start
-
-    def end_at(self, row: int) -> int:
-        """Return the close time of a bar, UTC ms."""
-        end: int = self._end[row]
-        return end
-
-    def close_at(self, row: int) -> float:
-        """Return the close of a bar."""
-        close: float = self._cells[3][row]
-        return close
+        return 0 if self.numbers is None else self._numbers[row]
 
     def add_to(self, tracker: FeatureTracker, row: int) -> None:
         """Add a bar to the features of its symbol."""
-        rows = self.rows()
-        tracker.add(rows.start[row], rows.high[row], rows.low[row], rows.close[row], rows.volume[row])
-
-    def _lists(self, first: int, part: Any) -> BarRows:
-        start = self.start[part].tolist()
-        numbers = [0] * len(start) if self.numbers is None else self.numbers[part].tolist()
-        values = [column[part].tolist() for column in self.values[:_VALUES]]
-        return BarRows(first, numbers, start, self.end[part].tolist(), values)
+        tracker.add(self.starts[row], self.highs[row], self.lows[row], self.closes[row], self.volumes[row])
 
     def rows_of(self, number: int) -> Any:
         """Return the rows of a symbol, an array; None if all are its."""
@@ -276,24 +250,24 @@ class BarBlock:
             return first, last
         return int(rows.searchsorted(first)), int(rows.searchsorted(last))
 
-    def part_of(self, number: int, first: int, last: int) -> BarRows:
-        """Return the lists of one symbol's bars among `first` to `last` - 1."""
+    def volumes_of(self, number: int, first: int, last: int) -> tuple[vec[i64], vec[float]]:
+        """Return the open times and volumes of one symbol's bars among `first` to `last` - 1."""
         begin, end = self.bounds(number, first, last)
-        part = slice(begin, end)
-        return self._lists(first, part if self.numbers is None else self.rows_of(number)[part])
+        if self.numbers is None:
+            return self.starts[begin:end], self.volumes[begin:end]
+        rows = self.rows_of(number)[begin:end]
+        return vec[i64](self.start[rows]), vec[float](self.values[4][rows])
 
     def klines(self) -> list[Kline]:
         """Return the events of all bars."""
         if not self._klines:
-            rows = self.rows()
             symbols: Any = repeat(self.symbols[0])
             if self.numbers is not None:
-                symbols = [self.symbols[number] for number in rows.number]
-            columns: list[Any] = [rows.open, rows.high, rows.low, rows.close, rows.volume]
-            columns += [column.tolist() for column in self.values[_VALUES:]]
+                symbols = [self.symbols[number] for number in self.numbers.tolist()]
+            start, end = self.start.tolist(), self.end.tolist()
+            columns: list[Any] = [column.tolist() for column in self.values]
             # `map` over columns runs no Python code per bar
-            times = repeat(self.interval), rows.start, rows.end, rows.end
-            self._klines = list(map(Kline, symbols, *times, *columns))
+            self._klines = list(map(Kline, symbols, repeat(self.interval), start, end, end, *columns))
         return self._klines
 
     def symbol(self, row: int) -> str:
@@ -309,9 +283,20 @@ class BarBlock:
         """Return the event of one bar."""
         if self._klines:
             return self._klines[row]
-        end = self._end[row]
-        values: list[Any] = [cells[row] for cells in self._cells]
-        return Kline(self.symbol(row), self.interval, self._start[row], end, end, *values)
+        end = self.ends[row]
+        return Kline(
+            self.symbol(row),
+            self.interval,
+            self.starts[row],
+            end,
+            end,
+            self.opens[row],
+            self.highs[row],
+            self.lows[row],
+            self.closes[row],
+            self.volumes[row],
+            self.turnovers[row],
+        )
 
     def ranges(self) -> list[PriceRanges]:
         """Return the extreme prices in each chunk, by symbol."""
@@ -325,9 +310,9 @@ class BarBlock:
                     own = self.numbers == number
                     least = tuple(np.where(own, column, np.inf) for column in least)
                     most = tuple(np.where(own, column, -np.inf) for column in most)
-                lows = [np.minimum.reduceat(column, edges).tolist() for column in least]
-                highs = [np.maximum.reduceat(column, edges).tolist() for column in most]
-                self._ranges.append(PriceRanges(lows[0], highs[0], (lows[1], highs[1])))
+                lows = [np.minimum.reduceat(column, edges) for column in least]
+                highs = [np.maximum.reduceat(column, edges) for column in most]
+                self._ranges.append(PriceRanges(lows[0], highs[0], lows[1], highs[1]))
         return self._ranges
 
     def gapless(self) -> list[bool]:

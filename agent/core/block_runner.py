@@ -25,9 +25,6 @@ from agent.core.strategy import Strategy
 _SLACK: Final = 1e-9
 """Share of the account's gross value by which a bound of equity may be wrong: its sum is rounded."""
 
-_AT_ONCE: Final = 64
-"""Bars that are made lists at once while an order works."""
-
 _SPANS: Final = (32, 1_024)
 """Fewest and most bars that `Strategy.quiet_bars` receives at once."""
 
@@ -86,6 +83,7 @@ class BlockRunner:
         self._block: BarBlock | None = None
         self._begin_ms: int = 0  # end of the block's first bar, UTC ms
         self._states: list[InstrumentState | None] = []  # by the block's number of the symbol
+        self._every: list[InstrumentState] = list(engine.states.values())
         self._symbols: list[str] = sorted(engine.states)
         self._marks: list[float] = []  # before the block, by symbol
         self._segments: list[_Segment] = []
@@ -128,46 +126,20 @@ class BlockRunner:
         """Handle the bars `at` to `last` - 1 one by one, or fewer if others may be passed over; return
         the row after them.
         """
-        engine, states = self._engine, self._states
-        if self._lets_pass:
-            return self._step_called(block, at, last)
-        klines = block.klines() if engine._wants_klines else []
+        engine, states, lets_pass = self._engine, self._states, self._lets_pass
+        klines = block.klines() if engine._wants_klines and not lets_pass else []
         busy = not klines and not self._may_pass()
-        if busy:
-            last = min(last, at + _AT_ONCE)
-        rows = block.rows() if klines or engine._reads_features else block.part(at, last)
-        first = rows.first
-        numbers, starts, ends = rows.number, rows.start, rows.end
-        opens, highs, lows, closes, volumes = rows.open, rows.high, rows.low, rows.close, rows.volume
         for row in range(at, last):
             self.row = row
-            i = row - first
-            state, start, end = states[numbers[i]], starts[i], ends[i]
+            state = states[block.number_at(row)]
+            start, end = block.starts[row], block.ends[row]
             if state is None or not self._begin_bar(state, block, row, start, end):
                 self._drop(row, state)
                 continue
-            kline = klines[row] if klines else None
-            high, low, close = highs[i], lows[i], closes[i]
-            engine.on_closed_bar(
-                state, kline, block, row, start, end, end, opens[i], high, low, close, volumes[i]
-            )
-            if busy and self._may_pass():
-                return row + 1
-        return last
-
-    def _step_called(self, block: BarBlock, at: int, last: int) -> int:
-        """Do as `_step` for a strategy that lets other bars pass, and is called with each of these."""
-        engine = self._engine
-        busy = not self._may_pass()
-        for row in range(at, last):
-            self.row = row
-            state = self._states[block.number_at(row)]
-            kline = block.kline(row)
-            _, _, start, end, now, opened, high, low, close, volume, _, _ = engine._fields_of(kline)
-            if state is None or not self._begin_bar(state, block, row, start, end):
-                self._drop(row, state)
-                continue
-            engine.on_closed_bar(state, kline, block, row, start, end, now, opened, high, low, close, volume)
+            kline = klines[row] if klines else block.kline(row) if lets_pass else None
+            opened, high, low = block.opens[row], block.highs[row], block.lows[row]
+            close, volume = block.closes[row], block.volumes[row]
+            engine.on_closed_bar(state, kline, block, row, start, end, end, opened, high, low, close, volume)
             if busy and self._may_pass():
                 return row + 1
         return last
@@ -219,15 +191,16 @@ class BlockRunner:
             return False
         if engine.flattener.pursuits:
             return False
-        for symbol, state in engine.states.items():
+        for state in self._every:
             if state.history is not None or state.fusion_inputs is not None:
                 return False
-            if state.book and (not state.position.size or isnan(self._reach(symbol, state)[0])):
+            if state.book and (not state.position.size or isnan(self._reach(state)[0])):
                 return False
         return True
 
-    def _reach(self, symbol: str, state: InstrumentState) -> tuple[float, float]:
+    def _reach(self, state: InstrumentState) -> tuple[float, float]:
         """Return the prices between which the symbol's orders wait; see `MatchingExchange.reach`."""
+        symbol = state.instrument.symbol
         return self._matching.reach(symbol, state.next_start) if state.book else (-inf, inf)
 
     def _pass(self, block: BarBlock, at: int, last: int) -> int:
@@ -236,9 +209,9 @@ class BlockRunner:
         self._step_to = at + 1
         if at == self._wanted:
             return at
-        first_end = block.end_at(at)
+        first_end = block.ends[at]
         if first_end > engine._period:
-            if block.start_at(at) != engine.states[block.symbol(at)].next_start:
+            if block.starts[at] != engine.states[block.symbol(at)].next_start:
                 return at
             self.row = at
             self._close_period()
@@ -257,16 +230,15 @@ class BlockRunner:
                 continue
             position = state.position
             if not state.book:
-                position.mark = block.close_at(row)
+                position.mark = block.closes[row]
             if position.size and engine._margined:
                 # kept from the first bar after a booking on: another bar's mark gives other last digits
                 self._matching.liquidation_price(position)
             if state.book:
-                own = block.part_of(number, at, upto)
-                self._matching.pass_bars(block.symbols[number], own.start, own.volume)
-            state.last_start = block.start_at(last_row)
-            state.next_start = block.end_at(last_row)
-            position.mark = block.close_at(last_row)
+                self._matching.pass_bars(block.symbols[number], *block.volumes_of(number, at, upto))
+            state.last_start = block.starts[last_row]
+            state.next_start = block.ends[last_row]
+            position.mark = block.closes[last_row]
         if engine._reads_features:
             self._add_features(block, at, upto)
         if lets_pass:
@@ -276,7 +248,7 @@ class BlockRunner:
                 begin, end = block.bounds(number, at, upto)
                 if begin < end:
                     engine.strategy.pass_over(self._span_of(block, number, begin, end))
-        last_end = block.end_at(upto - 1)
+        last_end = block.ends[upto - 1]
         if last_end > first_end:
             self._note_segment()
             engine._period = last_end
@@ -372,8 +344,8 @@ class BlockRunner:
         for position in engine.portfolio.open:
             own = ranges[block.symbols.index(position.symbol)] if position.symbol in block.symbols else None
             state = engine.states[position.symbol]
-            rate = float(state.instrument.maintenance_margin)
-            reach = self._reach(position.symbol, state)
+            rate = state.instrument.maintenance
+            reach = self._reach(state)
             held.append(_Held(position.size, position.mark, rate, own, reach))
         return held
 
@@ -414,7 +386,7 @@ class BlockRunner:
 
     def _begin_block(self, block: BarBlock) -> None:
         engine = self._engine
-        self._block, self._begin_ms, self._due = block, block.end_at(0), -1
+        self._block, self._begin_ms, self._due = block, block.ends[0], -1
         self._states = [engine.states.get(symbol) for symbol in block.symbols]
         self._strategy = None
         self._marks = [engine.portfolio.positions[symbol].mark for symbol in self._symbols]

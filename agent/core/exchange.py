@@ -15,7 +15,9 @@ from hashlib import blake2b
 from typing import Final
 
 import msgspec
+from librt.vecs import vec
 from msgspec import UNSET
+from mypy_extensions import i64
 
 from agent.core.decimals import exact
 from agent.core.events import (
@@ -343,7 +345,7 @@ class MatchingExchange(Exchange):
         """
         raise NotImplementedError
 
-    def pass_bars(self, symbol: str, starts: list[int], volumes: list[float]) -> None:
+    def pass_bars(self, symbol: str, starts: vec[i64], volumes: vec[float]) -> None:
         """Note bars within `reach`, by their open times (UTC ms) and volumes."""
         raise NotImplementedError
 

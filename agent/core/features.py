@@ -11,6 +11,8 @@ from __future__ import annotations
 from math import fsum, isnan, nan, sqrt
 from typing import Final, NamedTuple
 
+from librt.vecs import vec
+
 from agent.core.events import DAY_MS, Kline
 
 WARM_UP_BARS: Final = 34
@@ -109,9 +111,9 @@ class FeatureTracker:
         """Open time of the first bar since the last reset (UTC ms); -1 without one."""
         self._due: bool = False  # True if bars have been added since `values` was built
         self._bars: int = 0
-        self._closes: list[float] = [0.0] * _RING
-        self._volumes: list[float] = [0.0] * _RING
-        self._returns: list[float] = [0.0] * _RING
+        self._closes: vec[float] = vec[float]([0.0] * _RING)
+        self._volumes: vec[float] = vec[float]([0.0] * _RING)
+        self._returns: vec[float] = vec[float]([0.0] * _RING)
         self._reference: float = 0.0
         self._previous: float = 0.0
         self._sum_close: float = 0.0  # sum of close - reference over 20 bars
@@ -235,9 +237,9 @@ class FeatureTracker:
         """Take over the state of another tracker, which stays as it is."""
         self.values, self._due, self._bars = other.values, other._due, other._bars
         self.first_start = other.first_start
-        self._closes = other._closes.copy()
-        self._volumes = other._volumes.copy()
-        self._returns = other._returns.copy()
+        self._closes = other._closes[:]
+        self._volumes = other._volumes[:]
+        self._returns = other._returns[:]
         self._reference, self._previous = other._reference, other._previous
         self._sum_close, self._sum_close2 = other._sum_close, other._sum_close2
         self._sum_volume = other._sum_volume

@@ -20,6 +20,8 @@ from math import inf, nan
 from typing import Final
 
 import msgspec
+from librt.vecs import vec
+from mypy_extensions import i64
 
 from agent.core.decimals import exact
 from agent.core.events import (
@@ -393,9 +395,9 @@ class PaperExchange(MatchingExchange):
                 low = max(low, working.trigger)
         return low, high
 
-    def pass_bars(self, symbol: str, starts: list[int], volumes: list[float]) -> None:
-        for start, volume in zip(starts, volumes, strict=True):
-            self._note_volume(symbol, start, volume)
+    def pass_bars(self, symbol: str, starts: vec[i64], volumes: vec[float]) -> None:
+        for number in range(len(starts)):
+            self._note_volume(symbol, starts[number], volumes[number])
 
     def _meet(self, working: WorkingOrder, kline: Kline, price: float, ts: int) -> None:
         """Match one order against one price."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+from librt.vecs import vec
 
 _ROUNDING: Final = 1e-12
 """Relative difference up to which averages are equal: decimal prices are not exact in binary."""
@@ -29,7 +31,7 @@ class RollingMean:
 
     def __init__(self, length: int) -> None:
         self._length: int = length
-        self._values: list[float] = [0.0] * length
+        self._values: vec[float] = vec[float]([0.0] * length)
         self._at: int = 0  # of the oldest value
         self._sum: float = 0.0
         self._error: float = 0.0
@@ -44,20 +46,12 @@ class RollingMean:
         self._error += error
         return (self._sum + self._error) / self._length
 
-    def means(self, values: list[float]) -> list[float]:
-        """Return the means that `push` would return for the next values, without adding them."""
-        total, carried, at = self._sum, self._error, self._at
-        bars = len(values)
-        leaving = self._values[at : at + bars]
-        if len(leaving) < bars:
-            leaving = leaving + self._values[:at] + values
-        found: list[float] = []
-        size = float(self._length)
-        for i in range(bars):
-            total, error = _replaced(total, leaving[i], values[i])
-            carried += error
-            found.append((total + carried) / size)
-        return found
+    def copy(self) -> RollingMean:
+        """Return another mean of the same values."""
+        other = RollingMean(0)
+        other._length, other._values, other._at = self._length, self._values[:], self._at
+        other._sum, other._error = self._sum, self._error
+        return other
 
 
 class MeanCross:
@@ -86,18 +80,21 @@ class MeanCross:
             return 0
         return 1 if fast - slow > _ROUNDING * slow else -1
 
-    def count_before(self, closes: list[float], *, above: bool, below: bool) -> int:
+    def count_before(self, closes: Any, *, above: bool, below: bool) -> int:
         """Return at how many of the next closes, from the first on, `push` would return neither 1 if `above`
-        nor -1 if `below`. Nothing is added.
+        nor -1 if `below`. Nothing is added. `closes` is an array of floats.
         """
-        fast, slow = self._fast.means(closes), self._slow.means(closes)
-        for i in range(max(self._slow_length - 1 - self._bars, 0), len(closes)):
-            mean = slow[i]
-            if above if fast[i] - mean > _ROUNDING * mean else below:
+        values = vec[float](closes)
+        fast, slow = self._fast.copy(), self._slow.copy()
+        undefined = self._slow_length - 1 - self._bars
+        for i in range(len(values)):
+            high = fast.push(values[i])
+            low = slow.push(values[i])
+            if i >= undefined and (above if high - low > _ROUNDING * low else below):
                 return i
-        return len(closes)
+        return len(values)
 
-    def extend(self, end: int, closes: list[float]) -> None:
-        """Add closed bars, the last of which ends at `end`."""
-        for close in closes:
+    def extend(self, end: int, closes: Any) -> None:
+        """Add closed bars, the last of which ends at `end`. `closes` is an array of floats."""
+        for close in vec[float](closes):
             self.push(end, close)

@@ -7,13 +7,14 @@ is made for a bar. The order is that of `agent.data.merge`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final
 
+import msgspec
 import numpy as np
 
 from agent.core.bar_block import BarBlock
 from agent.core.events import PRIORITY, Event, Gap, Kline
-from agent.data.bar_checks import Bars, Floats
+from agent.data.bar_checks import Bars, BlockSource, Floats
 from agent.data.merge import merge
 
 _BARS: Final = PRIORITY[Kline]
@@ -24,19 +25,7 @@ _NOTHING: Final = np.empty(0, np.int64)
 _NO_BARS: Final = Bars(_NOTHING, _NOTHING, _NOTHING, _NOTHING, ())
 
 
-@runtime_checkable
-class BlockSource(Protocol):
-    """A source of one symbol's bars that has them as columns, such as `KlineFile`."""
-
-    symbol: str
-    interval: int  # ms
-
-    def blocks(self) -> Iterator[Bars | Gap]:
-        """Yield the bars as columns in order of time, and the gaps between them."""
-        ...
-
-
-class BarSlice(NamedTuple):
+class BarSlice(msgspec.Struct, frozen=True, gc=False):
     """The bars `first` to `last` - 1 of a block."""
 
     block: BarBlock
@@ -55,9 +44,12 @@ def block_stream(sources: Sequence[Iterable[Event]]) -> Iterator[Event | BarSlic
     following = next(others, None)
     for block, gaps in _blocks(files):
         due: list[Event] = []
-        last = int(block.end[-1]), _BARS
-        while following is not None and _place(following) < last:
-            if isinstance(following, Kline):
+        last = int(block.end[-1])
+        while following is not None:
+            ts = following.available_at
+            if ts >= last and (ts > last or PRIORITY[type(following)] >= _BARS):
+                break
+            if type(following) is Kline:
                 raise ValueError(f"a bar of {following.symbol} is among sources without columns")
             due.append(following)
             following = next(others, None)

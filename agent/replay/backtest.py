@@ -51,7 +51,8 @@ from agent.core.sinks import SleevedSink
 from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
 from agent.core.trading_engine import TradingEngine
-from agent.data.block_stream import BarSlice, BlockSource, block_stream
+from agent.data.bar_checks import BlockSource
+from agent.data.block_stream import BarSlice, block_stream
 from agent.data.cascade import models_of
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
@@ -327,7 +328,7 @@ def _run(
                 sink.hold(block)
             sink.begin_slice(runner, seq - part.first)
             try:
-                runner.handle(*part)
+                runner.handle(block, part.first, part.last)
             finally:  # a failed run ends at the event that failed
                 recorder.event_seq = seq - part.first + runner.row + 1
             sink.begin_slice(None, 0)

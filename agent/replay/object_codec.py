@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from librt.vecs import vec
 
 from agent.core.events import Decision, Event, Message
 
@@ -149,6 +150,7 @@ class _GraphEncoder:
         self._kinds: dict[type, Callable[[Any], Any]] = {
             int: self._int,
             list: self._list,
+            vec[float]: self._list,  # packed floats, in earlier snapshots a list
             tuple: self._tuple,
             set: self._set,
             frozenset: self._frozen,
@@ -175,7 +177,7 @@ class _GraphEncoder:
     def _int(self, one: int) -> Any:
         return one if -(1 << 63) <= one < 1 << 64 else [_INT, str(one)]
 
-    def _list(self, one: list[Any]) -> Any:
+    def _list(self, one: Iterable[Any]) -> Any:
         return self._seen(one) or [_LIST, *map(self.value, one)]
 
     def _tuple(self, one: tuple[Any, ...]) -> Any:
@@ -288,6 +290,8 @@ class _GraphDecoder:
         return one
 
     def _list(self, node: list[Any], old: Any) -> Any:
+        if type(old) is vec[float]:
+            return self._kept(vec[float](node[1:]))
         result: list[Any] = self._kept(old if type(old) is list else [])
         result.clear()
         result.extend(self.value(item) for item in node[1:])

@@ -259,7 +259,7 @@ def run(
         for part in block_stream([*sources, others]):
             if isinstance(part, BarSlice):
                 log.runner, log.number = runner, seq - part.first + 1
-                runner.handle(*part)
+                runner.handle(part.block, part.first, part.last)
                 seq += part.last - part.first
             else:
                 seq += 1
@@ -335,7 +335,7 @@ def replay(strategy: Strategy, *sources: ColumnSource) -> None:
     runner = BlockRunner(engine)
     for part in block_stream(sources):
         assert isinstance(part, BarSlice)
-        runner.handle(*part)
+        runner.handle(part.block, part.first, part.last)
     runner.finish()
 
 

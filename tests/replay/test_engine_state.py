@@ -41,9 +41,9 @@ from agent.core.sinks import NullSink
 from agent.core.sleeves import SleevedEngine
 from agent.core.strategy import Market, Strategy, Target
 from agent.core.venue import VenueExchange
-from agent.replay.engine_state import WIRING, capture, restore
+from agent.replay.engine_state import WIRING, capture, restore, spec_of
 from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
-from strategies.sma_cross import RollingMean
+from strategies.sma_cross import RollingMean, SmaCross
 from tests.models.fusion.fusion_harness import write_fusion
 from tests.support.market import SYMBOL, T0, bar, config, flat_bars
 from tests.support.sleeves import BTC, ETH, account, sleeve, sleeved_config
@@ -261,6 +261,19 @@ def test_untrusted_data_creates_no_object_outside_the_core() -> None:
         for node in ([14, 0], [10, name, "x"], [11, name, "x"], [8, name, "x"]):
             with pytest.raises(StateError):
                 decode_into(msgspec.msgpack.encode([[[name, []]], [node]]), [None], PLAIN)
+
+
+def test_packed_floats_are_stored_as_the_list_of_earlier_snapshots() -> None:
+    spec = spec_of([SmaCross()])
+    mean = RollingMean(3)
+    for value in (0.5, 1.0):
+        mean.push(value)
+    data = encode([mean], spec)
+
+    shape = ["agent.core.rolling_mean:RollingMean", ["_at", "_error", "_length", "_sum", "_values"]]
+    assert msgspec.msgpack.decode(data) == [[shape], [[14, 0, 2, 0.0, 3, 1.5, [1, 0.5, 1.0, 0.0]]]]
+    (again,) = decode_into(data, [None], spec)
+    assert [again.push(value) for value in (3.0, 2.0)] == [1.5, 2.0]
 
 
 class ManyTypes(Strategy):
