@@ -80,6 +80,8 @@ class BlockRunner:
         self._matching: MatchingExchange = engine._matching
         self.row: int = 0
         """Row of the bar that is being handled, for the number of its event."""
+        self.stepped: int = 0
+        """Bars that were not passed over."""
         self._block: BarBlock | None = None
         self._begin_ms: int = 0  # end of the block's first bar, UTC ms
         self._states: list[InstrumentState | None] = []  # by the block's number of the symbol
@@ -131,6 +133,7 @@ class BlockRunner:
         busy = not klines and not self._may_pass()
         for row in range(at, last):
             self.row = row
+            self.stepped += 1
             state = states[block.number_at(row)]
             start, end = block.starts[row], block.ends[row]
             if state is None or not self._begin_bar(state, block, row, start, end):

@@ -387,7 +387,7 @@ class PaperExchange(MatchingExchange):
         low, high = -inf, inf
         for working in self.books[symbol]:
             waits = working.closes_position and working.seen and not working.triggered and not working.trails
-            if not waits or working.born_inside or working.arrives_at > start or working.is_limit:
+            if not waits or working.arrives_at > start or working.is_limit:
                 return nan, nan
             if working.rises:
                 high = min(high, working.trigger)
