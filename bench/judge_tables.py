@@ -203,8 +203,8 @@ def _walk_forward(summary: Mapping[str, Any]) -> list[str]:
         "",
         f"**{made} of {len(parts)} made money; evidence of an edge: {', '.join(shown) or 'none'}.**",
         "",
-        "| | total return | Sharpe ratio | deflated | against buy-and-hold | round trips | cost of one "
-        "| placebo: median, p | random times, p | minutes of CPU (wall) |",
+        "| | total return | Sharpe ratio | deflated, of tries | against buy-and-hold | round trips "
+        "| cost of one | placebo: median, p | random times, p | minutes of CPU (wall) |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for part in parts.values():
@@ -215,7 +215,7 @@ def _walk_forward(summary: Mapping[str, Any]) -> list[str]:
             part["title"],
             spread(evidence["total_return_interval"], percent),
             spread(evidence["sharpe_interval"], number),
-            "–" if deflated is None else f"{deflated * 100:.0f} %",
+            "–" if deflated is None else f"{deflated * 100:.0f} % of {evidence['trials']}",
             spread(versus["total_return"], percent) if versus else "–",
             f"{evidence['trades']:,}",
             "–" if cost is None else f"{cost * 1e4:.1f} bps",
