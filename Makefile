@@ -1,11 +1,11 @@
-# Two commands do all set-up: `make run` shows the program at work, `make test` runs the whole suite.
+# Two commands do all set-up: `make run` shows the program at work, `make test` runs the tests.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 # The modules that are compiled (hatch_build.py): changing one means building again
 COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
 
-.PHONY: setup run test axe test-long lint format bench orders workers crash simulate fuzz docs soak load starter clean
+.PHONY: setup run test axe test-slow test-long lint format bench orders workers crash simulate fuzz docs soak load starter clean
 
 setup: .venv/.ready
 
@@ -27,13 +27,17 @@ run: setup
 	@$(BIN)/tapewire demo
 
 test: .venv/.ready-dev axe
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto -m "not slow"
 
 # axe-core for the tests of the page's accessibility, with npm; without it they skip
 axe: .venv/.ready-dev
 	@$(BIN)/python -m tests.support.axe
 
-# The same tests with more examples, seeds, kills and longer markets
+# The tests that take more than three seconds each: kills, clusters, trainings, browsers, whole commands
+test-slow: .venv/.ready-dev axe
+	@$(BIN)/python -m pytest -n auto -m slow
+
+# All tests with more examples, seeds, kills and longer markets
 test-long: .venv/.ready-dev axe
 	@TAPEWIRE_TESTS=long $(BIN)/python -m pytest -n auto
 

@@ -94,8 +94,8 @@ MUTATIONS: Final = (
     Mutation(
         "bars-passed-over-have-no-volume",
         "agent/core/paper.py",
-        "            self._note_volume(symbol, start, volume)\n",
-        "            self._taken[symbol] = (start, 0.0)\n",
+        "            self._note_volume(symbol, starts[number], volumes[number])\n",
+        "            self._taken[symbol] = (starts[number], 0.0)\n",
         BLOCKS,
     ),
     Mutation(

@@ -97,6 +97,7 @@ def test_no_script_of_bench_hides_a_package() -> None:
     assert not scripts & {*PRODUCT, "tests", "bench", *sys.stdlib_module_names}
 
 
+@pytest.mark.slow
 def test_few_classes_share_a_name() -> None:
     names: Counter[str] = Counter()
     for package in PRODUCT:

@@ -223,6 +223,7 @@ if __name__ == "__main__":
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trap", "verified"), [("pass", True), ("handle", False)], ids=["copied", "with an open file"]
 )

@@ -125,6 +125,7 @@ def test_the_documented_lengths_are_counted() -> None:
         assert code_lines((FOLDER / f"{name}.py").read_text()) == int(lines), name
 
 
+@pytest.mark.slow
 @each
 def test_it_trades_and_verifies(file: Path, tmp_path: Path, tapewire: Callable[..., Outcome]) -> None:
     needs_ta_lib(file)

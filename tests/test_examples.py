@@ -35,12 +35,14 @@ def test_01_trains_exports_and_reads_and_03_trades_on_it(tmp_path: Path) -> None
     assert "SPY (made up)" in printed
 
 
+@pytest.mark.slow
 def test_02_reads_the_sample_data_or_an_exchange(tmp_path: Path) -> None:
     printed = example("02", tmp_path, "--offline")
     assert "BTCUSDT: 144 bars of 15m, 2025-03-02 12:00 to 2025-03-03 23:45" in printed
     assert "correlation of their returns: 0.8" in printed
 
 
+@pytest.mark.slow
 async def test_02_asks_an_exchange_on_this_machine(tmp_path: Path) -> None:
     options = SandboxOptions((SAMPLE / "BTCUSDT-1m.csv", SAMPLE / "ETHUSDT-1m.csv"), history_bars=900)
     async with Sandbox(options) as sandbox:
@@ -49,6 +51,7 @@ async def test_02_asks_an_exchange_on_this_machine(tmp_path: Path) -> None:
     assert printed.count("600 bars of 1m") == 2
 
 
+@pytest.mark.slow
 def test_03_writes_the_reports_of_both_markets(tmp_path: Path) -> None:
     printed = example("03", tmp_path)
     assert "Crypto: Lost 0.3\u00a0% after costs; buy-and-hold lost 1.9\u00a0%." in printed
@@ -56,6 +59,7 @@ def test_03_writes_the_reports_of_both_markets(tmp_path: Path) -> None:
     assert {page.name for page in (tmp_path / "var/examples").glob("*.html")} == {"crypto.html", "spy.html"}
 
 
+@pytest.mark.slow
 def test_02_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     script = next((ROOT / "examples").glob("02_*.py"))
     done = subprocess.run(

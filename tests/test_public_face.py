@@ -107,6 +107,7 @@ def test_bars_that_a_file_lacks_or_repeats_are_noted(tmp_path: Path) -> None:
     assert frame.attrs["notes"] == ["gaps: 1", "duplicate bars left out: 1"]
 
 
+@pytest.mark.slow
 def test_a_class_without_source_runs_with_the_note_that_it_cannot_be_verified(tmp_path: Path) -> None:
     found = python(
         f"{HOLDER}\nresult = tw.Backtest(Holder, '{SAMPLE / 'BTCUSDT-1m.csv'}').run()\n"

@@ -35,6 +35,7 @@ def _empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_frames_give_the_result_of_the_command_line(
     generator: SentimentSignalGenerator, tapewire: Callable[..., Outcome]
 ) -> None:
@@ -138,6 +139,7 @@ def test_what_cannot_be_is_said(generator: SentimentSignalGenerator) -> None:
         SentimentBacktester(generator).run(pd.read_csv(BTC), NEWS)
 
 
+@pytest.mark.slow
 def test_a_frame_is_one_file_however_often_it_is_saved(tmp_path: Path) -> None:
     frame = FileDataLoader().get_klines("BTCUSDT", "1m", 100)
     first, second = (save_frame(frame, "BTCUSDT", "open_time", tmp_path) for _ in range(2))

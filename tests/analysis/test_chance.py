@@ -45,6 +45,7 @@ def test_random_long_trades_in_a_rising_market_are_not_significant(test: type) -
     assert found.p_value > 0.05
 
 
+@pytest.mark.slow
 def test_p_values_of_random_trades_are_uniform() -> None:
     values = []
     for seed in range(200):

@@ -30,6 +30,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(render_comparison(found), folder / "diff.html")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_draws_without_requests_and_fits(page: Path, scheme: str, phone: bool) -> None:

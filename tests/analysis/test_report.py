@@ -230,6 +230,7 @@ def test_more_round_trips_than_fit_are_those_that_moved_most(data: ReportData) -
     assert len(html.encode()) <= 1_500_000
 
 
+@pytest.mark.slow
 def test_a_year_of_minutes_of_two_symbols_fits_and_says_what_detail_it_has(data: ReportData) -> None:
     dice = np.random.default_rng(7)
     bars = {}

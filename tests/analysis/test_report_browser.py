@@ -112,6 +112,7 @@ def desktop(page: Path) -> Iterator[Browser]:
         yield browser
 
 
+@pytest.mark.slow
 def test_it_draws_without_console_messages_or_requests(desktop: Browser, page: Path) -> None:
     assert desktop.console_messages() == []
     assert [url for url in desktop.requests() if not url.startswith(("data:", "blob:"))] == [
@@ -193,6 +194,7 @@ def test_it_prints(desktop: Browser) -> None:
     assert desktop.console_messages() == []
 
 
+@pytest.mark.slow
 def test_it_fits_on_a_phone(page: Path) -> None:
     with chromium(390, 844, phone=True) as browser:
         browser.open(page)

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, closing
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -81,6 +82,7 @@ async def opened_queue() -> JobQueue:
     )
 
 
+@pytest.mark.slow
 def test_every_response_is_one_that_the_document_describes(backtested: Callable[..., Outcome]) -> None:
     seen: set[tuple[str, int]] = set()
     with (

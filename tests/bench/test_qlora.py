@@ -41,6 +41,7 @@ def test_a_mode_trains_and_reports_memory_and_speed(mode: str, tiny: Path) -> No
     assert found["weights_mb"] == pytest.approx(14.6 if mode.startswith("lora") else 3.8, rel=0.25)
 
 
+@pytest.mark.slow
 def test_a_trained_decoder_answers_by_words_and_its_speed_is_measured(tiny: Path, tmp_path: Path) -> None:
     done = train_words(str(tiny), str(tmp_path / "trained"), headlines=16)
     template = read_card(tmp_path / "trained").template

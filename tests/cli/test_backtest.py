@@ -353,6 +353,7 @@ def test_a_typo_in_the_configuration_is_an_error_with_file_and_key(
     assert "config.toml: unknown key paper.latencey; did you mean paper.latency?" in outcome.err
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_no_complete_run(tmp_path: Path) -> None:
     """The database may not exceed 260 kB: the run starts, then a write fails."""
 

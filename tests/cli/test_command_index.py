@@ -91,6 +91,7 @@ def test_a_command_imports_no_library_that_it_does_not_need(
     assert len([name for name in modules if name.startswith(("agent", "models", "strategies"))]) <= own
 
 
+@pytest.mark.slow
 def test_a_backtest_of_prices_imports_no_model_server_or_plotting(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f'[store]\nurl = "sqlite:///{tmp_path / "runs.db"}"\n')

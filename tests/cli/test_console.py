@@ -48,6 +48,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [True, False])
 def test_scored_texts_are_printed_without_control_characters(as_json: bool, tmp_path: Path) -> None:
     text = DIRTY.replace("\x00", "")
@@ -57,6 +58,7 @@ def test_scored_texts_are_printed_without_control_characters(as_json: bool, tmp_
     assert not [c for c in done.stdout if not c.isprintable() and c != "\n"]
 
 
+@pytest.mark.slow
 def test_an_error_about_the_configuration_contains_no_secret(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(
         """
@@ -112,6 +114,7 @@ def test_a_traceback_contains_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.slow
 def test_files_that_a_command_makes_are_readable_by_their_user_only(tmp_path: Path) -> None:
     before = os.umask(0)
     try:

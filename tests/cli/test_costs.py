@@ -45,6 +45,7 @@ def trade(database: Database, run_id: str, seed: int = 1, **rules: Any) -> None:
     record(database, config, Venue(rules, at_once=True), minutes=120, seed=seed, run_id=run_id)
 
 
+@pytest.mark.slow
 def test_spread_latency_and_fee_of_a_venue_are_recovered(tapewire: Tapewire, database: Database) -> None:
     planted = {"half_spread_bps": 3.0, "latency": 700, "taker_fee": 0.0007}
     covered = dict.fromkeys(planted, 0)
@@ -59,6 +60,7 @@ def test_spread_latency_and_fee_of_a_venue_are_recovered(tapewire: Tapewire, dat
     assert min(covered.values()) >= SEEDS - 1, covered
 
 
+@pytest.mark.slow
 def test_several_runs_are_fitted_together(tapewire: Tapewire, database: Database) -> None:
     trade(database, "a-run", half_spread_bps=1.0)
     trade(database, "b-run", 2, half_spread_bps=1.0)
@@ -67,6 +69,7 @@ def test_several_runs_are_fitted_together(tapewire: Tapewire, database: Database
     assert both["half_spread_bps"]["count"] > 1.8 * alone["half_spread_bps"]["count"]
 
 
+@pytest.mark.slow
 def test_a_backtest_states_the_fitted_costs(tapewire: Tapewire, database: Database) -> None:
     trade(database, "a-run", half_spread_bps=3.0)
     said = tapewire("costs", "fit", "a-run", "--output", "costs.toml")

@@ -242,6 +242,7 @@ def hourly_bars(path: Path, days: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_two_walk_forwards(tapewire: Tapewire, tmp_path: Path) -> None:
     """Two folds of 11 days: 22 judged days, of which the intervals are those of the paired daily returns."""
     file = hourly_bars(tmp_path / "BTCUSDT-1h.csv", 23)

@@ -189,6 +189,7 @@ def test_a_backtest_lists_its_inputs_scores_and_decisions_and_asks_no_model(
     assert {own["event"] for own in scored["decisions"]} >= {"Signal"}
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_listing_does_not_grow_with_the_run(database: Database) -> None:
     """Four times the events take the same memory, within a tenth."""
     Recorder(database, a_run("run-1", kind=RunKind.LIVE, config={"market": {"symbols": ["BTCUSDT"]}}))

@@ -62,6 +62,7 @@ def explained(tapewire: Tapewire, *args: str) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_order_of_a_news_run_agrees_with_the_record(tapewire: Tapewire) -> None:
     assert tapewire("backtest", *BTC, *NEWS, "--json").code == 0
     orders = rows("SELECT id, event_seq, symbol, qty, ts FROM orders ORDER BY seq")

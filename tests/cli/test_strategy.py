@@ -135,6 +135,7 @@ def test_wrong_usage_is_one_line(tapewire: Tapewire, args: tuple[str, ...], mess
     assert Path("mine.py").read_text() == "# mine\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["sma", "news"])
 def test_the_commands_that_init_prints_work(tapewire: Tapewire, tmp_path: Path, template: str) -> None:
     done = tapewire("init", "my project", "--template", template, "--json")
@@ -193,6 +194,7 @@ print("own", len(own.trades), space["tw"].verify(own.run.id).identical, own.note
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["sma", "news"])
 def test_the_notebook_is_valid_and_its_cells_run(tapewire: Tapewire, tmp_path: Path, template: str) -> None:
     tapewire("init", "--template", template)

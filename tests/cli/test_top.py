@@ -91,6 +91,7 @@ async def test_a_terminal_follows_the_agent_until_q_and_through_its_restart(
         assert "Traceback" not in terminal.output
 
 
+@pytest.mark.slow
 async def test_without_a_terminal_the_state_is_printed_once(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:

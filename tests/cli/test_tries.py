@@ -96,6 +96,7 @@ def test_a_walk_forward_is_one_try(tapewire: Tapewire, tmp_path: Path) -> None:
     assert (plain["tries"], plain["period"]) == (2, 86_400_000)
 
 
+@pytest.mark.slow
 def test_a_check_that_shows_a_return_is_a_try(tapewire: Tapewire) -> None:
     """Otherwise an assistant could search by checks."""
     first = answer(tapewire, "backtest", *SMA)
@@ -106,6 +107,7 @@ def test_a_check_that_shows_a_return_is_a_try(tapewire: Tapewire) -> None:
     assert [(one["kind"], one["evaluations"]) for one in listed] == [("backtest", 2), ("check", 1)]
 
 
+@pytest.mark.slow
 def test_held_out_time_is_judged_once(tapewire: Tapewire, tmp_path: Path) -> None:
     bars = write_klines(tmp_path / "BTCUSDT-1h.csv", days=60)
     args = ("tune", "--klines", bars, "--strategy", "sma_cross", "--holdout", "15d", "--trials", 3)
@@ -134,6 +136,7 @@ def test_held_out_time_is_judged_once(tapewire: Tapewire, tmp_path: Path) -> Non
         assert store.execute("SELECT count(DISTINCT variant) FROM tries WHERE held_out").fetchone() == (2,)
 
 
+@pytest.mark.slow
 def test_held_out_time_is_spent_once_its_judgement_begins(
     tapewire: Tapewire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

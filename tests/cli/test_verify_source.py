@@ -39,12 +39,14 @@ def run(tmp_path: Path) -> str:
     return str(json.loads(done.stdout)["run"])
 
 
+@pytest.mark.slow
 def test_a_run_with_an_unchanged_strategy_file_is_verified(run: str, tmp_path: Path) -> None:
     done = tapewire(tmp_path, "verify", run)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("identical")
 
 
+@pytest.mark.slow
 def test_a_strategy_file_that_has_changed_is_not_imported(run: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{MINE}")
     done = tapewire(tmp_path, "verify", run)
@@ -56,6 +58,7 @@ def test_a_strategy_file_that_has_changed_is_not_imported(run: str, tmp_path: Pa
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_strategy_whose_hash_was_not_recorded_is_not_imported(run: str, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "var" / "tapewire.db") as database:
         database.execute("""UPDATE runs SET versions = '{"python": "3"}'""")
@@ -65,6 +68,7 @@ def test_a_strategy_whose_hash_was_not_recorded_is_not_imported(run: str, tmp_pa
     assert tapewire(tmp_path, "verify", run, "--trust-strategy").returncode == 0
 
 
+@pytest.mark.slow
 def test_files_beside_a_strategy_do_not_shadow_installed_modules(tmp_path: Path) -> None:
     for name in ("jinja2", "markupsafe"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
@@ -103,6 +107,7 @@ class Mine(Strategy):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("every", "code", "said"), [(60, 0, "identical"), (120, 1, "different at decision 1, on event 61")]
 )

@@ -174,6 +174,7 @@ def test_each_variant_of_a_sweep_reads_the_warm_up_that_it_reads_alone(
         assert [one["metrics"]] == [other["metrics"] for other in single]
 
 
+@pytest.mark.slow
 def test_tune_and_walkforward_read_the_warm_up_of_the_parameters_that_they_try(
     tapewire: Tapewire, tmp_path: Path
 ) -> None:

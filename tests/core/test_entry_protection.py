@@ -315,6 +315,7 @@ def costly(latency: Any, slippage: str, liquidity: str, fill: str) -> Config:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     steps,

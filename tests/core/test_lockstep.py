@@ -129,6 +129,7 @@ def setups(draw: st.DrawFn) -> Config:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     setup=setups(),

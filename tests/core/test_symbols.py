@@ -159,6 +159,7 @@ def test_numbers_and_punctuation_around_a_name_are_ignored(name: str, before: st
     assert MAPPER.map(f"on {before} {name} {after}") == MAPPER.map(f"on {name}")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_real_headlines_are_mapped_plausibly(shared_data: Path) -> None:
     news = pd.read_parquet(

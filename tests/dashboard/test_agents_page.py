@@ -217,6 +217,7 @@ async def other_server(handler: Any) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
+@pytest.mark.slow
 async def test_servers_that_fail_are_explained_and_do_not_hold_up_the_others(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -286,6 +287,7 @@ SENSELESS_ANSWERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 async def test_an_answer_without_sense_makes_that_agent_unreachable_until_it_has_sense(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -380,6 +382,7 @@ def test_each_agent_needs_a_name_and_a_private_token(tmp_path: Path, monkeypatch
         agent_token(RemoteAgentConfig.model_validate(here | {"token_file": tmp_path / "token"}))
 
 
+@pytest.mark.slow
 async def test_the_page_shows_agents_and_asks_before_a_command_at_any_width(
     page: BrowserPage, sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ new MutationObserver(record).observe(document.getElementById("fills"), {childLis
 """
 
 
+@pytest.mark.slow
 async def test_fills_appear_within_a_second_and_a_kill_lasts_until_a_confirmed_resume(
     page: BrowserPage, database: Database, tmp_path: Path
 ) -> None:
@@ -182,6 +183,7 @@ return [...document.querySelectorAll('#headlines [data-id]')].map((row) => [
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
 async def test_the_kind_and_the_answer_for_each_asset_are_shown_as_text(
@@ -229,6 +231,7 @@ return [...document.querySelectorAll('#headlines [data-id]')].map((row) => [
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
 async def test_a_revision_and_its_reason_are_shown_as_text(
@@ -263,6 +266,7 @@ async def test_a_revision_and_its_reason_are_shown_as_text(
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 async def test_pages_fit_a_phone_and_have_enough_contrast_in_both_themes(
     page: BrowserPage, database: Database, dark: bool
@@ -323,6 +327,7 @@ async def test_without_a_login_only_the_login_form_is_shown(
         await page.until("location.pathname === '/login'")
 
 
+@pytest.mark.slow
 async def test_a_login_link_opens_the_page_directly_and_from_a_local_file(
     page: BrowserPage, database: Database, tmp_path: Path
 ) -> None:
@@ -396,6 +401,7 @@ async def test_scripts_of_another_site_have_no_access(page: BrowserPage, databas
         assert [action for action, _, _ in agent.commands] == ["kill"]
 
 
+@pytest.mark.slow
 async def test_a_recorded_run_can_be_played_back(
     page: BrowserPage, sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -431,6 +437,7 @@ async def test_a_recorded_run_can_be_played_back(
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 async def test_the_page_works_below_a_path_of_a_reverse_proxy(page: BrowserPage, database: Database) -> None:
     agent = FakeAgent()
     agent.feed(*(bar(number) for number in range(3)))
@@ -451,6 +458,7 @@ async def test_the_page_works_below_a_path_of_a_reverse_proxy(page: BrowserPage,
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 async def test_the_banner_explains_a_proxy_that_changes_the_host(
     page: BrowserPage, database: Database
 ) -> None:
@@ -502,6 +510,7 @@ async def test_the_health_panel_shows_the_drift_of_the_model(page: BrowserPage, 
     assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 async def test_plotted_lines_are_drawn_over_the_candles_or_in_a_pane_of_their_own(
     page: BrowserPage, database: Database
 ) -> None:

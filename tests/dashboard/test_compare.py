@@ -63,6 +63,7 @@ TICK = "document.querySelectorAll('#run-table input')[arguments[0]].click()"
 LINK = "const link = document.querySelector('#compare'); return [link.hidden, link.getAttribute('href')]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
 async def test_two_ticked_runs_are_linked(page: BrowserPage, store: Database, screen: dict[str, Any]) -> None:
     first, second, third = (run.id for run in list_runs(store))

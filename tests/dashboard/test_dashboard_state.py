@@ -212,6 +212,7 @@ def assert_equals_engine(state: DashboardState, daemon: Daemon) -> None:
     assert working == {order.order.id for tape in engine.states.values() for order in tape.book}
 
 
+@pytest.mark.slow
 async def test_the_state_equals_the_engines_account_also_after_a_restart(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:

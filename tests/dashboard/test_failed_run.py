@@ -131,6 +131,7 @@ OVERFLOW = (
 TIMES = "return [...document.querySelectorAll(`${arguments[0]} time`)].map(one => one.textContent)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
 async def test_the_page_of_a_failed_run_shows_the_error_and_dates(
     page: BrowserPage, store: Database, screen: dict[str, Any]
@@ -171,6 +172,7 @@ async def test_the_page_of_a_failed_run_shows_the_error_and_dates(
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("days", [0, 1])
 async def test_headlines_have_dates_only_if_they_span_several_days(
     page: BrowserPage, database: Database, days: int

@@ -41,6 +41,7 @@ def page_of(state: DashboardState) -> bytes:
     return encode(state.changes(NO_VERSION, "ETHUSDT"))
 
 
+@pytest.mark.slow
 async def test_a_live_run_shows_each_moment_as_it_was_live(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def content_of(database: Database) -> list[tuple[Any, ...]]:
         ]
 
 
+@pytest.mark.slow
 async def test_a_what_if_of_the_page_is_that_of_the_engine(runs: RecordedRuns) -> None:
     database, run, _ = runs
     before = content_of(database)
@@ -81,6 +82,7 @@ async def test_a_what_if_of_the_page_is_that_of_the_engine(runs: RecordedRuns) -
     assert content_of(database) == before  # nothing is recorded
 
 
+@pytest.mark.slow
 async def test_the_twin_and_the_stories_are_those_of_the_command_line(runs: RecordedRuns) -> None:
     database, run, venue = runs
     async with served(database) as page, client(page.login_url()) as http:
@@ -109,6 +111,7 @@ async def test_the_twin_and_the_stories_are_those_of_the_command_line(runs: Reco
     assert stories["rows"][0]["contribution"] == pytest.approx(float(found.stories[0].contribution))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "error"),
     [
@@ -128,6 +131,7 @@ async def test_a_job_that_fails_says_why(runs: RecordedRuns, body: dict[str, Any
     assert "result" not in view
 
 
+@pytest.mark.slow
 async def test_one_sleeve_of_a_run_with_sleeves_has_other_parameters(database: Database) -> None:
     strategy = {"name": "sentiment", "params": {"position_size": 0.5}}
     sleeves = [{"name": name, "share": 0.5, "strategy": strategy} for name in ("one", "two")]
@@ -205,6 +209,7 @@ async def test_limits_of_time_and_of_abandoned_jobs(
     assert workers() == []
 
 
+@pytest.mark.slow
 async def test_an_archive_that_is_read_only_is_folded_without_a_write(
     runs: RecordedRuns, tmp_path: Path
 ) -> None:
@@ -226,6 +231,7 @@ async def test_an_archive_that_is_read_only_is_folded_without_a_write(
         database.file.chmod(stat.S_IRUSR | stat.S_IWUSR)
 
 
+@pytest.mark.slow
 async def test_a_worker_gets_none_of_the_agents_secrets(
     runs: RecordedRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.analysis.stored import record_run
 from tests.dashboard.browser_page import BrowserPage
 from tests.dashboard.dashboard_harness import served
@@ -18,6 +20,7 @@ _INK = """
 _DOWNLOADS = "[...document.querySelectorAll('#round-trips .tools button')].at(-1).click()"
 
 
+@pytest.mark.slow
 async def test_the_reports_charts_and_csv_work_in_the_dashboards_sandbox(
     page: BrowserPage, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ async def test_a_job_that_fails_says_why_and_one_that_runs_is_cancelled(
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 async def test_a_server_without_jobs_shows_the_reason(page: BrowserPage, database: Database) -> None:
     async with served(database, jobs="jobs are switched off at this server") as server:
         await page.open(server.login_url())

@@ -56,6 +56,7 @@ async def crawl(http: ClientSession, start: str) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "proxy_options"),
     [

@@ -193,6 +193,7 @@ async def test_a_command_is_journalled_with_the_dashboard_as_its_source(
     ]
 
 
+@pytest.mark.slow
 async def test_recorded_runs_can_be_viewed_without_an_agent(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def trips_of(runs: RecordedRuns) -> list[TradeEntry]:
     return RoundTrips(runs.database).of(runs.backtest)
 
 
+@pytest.mark.slow
 async def test_the_trades_of_a_run_are_sorted_filtered_and_downloaded(
     page: BrowserPage, runs: RecordedRuns
 ) -> None:
@@ -120,6 +121,7 @@ async def test_the_trades_of_a_run_are_sorted_filtered_and_downloaded(
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 async def test_many_trades_have_pages(page: BrowserPage, runs: RecordedRuns) -> None:
     async with served(runs.database) as server:
         await page.open(url_of(server, runs.backtest.id, "now"))
@@ -189,6 +191,7 @@ async def test_the_configuration_is_searched(page: BrowserPage, runs: RecordedRu
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 async def test_the_log_of_a_recorded_run_is_what_happened_in_it(
     page: BrowserPage, runs: RecordedRuns
 ) -> None:
@@ -207,6 +210,7 @@ async def test_the_log_of_a_recorded_run_is_what_happened_in_it(
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 async def test_the_log_of_the_running_agent_grows_on_the_page(
     page: BrowserPage, database: Database, tmp_path: Path
 ) -> None:
@@ -246,6 +250,7 @@ async def test_the_log_of_the_running_agent_grows_on_the_page(
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 async def test_views_are_reached_by_keyboard_and_by_their_address(
     page: BrowserPage, runs: RecordedRuns
 ) -> None:
@@ -317,6 +322,7 @@ async def test_pages_beside_the_board_are_accessible(
             assert [one for one in await page.console_errors() if "api/v1/jobs" not in one] == []
 
 
+@pytest.mark.slow
 async def test_one_position_is_closed_and_the_others_stay(
     page: BrowserPage, database: Database, tmp_path: Path
 ) -> None:
@@ -366,6 +372,7 @@ class OneCoin(Strategy[OneCoinParams]):
         self.filled = True
 
 
+@pytest.mark.slow
 async def test_positions_of_sleeves_that_add_up_to_zero_are_listed_and_closed(
     page: BrowserPage, database: Database, tmp_path: Path
 ) -> None:
@@ -396,6 +403,7 @@ async def test_positions_of_sleeves_that_add_up_to_zero_are_listed_and_closed(
             assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 async def test_the_chart_shows_longer_bars_until_the_moment(page: BrowserPage, runs: RecordedRuns) -> None:
     with KLINES[0][0].open(newline="") as file:
         read = list(csv.reader(file))[1:]
@@ -424,6 +432,7 @@ async def test_the_chart_shows_longer_bars_until_the_moment(page: BrowserPage, r
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 async def test_other_symbols_are_drawn_beside_and_selected_there(
     page: BrowserPage, runs: RecordedRuns
 ) -> None:

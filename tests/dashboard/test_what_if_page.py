@@ -44,6 +44,7 @@ async def assert_sound(page: BrowserPage, url: str, screen: dict[str, Any]) -> N
     assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 @BOTH
 async def test_a_recorded_run_at_a_venue_is_shown_against_its_twin(
     page: BrowserPage, runs: RecordedRuns, screen: dict[str, Any], dark: bool
@@ -70,6 +71,7 @@ async def test_a_recorded_run_at_a_venue_is_shown_against_its_twin(
         await assert_sound(page, served_page.url, screen)
 
 
+@pytest.mark.slow
 @BOTH
 async def test_a_what_if_is_chosen_run_and_shown(
     page: BrowserPage, runs: RecordedRuns, screen: dict[str, Any], dark: bool
@@ -121,6 +123,7 @@ async def test_a_what_if_is_chosen_run_and_shown(
         await assert_sound(page, served_page.url, screen)
 
 
+@pytest.mark.slow
 async def test_a_what_if_works_by_keyboard_and_from_the_moment_of_the_slider(
     page: BrowserPage, runs: RecordedRuns
 ) -> None:
@@ -163,6 +166,7 @@ async def test_a_what_if_works_by_keyboard_and_from_the_moment_of_the_slider(
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 async def test_a_what_if_can_be_cancelled_and_an_error_is_shown(
     page: BrowserPage, runs: RecordedRuns
 ) -> None:
@@ -196,6 +200,7 @@ async def test_a_what_if_can_be_cancelled_and_an_error_is_shown(
         assert await page.console_errors() == []
 
 
+@pytest.mark.slow
 @BOTH
 async def test_stories_are_listed_and_lead_to_a_what_if(
     page: BrowserPage, runs: RecordedRuns, screen: dict[str, Any], dark: bool
@@ -231,6 +236,7 @@ class WithTwin(FakeAgent):
         }
 
 
+@pytest.mark.slow
 @BOTH
 async def test_the_twin_of_the_running_agent_is_shown_live(
     page: BrowserPage, database: Database, screen: dict[str, Any], dark: bool

@@ -235,6 +235,7 @@ def test_parquet_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         list(NewsFile(tmp_path / "n.parquet"))
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_real_headlines_are_read_completely(shared_data: Path) -> None:
     source = NewsFile(shared_data / "data" / "news" / "crypto-headlines.parquet")

@@ -104,6 +104,7 @@ def test_a_file_without_usable_headlines_leaves_the_output_unchanged(source: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["news.parquet", "theirs.jsonl"]
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_real_headlines_are_imported(shared_data: Path, tmp_path: Path) -> None:
     original = shared_data / "data" / "news" / "crypto-headlines.parquet"

@@ -265,6 +265,7 @@ async def test_a_job_fails_if_its_result_is_that_of_another_command(queue: JobQu
     assert "not what this version expects" in job.error
 
 
+@pytest.mark.slow
 async def test_the_waiting_list_is_bounded(tapewire: Callable[..., Outcome]) -> None:
     queue = JobQueue(configured(waiting=1))
     try:

@@ -97,6 +97,7 @@ REQUESTS: dict[Callable[[str], Awaitable[Any]], float] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("request_of", REQUESTS, ids=lambda request: request.__name__)
 async def test_a_cancellation_is_not_lost_in_a_timeout(
     mute: MuteServer, request_of: Callable[[str], Awaitable[Any]]

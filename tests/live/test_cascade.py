@@ -79,6 +79,7 @@ def answers(events: Sequence[Any]) -> dict[str, list[Sentiment]]:
     return by_headline
 
 
+@pytest.mark.slow
 async def test_revisions_replace_votes_until_the_server_dies_and_nothing_waits_then(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -269,6 +270,7 @@ def causes(events: Sequence[Event]) -> dict[str, str]:
     return {id_: cause for one in of(Command, events) for id_, cause in causes_of(one).items()}
 
 
+@pytest.mark.slow
 async def test_headlines_that_wait_for_a_revision_when_the_agent_is_killed_are_revised_after_the_restart(
     slower: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -295,6 +297,7 @@ async def test_headlines_that_wait_for_a_revision_when_the_agent_is_killed_are_r
     assert len(server.requests) == count, "a replay asks no model"
 
 
+@pytest.mark.slow
 async def test_after_the_deadline_a_restart_gives_the_revisions_up_and_says_so(
     slower: Sandbox, database: Database, tmp_path: Path
 ) -> None:

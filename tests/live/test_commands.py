@@ -274,6 +274,7 @@ async def test_a_demo_whose_second_model_is_killed_goes_on_with_first_scores_and
     assert {len(answered[id_]) for id_ in given_up} == {1}, "they keep the first score"
 
 
+@pytest.mark.slow
 async def test_the_demo_refuses_a_second_model_that_may_not_be_asked(tmp_path: Path) -> None:
     process = await start("demo", "--seconds", 5, "--revise-with", "openai:http://x.invalid#m", cwd=tmp_path)
     printed, log = await asyncio.wait_for(process.communicate(), 3 * PATIENCE)

@@ -152,6 +152,7 @@ async def test_a_second_agent_in_the_same_folder_is_refused(
     assert len(list_runs(database)) == 1
 
 
+@pytest.mark.slow
 async def test_an_unreachable_exchange_delays_only_the_warm_up(database: Database, tmp_path: Path) -> None:
     async with Sandbox(options()) as gone:
         port = gone.port

@@ -304,6 +304,7 @@ def market_order(name: str, qty: str, side: Side = Side.BUY) -> Order:
     return Order(name, "BTCUSDT", 0, side, OrderType.MARKET, Decimal(qty))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "faults",
     [

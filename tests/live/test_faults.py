@@ -94,6 +94,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=[row.fault for row in ROWS])
 async def test_the_agent_survives_the_fault(database: Database, tmp_path: Path, row: Row) -> None:
     fault = parse_fault(row.fault)

@@ -22,6 +22,7 @@ def predictions(database: Database, run: str) -> list[Prediction]:
     return [item.decision for item in read_decisions(database, run) if isinstance(item.decision, Prediction)]
 
 
+@pytest.mark.slow
 async def test_a_restart_with_the_same_model_continues_the_run(database: Database, tmp_path: Path) -> None:
     write_fusion(tmp_path / "model", ablation="probabilities", scorer="starter", interval=5 * MINUTE_MS)
     async with Sandbox(options(news=True)) as sandbox:

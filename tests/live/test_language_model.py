@@ -162,6 +162,7 @@ def test_a_reason_is_shown_on_one_line_without_control_characters() -> None:
     assert (told["fallback"], told["reason"]) == ("deadline", "the fund[2J buys [bold]")
 
 
+@pytest.mark.slow
 def test_the_agent_needs_no_torch() -> None:
     code = (
         "import sys, agent.live.app, agent.live.model_loader, models.sentiment.open_scorer, "

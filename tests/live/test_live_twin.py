@@ -161,6 +161,7 @@ def amounts(store: Database, run: Run) -> tuple[Decimal, dict[str, Decimal]]:
     return report.difference, {cause: amount for cause, amount in report.causes.items() if amount}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minutes", [7, 40])
 @pytest.mark.parametrize(
     "venue",
@@ -202,6 +203,7 @@ def test_a_run_on_paper_has_no_twin() -> None:
     parse({"twin": {"enabled": True}, "execution": {"mode": "testnet"}}, where="test").check_live()
 
 
+@pytest.mark.slow
 async def test_an_agent_whose_fees_are_unexpected_raises_the_alarm(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

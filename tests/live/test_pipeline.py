@@ -75,6 +75,7 @@ def decisions(store: Database, run_id: str) -> list[tuple[int, str, int]]:
     ]
 
 
+@pytest.mark.slow
 @given(cuts=st.lists(st.integers(1, 29), max_size=4, unique=True).map(sorted), lost=st.booleans())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
 async def test_decisions_do_not_depend_on_restarts(database: Database, cuts: list[int], lost: bool) -> None:

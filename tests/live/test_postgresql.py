@@ -41,6 +41,7 @@ def database(database_url: str) -> Iterator[Database]:
         yield opened
 
 
+@pytest.mark.slow
 async def test_a_run_continues_after_a_restart(
     sandbox: Sandbox, database: Database, database_url: str, tmp_path: Path
 ) -> None:

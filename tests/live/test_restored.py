@@ -26,6 +26,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAPEWIRE_API_SECRET", "sandbox-secret")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("foreign", ["refuse", "adopt"])
 async def test_a_restored_backup_imports_the_venues_history_and_a_kill_ends_flat(
     foreign: str, tmp_path: Path

@@ -136,6 +136,7 @@ def entries(database: Database, after: int) -> list[Order]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restored", [True, False])
 async def test_after_a_gap_the_agent_opens_nothing_at_a_venue_until_resumed(
     tmp_path: Path, restored: bool
@@ -200,6 +201,7 @@ async def test_a_second_agent_on_the_same_sqlite_store_is_refused(
     assert len(list_runs(database)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_a_second_agent_on_the_same_server_is_refused(
     sandbox: Sandbox, database_url: str, tmp_path: Path
@@ -224,6 +226,7 @@ async def test_a_second_agent_on_the_same_server_is_refused(
             await until(lambda: handled(daemon) >= 2)
 
 
+@pytest.mark.slow
 async def test_maintenance_commands_run_beside_an_agent_unless_they_replace_the_store(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:

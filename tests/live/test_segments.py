@@ -227,6 +227,7 @@ async def test_inputs_next_to_a_boundary_are_checked_with_the_segment(store: Dat
     check_segment(store, find_run(store), last)
 
 
+@pytest.mark.slow
 async def test_a_running_agent_archives_its_segments_and_continues(tmp_path: Path) -> None:
     async with Sandbox(options()) as sandbox:
         config = settings(

@@ -102,6 +102,7 @@ def ready(daemon: Daemon, bars: int) -> bool:
     return handled(daemon) >= bars and not daemon.status().warming_up
 
 
+@pytest.mark.slow
 async def test_the_strategy_of_one_sleeve_is_replaced_and_the_run_is_decided_again_alike(
     sandbox: Sandbox, store: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +217,7 @@ async def test_bars_that_a_sleeve_s_next_strategy_needs_are_read_from_the_venue(
     assert verify(store, find_run(store), trust_strategy=True).identical
 
 
+@pytest.mark.slow
 async def test_a_sleeve_that_is_added_has_the_history_of_a_start(
     sandbox: Sandbox, store: Database, tmp_path: Path
 ) -> None:

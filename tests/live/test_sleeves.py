@@ -80,6 +80,7 @@ def store(tmp_path: Path) -> Iterator[Database]:
 # -- the pipeline --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_restart_continues_all_sleeves_from_the_snapshot(store: Database, tmp_path: Path) -> None:
     story = Story(4, tmp_path, minutes=120)
     config = sleeved(story.config, flip("one", 0.4), flip("other", 0.4, sign=-1))
@@ -147,6 +148,7 @@ async def sandbox() -> Any:
         yield sandbox
 
 
+@pytest.mark.slow
 async def test_the_agent_trades_sleeves_and_its_page_shows_them_also_after_a_restart(
     sandbox: Sandbox, store: Database, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ async def test_journalled_events_that_were_not_handled_are_not_in_the_snapshot(
     assert verify(store, find_run(store)).identical
 
 
+@pytest.mark.slow
 async def test_the_record_is_the_same_without_snapshots(tmp_path: Path) -> None:
     tables: dict[str, list[Any]] = {}
     for name, every in (("with", 1), ("without", 0)):

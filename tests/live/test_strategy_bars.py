@@ -55,6 +55,7 @@ def series_of(daemon: Daemon) -> BarSeries:
     return history.series["15m"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directly", [False, True])
 async def test_the_history_is_there_before_trading_starts(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, directly: bool

@@ -65,6 +65,7 @@ async def send(folder: Path, do: str, **args: str) -> Any:
     return await asyncio.to_thread(send_request, folder, ControlRequest(do, args), timeout=30)
 
 
+@pytest.mark.slow
 async def test_three_changes_of_the_strategy_and_a_restart_are_decided_again_alike(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ async def test_a_command_that_was_journalled_before_the_process_died_is_carried_
     assert verify(database, find_run(database), folder=tmp_path).identical
 
 
+@pytest.mark.slow
 async def test_segments_before_and_after_a_change_are_archived_by_another_process(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -369,6 +371,7 @@ class Hours(Strategy):
 '''
 
 
+@pytest.mark.slow
 async def test_bars_that_a_strategy_needs_are_read_from_the_venue_before_it_is_used(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:

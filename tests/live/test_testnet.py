@@ -73,6 +73,7 @@ async def test_orders_reach_the_venue_only_after_the_account_snapshot(
         assert of(Fill, events)
 
 
+@pytest.mark.slow
 async def test_the_ledger_equals_the_wallet_over_restarts(database: Database, tmp_path: Path) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         config = testnet(sandbox, tmp_path, strategy=churn())
@@ -170,6 +171,7 @@ def test_orders_and_data_must_use_the_same_market(venue: str, data: str, fits: b
             check_venue(config)
 
 
+@pytest.mark.slow
 def test_run_trades_at_a_sandbox_process(tmp_path: Path) -> None:
     """`tapewire sandbox` and `tapewire run` as two processes in real time; the API keys are in a file."""
     (tmp_path / "keys").write_text("sandbox-key\nsandbox-secret\n")

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, MINUTE_MS, Command, Event, Funding, Kline, News, RiskEvent, RiskState
 from agent.core.sinks import ListSink
@@ -43,6 +45,7 @@ def alarms(database: Database) -> list[str]:
     return [event.args["detail"] for event in of(Command, journal(database)) if event.action == "alarm"]
 
 
+@pytest.mark.slow
 async def test_a_step_of_the_system_clock_raises_an_alarm_and_changes_nothing_else(
     database: Database, tmp_path: Path
 ) -> None:

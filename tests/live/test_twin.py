@@ -101,6 +101,7 @@ async def test_three_hundred_orders_with_faults_add_up(database: Database, tmp_p
     assert_exact(report)
 
 
+@pytest.mark.slow
 async def test_a_sandbox_differs_by_the_moment_and_by_limit_orders(
     database: Database, tmp_path: Path
 ) -> None:

@@ -197,6 +197,7 @@ def quantity(executions: list[AccountExecution]) -> Decimal:
     return sum((one.qty for one in executions), D(0))
 
 
+@pytest.mark.slow
 async def test_a_doubled_fee(database: Database, tmp_path: Path, tapewire: Tapewire) -> None:
     found = await trade(database, tmp_path, tapewire, enough=prompt(), taker_fee=2 * TAKER_FEE)
     both = [(order, of) for order, of in found.filled_by_both() if order.venue_qty == order.paper_qty]
@@ -211,6 +212,7 @@ async def test_a_doubled_fee(database: Database, tmp_path: Path, tapewire: Tapew
     assert sum((order.causes["fee"] for order, _ in both), D(0)) == pytest.approx(expected, rel=D("0.002"))
 
 
+@pytest.mark.slow
 async def test_a_wider_spread(database: Database, tmp_path: Path, tapewire: Tapewire) -> None:
     wide = D("0.0005")
     found = await trade(database, tmp_path, tapewire, enough=prompt(), half_spread_bps=5.0)
@@ -231,6 +233,7 @@ async def test_a_wider_spread(database: Database, tmp_path: Path, tapewire: Tape
     assert largest in ("spread", "latency", "positions")
 
 
+@pytest.mark.slow
 async def test_two_seconds_of_latency(database: Database, tmp_path: Path, tapewire: Tapewire) -> None:
     """The prices that the sandbox played tell where the market was at the two moments."""
     found = await trade(
@@ -257,6 +260,7 @@ async def test_two_seconds_of_latency(database: Database, tmp_path: Path, tapewi
     assert found.report.venue_delays.median > 2_000
 
 
+@pytest.mark.slow
 async def test_rejected_orders(database: Database, tmp_path: Path, tapewire: Tapewire) -> None:
     def enough(sandbox: Sandbox) -> bool:
         faults = sandbox.venue.faults.state()
@@ -299,6 +303,7 @@ async def test_partial_fills(database: Database, tmp_path: Path, tapewire: Tapew
     assert "partial" in found.report.origins
 
 
+@pytest.mark.slow
 async def test_funding_at_another_rate(database: Database, tmp_path: Path, tapewire: Tapewire) -> None:
     rate, expected_rate = D("0.0003"), D("0.0001")
 
@@ -339,6 +344,7 @@ class BuysTheSecondOnBarsOfTheFirst(Strategy):
                 self.target(SYMBOLS[1], weight=0.1 if self.bars % 10 == 0 else 0.0)
 
 
+@pytest.mark.slow
 async def test_an_hour_of_gaps_in_the_stream(database: Database, tmp_path: Path, tapewire: Tapewire) -> None:
     """The venue goes on filling orders; paper meets no price until the stream is back."""
     symbol = SYMBOLS[1]

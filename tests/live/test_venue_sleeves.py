@@ -169,6 +169,7 @@ async def settled(daemon: Daemon, sandbox: Sandbox) -> None:
     await until(lambda: not legs(sandbox) and not sandbox.venue.account.open)
 
 
+@pytest.mark.slow
 async def test_sleeves_net_against_each_other_and_add_up_to_the_exchange_over_restarts(
     sandbox: Sandbox, store: Database, tmp_path: Path
 ) -> None:
@@ -211,6 +212,7 @@ async def test_sleeves_net_against_each_other_and_add_up_to_the_exchange_over_re
     assert proof.snapshots
 
 
+@pytest.mark.slow
 async def test_sleeves_are_added_removed_and_killed_at_the_exchange_and_the_page_shows_them(
     sandbox: Sandbox, store: Database, tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ NEWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "variants", "more", "sections"),
     [

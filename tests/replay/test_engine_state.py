@@ -70,6 +70,7 @@ def assert_resumes_identically(story: Story, cut: int) -> Engine:
     return whole
 
 
+@pytest.mark.slow
 @example(seed=1014, share=0.0)  # all cash is withdrawn while a position is open
 @given(seed=st.integers(0, 10_000), share=st.floats(0, 1))
 @how(max_examples=25, deadline=None)
@@ -440,6 +441,7 @@ def venue_story(engine: SleevedEngine, sink: Chained) -> list[Event]:
     return events
 
 
+@pytest.mark.slow
 def test_sleeves_at_a_venue_resume_identically() -> None:
     execution = {"mode": "testnet"}
     whole, expected = two_sleeves(execution=execution)
@@ -463,6 +465,7 @@ def test_sleeves_at_a_venue_resume_identically() -> None:
         assert capture(second) == capture(whole)
 
 
+@pytest.mark.slow
 def test_a_sleeved_account_resumes_identically_even_after_sleeves_were_added_and_removed() -> None:
     definition = '{"name": "z", "strategy": "z", "share": "0.2"}'
     events: list[Event] = []

@@ -69,6 +69,7 @@ def backtest(home: Path, strategy: str) -> None:
     tapewire(home, "backtest", "--klines", "BTCUSDT=prices of BTC.csv", "--strategy", strategy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["mine.py", "mine.py:Mine", "mine:Mine"])
 def test_a_backtest_is_decided_again_where_none_of_it_is(home: Path, tmp_path: Path, strategy: str) -> None:
     backtest(home, strategy)
@@ -86,6 +87,7 @@ def test_a_backtest_is_decided_again_where_none_of_it_is(home: Path, tmp_path: P
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sleeves_with_strategies_in_files_are_decided_again(home: Path, tmp_path: Path) -> None:
     """Both sleeves have a file of the same name, beside helpers of their own."""
     other = home / "other"
@@ -107,6 +109,7 @@ def test_sleeves_with_strategies_in_files_are_decided_again(home: Path, tmp_path
     assert found["decisions"] > 100
 
 
+@pytest.mark.slow
 def test_a_built_in_strategy_needs_no_trust(home: Path, tmp_path: Path) -> None:
     backtest(home, "sma_cross")
     tapewire(home, "bundle", "--output", tmp_path / "run.tapewire")
@@ -116,6 +119,7 @@ def test_a_built_in_strategy_needs_no_trust(home: Path, tmp_path: Path) -> None:
         assert archive.read("inputs/1-prices_of_BTC.csv") == (home / "prices of BTC.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_inputs_can_stay_outside_and_are_found_by_their_hashes(home: Path, tmp_path: Path) -> None:
     backtest(home, "sma_cross")
     target = tmp_path / "run.tapewire"
@@ -131,6 +135,7 @@ def test_inputs_can_stay_outside_and_are_found_by_their_hashes(home: Path, tmp_p
     assert tapewire(tmp_path, "verify", target, "--inputs", other).startswith("identical")
 
 
+@pytest.mark.slow
 def test_no_path_of_the_machine_is_inside(home: Path, tmp_path: Path) -> None:
     backtest(home, str(home / "mine.py"))
     tapewire(home, "bundle", "--output", tmp_path / "run.tapewire")
@@ -141,6 +146,7 @@ def test_no_path_of_the_machine_is_inside(home: Path, tmp_path: Path) -> None:
     assert b"strategy/mine.py" in everything
 
 
+@pytest.mark.slow
 def test_a_key_of_the_environment_inside_is_refused(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +160,7 @@ def test_a_key_of_the_environment_inside_is_refused(
     assert not (tmp_path / "run.tapewire").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_input_or_strategy_is_not_bundled(home: Path, tmp_path: Path) -> None:
     backtest(home, "mine.py")
     prices = (home / "prices of BTC.csv").read_bytes()
@@ -208,6 +215,7 @@ def test_commands_lose_the_folders_of_their_paths(live_store: str, tmp_path: Pat
     assert bundle.manifest.notes == ("commands whose paths are shortened: 1",)
 
 
+@pytest.mark.slow
 def test_every_changed_byte_is_found_and_named(live_store: str, tmp_path: Path) -> None:
     path = bundled(live_store, tmp_path / "live.tapewire")
     content = path.read_bytes()
@@ -258,6 +266,7 @@ def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> N
         read_bundle(tmp_path / "x.tapewire")
 
 
+@pytest.mark.slow
 def test_a_bundle_replaces_nothing(live_store: str, home: Path, tmp_path: Path) -> None:
     backtest(home, "sma_cross")
     (home / "taken").write_text("mine")

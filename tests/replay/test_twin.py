@@ -180,6 +180,7 @@ def test_an_hour_of_gaps(database: Database) -> None:
     assert report.causes["data"] == expected
 
 
+@pytest.mark.slow
 def test_participation_divides_orders(database: Database) -> None:
     venue = Venue(rules={"liquidity": "participation", "max_participation": 0.05})
     run = record(database, configuration(SYMBOLS, MARKET), venue, minutes=60)
@@ -210,6 +211,7 @@ def test_limit_orders_that_only_one_side_fills(database: Database) -> None:
     assert set(report.origins) <= {"limit", "partial"}
 
 
+@pytest.mark.slow
 def test_funding_at_another_rate(database: Database) -> None:
     hold = {"name": "buy_and_hold", "params": {}}
     config = configuration(SYMBOLS, hold, paper={"funding_rate": "0.0001"})
@@ -222,6 +224,7 @@ def test_funding_at_another_rate(database: Database) -> None:
     assert not twin(database, run).difference
 
 
+@pytest.mark.slow
 def test_days_are_divided_at_midnight(database: Database) -> None:
     config = configuration(("BTCUSDT",), MARKET)
     venue = Venue(rules={"half_spread_bps": 2.5, "latency": 20_250})

@@ -331,6 +331,7 @@ class Fixed(Strategy):
 """
 
 
+@pytest.mark.slow
 def test_with_fixed_sizes_a_story_earned_what_the_run_lacks_without_it(tmp_path: Path) -> None:
     """The account's size then matters to no order, so the life that ends early has the whole difference."""
     (tmp_path / "fixed.py").write_text(FIXED)
@@ -376,6 +377,7 @@ def tapewire(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_the_commands_print_both_lives_and_the_stories(
     store: tuple[Database, Config, RecordedInputs], tmp_path: Path
 ) -> None:

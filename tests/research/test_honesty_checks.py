@@ -61,6 +61,7 @@ def checked(tapewire: Tapewire, what: str, *args: object, passes: bool) -> dict[
 # -- placebo -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_a_result_that_comes_from_the_news_passes(tapewire: Tapewire, markets: Markets) -> None:
     args = ("--sentiment", markets.scores, *TRADE, "-n", 19, "-j", 1)
     real = checked(tapewire, "placebo", "--klines", markets.moving, *args, passes=True)
@@ -70,6 +71,7 @@ def test_only_a_result_that_comes_from_the_news_passes(tapewire: Tapewire, marke
     checked(tapewire, "placebo", "--klines", markets.idle, *args, passes=False)
 
 
+@pytest.mark.slow
 def test_the_number_of_jobs_does_not_change_the_result(tapewire: Tapewire, markets: Markets) -> None:
     args = ("--klines", markets.idle, "--sentiment", markets.scores, *TRADE, "-n", 19)
     one, two = (checked(tapewire, "placebo", *args, "-j", jobs, passes=False) for jobs in (1, 2))
@@ -85,6 +87,7 @@ def test_a_strategy_without_headlines_is_refused(tapewire: Tapewire, markets: Ma
 # -- costs ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_cost_and_latency_at_which_the_edge_is_gone_are_found(
     tapewire: Tapewire, markets: Markets
 ) -> None:
@@ -112,6 +115,7 @@ def test_a_strategy_that_loses_without_costs_has_no_break_even(tapewire: Tapewir
     assert "no profit even without fees" in tapewire("check", "costs", *args).out
 
 
+@pytest.mark.slow
 def test_fitted_costs_are_judged_by_their_intervals(tapewire: Tapewire, markets: Markets) -> None:
     data = ("--klines", markets.moving, "--sentiment", markets.scores)
     args = (*data, *TRADE, "--latency", "0s", "--fees", 1, "--slippage", 1, "-j", 1)

@@ -62,6 +62,7 @@ def copies(klines: Path) -> dict[str, Path]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [CHEATS + "Honest", CHEATS + "HonestBars", "sma_cross"])
 def test_an_honest_strategy_passes(tapewire: Tapewire, klines: Path, strategy: str) -> None:
     result = check(tapewire, "--klines", klines, "--strategy", strategy, fails=False)
@@ -69,6 +70,7 @@ def test_an_honest_strategy_passes(tapewire: Tapewire, klines: Path, strategy: s
     assert result["decisions"] > 0
 
 
+@pytest.mark.slow
 def test_trading_on_news_that_move_the_price_is_no_cheat(tapewire: Tapewire, tmp_path: Path) -> None:
     signs = headlines(days=60, every=8)
     moving = write_klines(tmp_path / "BTCUSDT-1h.csv", days=60, news=signs, volatility=0.002)
@@ -78,6 +80,7 @@ def test_trading_on_news_that_move_the_price_is_no_cheat(tapewire: Tapewire, tmp
     assert result["foresight"]["fills"] > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cheat", "file", "found_by"),
     [
@@ -123,6 +126,7 @@ def test_each_cheat_is_found(
         assert result["foresight"]["example"]["event"] == "Fill"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cuts", [2, 5])
 def test_a_file_read_beforehand_is_found_with_any_number_of_cuts(
     tapewire: Tapewire, klines: Path, cuts: int
@@ -137,6 +141,7 @@ def test_a_file_read_beforehand_is_found_with_any_number_of_cuts(
     assert result["prefix"]["cut"] == result["prefix"]["at"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "orders"), [("buy_and_hold", 1), ("tests.research.cheats:Idle", 0)])
 def test_too_few_orders_prove_nothing(tapewire: Tapewire, klines: Path, strategy: str, orders: int) -> None:
     done = tapewire("check", "lookahead", "-j", 1, "--cuts", 2, "--klines", klines, "--strategy", strategy)
@@ -155,6 +160,7 @@ def test_a_truncated_file_ends_before_the_cut(tmp_path: Path, klines: Path, suff
     assert read(tmp_path / f"cut.{suffix}").equals(read(whole).iloc[:5])
 
 
+@pytest.mark.slow
 def test_the_printed_result_names_the_first_difference(tapewire: Tapewire, klines: Path) -> None:
     args = ("--klines", klines, "--strategy", f"{CHEATS}Remembers", "--cuts", 2, "-j", 1)
     done = tapewire("check", "lookahead", *args)
@@ -165,6 +171,7 @@ def test_the_printed_result_names_the_first_difference(tapewire: Tapewire, kline
     assert "uses information that it can't have yet" in done.out
 
 
+@pytest.mark.slow
 def test_the_number_of_jobs_does_not_change_the_result(tapewire: Tapewire, klines: Path) -> None:
     args = ("--klines", klines, "--strategy", "sma_cross", "--set", "fast=5", "--set", "slow=20")
     one = check(tapewire, *args, fails=False)

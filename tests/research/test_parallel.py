@@ -42,6 +42,7 @@ def note(task: tuple[Path, int]) -> None:
     double(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_results_are_in_the_order_of_the_tasks(jobs: int) -> None:
     done: list[None] = []
@@ -49,6 +50,7 @@ def test_results_are_in_the_order_of_the_tasks(jobs: int) -> None:
     assert len(done) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_an_error_is_raised_unchanged_and_drops_what_has_not_begun(jobs: int, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"-1 is negative \(use another one\)"):
@@ -56,6 +58,7 @@ def test_an_error_is_raised_unchanged_and_drops_what_has_not_begun(jobs: int, tm
     assert len(list(tmp_path.iterdir())) < 40
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done: list[None] = []
     tasks = [(tmp_path, value) for value in range(6)]
@@ -66,6 +69,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     assert "a worker process was lost" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_work_that_ends_every_process_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.research.parallel.MAX_LOSSES", 0)
     with pytest.raises(TapewireError, match="lost 1 times"):

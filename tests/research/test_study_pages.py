@@ -137,6 +137,7 @@ def test_the_page_of_a_walk_forward_has_the_figures_of_its_json(tapewire: Tapewi
     assert Path("again.html").read_text() == page.html
 
 
+@pytest.mark.slow
 def test_the_page_of_a_search_lists_all_trials(tapewire: Tapewire, klines: Path) -> None:
     done = tapewire(
         "tune",
@@ -239,6 +240,7 @@ def test_bins_of_a_parameter_have_different_labels() -> None:
         assert len(rows) == 8
 
 
+@pytest.mark.slow
 def test_the_page_of_a_check_has_its_findings_and_verdict(tapewire: Tapewire, klines: Path) -> None:
     args = ("--klines", klines, *SMA, "-j", 1, "--report", "check.html")
     done = tapewire("check", "lookahead", "--cuts", 2, *args)
@@ -255,6 +257,7 @@ def test_the_page_of_a_check_has_its_findings_and_verdict(tapewire: Tapewire, kl
     assert all(row["× 1"] in costly.out for row in rows)
 
 
+@pytest.mark.slow
 def test_untrusted_text_never_becomes_markup_in_pages_of_research(
     tapewire: Tapewire, klines: Path, tmp_path: Path
 ) -> None:
@@ -291,6 +294,7 @@ def test_a_test_that_was_not_made_is_no_finding() -> None:
     assert [finding.fine for finding in summary.findings] == [True, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
 def test_a_page_of_research_draws_sorts_and_fits(tapewire: Tapewire, klines: Path, phone: bool) -> None:
     done = tapewire(

@@ -40,6 +40,7 @@ def trials(study: str, storage: str = "sqlite:///var/tune.db") -> list[optuna.tr
     return optuna.load_study(study_name=study, storage=storage).trials
 
 
+@pytest.mark.slow
 def test_no_trial_sees_the_held_out_time(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
     lines = klines.read_text().splitlines()
     cut = 1 + 24 * 45
@@ -62,6 +63,7 @@ def test_no_trial_sees_the_held_out_time(tapewire: Tapewire, tmp_path: Path, kli
     assert one["held_out"]["evidence"]["total_return"] != two["held_out"]["evidence"]["total_return"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_trials_and_a_study_is_resumed(tapewire: Tapewire, klines: Path) -> None:
     args = ("--klines", klines, *SEARCH, "--holdout", "15d", "--seed", 3)
     first = tuned(tapewire, *args, "--trials", 4, "--storage", "sqlite:///one.db")
@@ -79,6 +81,7 @@ def test_the_same_seed_makes_the_same_trials_and_a_study_is_resumed(tapewire: Ta
     assert again["value"] == first["value"] <= more["value"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3, 50])
 def test_a_batch_finds_what_each_of_its_trials_finds_alone(
     tapewire: Tapewire, klines: Path, batch: int
@@ -101,6 +104,7 @@ def test_a_batch_finds_what_each_of_its_trials_finds_alone(
         assert any(returns.any() for returns in alone)
 
 
+@pytest.mark.slow
 def test_trials_of_a_batch_are_drawn_before_any_has_a_result(tapewire: Tapewire, klines: Path) -> None:
     args = ("--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 12, "--seed", 5)
     drawn = {}
@@ -111,6 +115,7 @@ def test_trials_of_a_batch_are_drawn_before_any_has_a_result(tapewire: Tapewire,
     assert drawn[1] != drawn[12]
 
 
+@pytest.mark.slow
 def test_pruned_trials_leave_their_batch(tapewire: Tapewire, klines: Path) -> None:
     args = ("--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 30, "--folds", 4, "--batch", 10)
     result = tuned(tapewire, *args)
@@ -150,6 +155,7 @@ class Mine(tw.Strategy[Params]):
 """
 
 
+@pytest.mark.slow
 def test_processes_share_a_study(tapewire: Tapewire, klines: Path, database_url: str) -> None:
     args = ("--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 6, "--storage", database_url)
     result = tuned(tapewire, *args, "--workers", 2)
@@ -157,6 +163,7 @@ def test_processes_share_a_study(tapewire: Tapewire, klines: Path, database_url:
     assert result["trials"] + result["invalid"] == 6
 
 
+@pytest.mark.slow
 def test_the_best_of_noise_is_attributed_to_luck(tapewire: Tapewire, klines: Path) -> None:
     result = tuned(
         tapewire, "--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 20, "--no-prune", "--folds", 1
@@ -169,6 +176,7 @@ def test_the_best_of_noise_is_attributed_to_luck(tapewire: Tapewire, klines: Pat
     assert result["held_out"]["verdict"]["tone"] != "good"
 
 
+@pytest.mark.slow
 def test_hopeless_trials_are_pruned(tapewire: Tapewire, klines: Path) -> None:
     result = tuned(tapewire, "--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 16, "--folds", 4)
     states = [t.state for t in trials(result["study"]) if "invalid" not in t.user_attrs]
@@ -176,6 +184,7 @@ def test_hopeless_trials_are_pruned(tapewire: Tapewire, klines: Path) -> None:
     assert result["trials"] == len(states)  # pruned trials count too
 
 
+@pytest.mark.slow
 def test_the_written_toml_is_a_configuration(tapewire: Tapewire, klines: Path) -> None:
     done = tapewire("tune", "--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 3, "-o", "best.toml")
     assert done.code == 0
@@ -200,6 +209,7 @@ def test_wrong_usage(tapewire: Tapewire, klines: Path, args: tuple[str, ...], me
     assert message in " ".join(done.err.split())
 
 
+@pytest.mark.slow
 def test_a_study_of_another_search_is_not_mixed(tapewire: Tapewire, klines: Path) -> None:
     search = ("--klines", klines, "--strategy", "sma_cross", "--holdout", "15d", "--trials", 1)
     args = (*search, "--study", "mine")
@@ -226,6 +236,7 @@ class Mine(SmaCross):
 """
 
 
+@pytest.mark.slow
 def test_a_study_is_resumed_only_by_the_same_search(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
     """A search with other files or another configuration never reuses the trials of the first study."""
 

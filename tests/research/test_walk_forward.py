@@ -74,6 +74,7 @@ def test_the_joined_returns_compound_to_those_of_the_folds(tapewire: Tapewire, k
     assert kept == result
 
 
+@pytest.mark.slow
 def test_the_number_of_jobs_does_not_change_the_result(tapewire: Tapewire, klines: Path) -> None:
     args = ("--klines", klines, *SMA, "--train", "20d", "--test", "30d")
     one, two = walk_forward(tapewire, *args, "-j", 1), walk_forward(tapewire, *args, "-j", 2)
@@ -82,6 +83,7 @@ def test_the_number_of_jobs_does_not_change_the_result(tapewire: Tapewire, kline
     assert one["evidence"]["trials"] == 1
 
 
+@pytest.mark.slow
 def test_each_other_try_on_the_same_time_counts(tapewire: Tapewire, klines: Path) -> None:
     strategy = ("--strategy", "sma_cross", "--set", "slow=24")
     args = ("--klines", klines, *strategy, "--train", "20d", "--test", "35d", "-j", 1)
@@ -92,6 +94,7 @@ def test_each_other_try_on_the_same_time_counts(tapewire: Tapewire, klines: Path
     assert evidence["deflated_sharpe"] < evidence["probabilistic_sharpe"]
 
 
+@pytest.mark.slow
 def test_refit_learns_only_from_the_past(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
     """With another future and the same past it learns the same."""
     lines = klines.read_text().splitlines()
@@ -132,6 +135,7 @@ class Stubborn(Strategy):
 """
 
 
+@pytest.mark.slow
 def test_a_strategy_that_repeats_its_target_ends_flat_too(tapewire: Tapewire, klines: Path) -> None:
     Path("stubborn.py").write_text(STUBBORN)
     span = ("--strategy", "stubborn.py", "--train", "10d", "--test", "7d")
@@ -148,6 +152,7 @@ def test_a_strategy_that_repeats_its_target_ends_flat_too(tapewire: Tapewire, kl
     assert result["evidence"]["random_entries"]["draws"] == 2_000
 
 
+@pytest.mark.slow
 def test_headlines_that_move_the_price_beat_their_placebo(tapewire: Tapewire, tmp_path: Path) -> None:
     signs = headlines(days=90, every=8)
     moving = write_klines(tmp_path / "BTCUSDT-1h.csv", days=90, news=signs, volatility=0.002)

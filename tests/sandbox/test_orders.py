@@ -354,6 +354,7 @@ async def test_trading_stop_sets_moves_and_removes_protection(play: Any) -> None
         ] == []
 
 
+@pytest.mark.slow
 async def test_trailing_stop_follows_the_price_and_closes_the_position(play: Any) -> None:
     up_and_down = (
         [50_000.0] * 50 + [50_000.0 + 100 * n for n in range(30)] + [53_000.0 - 100 * n for n in range(200)]
@@ -376,6 +377,7 @@ async def test_trailing_stop_follows_the_price_and_closes_the_position(play: Any
         assert (await client.position())["size"] == "0"
 
 
+@pytest.mark.slow
 async def test_a_trailing_stop_waits_for_its_active_price(play: Any) -> None:
     where = {"category": "linear", "symbol": "BTCUSDT", "positionIdx": 0}
     # falls by 2,000 first, which the trailing stop of 600 ignores; above 50,500 it follows, to 52,000
@@ -480,6 +482,7 @@ async def test_position_beyond_its_margin_is_liquidated(play: Any, falling: list
         assert 0 <= Decimal((await client.wallet())["totalEquity"]) < 3_000
 
 
+@pytest.mark.slow
 async def test_funding_is_paid_on_open_positions(play: Any) -> None:
     hours = [50_000.0] * 700
     async with (

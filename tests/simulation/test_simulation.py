@@ -49,6 +49,7 @@ def test_seeds_with_several_strategies_in_one_account_have_no_violations() -> No
     assert done.stdout.splitlines()[-1] == f"{SEEDS} seeds held, 0 broke"
 
 
+@pytest.mark.slow
 def test_seed_is_reproducible() -> None:
     first, second = (
         simulation("--seeds", "1", "--first", "7", "--trace").stdout.splitlines() for _ in range(2)

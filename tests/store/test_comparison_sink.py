@@ -46,6 +46,7 @@ def replay(database: Database, script: Script) -> tuple[Divergence | None, int]:
     return comparison.finish(), 0
 
 
+@pytest.mark.slow
 def test_the_same_decisions_on_the_same_events_are_identical(database: Database) -> None:
     record(database)
     assert replay(database, SCRIPT) == (None, 0)

@@ -269,6 +269,7 @@ def test_an_intact_store_passes_both_checks(store: Path, sqlite_database: Databa
     )
 
 
+@pytest.mark.slow
 def test_the_quick_check_detects_a_damaged_page(
     store: Path, sqlite_database: Database, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def archivable_run(database: Database, name: str) -> module.ArchivableRun:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "unfinished", "chosen"),
     [
@@ -99,6 +100,7 @@ def test_an_archive_equals_the_journal_before_and_after_pruning(
     assert b'"run-1"' in metadata[b"run"]
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of([structs(kind) for kind in EVENTS]), min_size=1, max_size=8))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_all_kinds_of_events_survive_archiving(

@@ -53,6 +53,7 @@ def finish(recorder: Recorder, **values: object) -> Run:
     return recorder.finish(**end)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @given(decisions=st.lists(st.one_of(*map(structs, DECISIONS)), max_size=6))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 def test_every_decision_comes_back_exactly(database: Database, decisions: list[msgspec.Struct]) -> None:
@@ -326,6 +327,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_committed(database_url: str) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, database_url], check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL

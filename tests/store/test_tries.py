@@ -113,6 +113,7 @@ def test_an_assistant_is_one_that_came_by_mcp() -> None:
     ]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(1, 3)), max_size=12))
 def test_each_variant_counts_once_in_each_window(batches: list[tuple[int, int, int]]) -> None:
     """Whatever is evaluated in whatever order: the count is that of a set of (window, variant)."""

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 
 class SlowFirst(LoadScopeScheduling):
     """Schedules slow tests first, and keeps the other tests of a file together, which share its fixtures.
+    Without the slow ones (`-m "not slow"`) that is every file.
 
     The workers have sorted their tests (`pytest_collection_modifyitems` in tests/conftest.py); this order is
     kept.
@@ -21,11 +22,12 @@ class SlowFirst(LoadScopeScheduling):
     def __init__(self, config: pytest.Config, log: Any = None) -> None:
         super().__init__(config, log)
         config.option.loadscopereorder = False
+        self._runs_slow_tests: bool = config.option.markexpr != "not slow"
 
     def _split_scope(self, nodeid: str) -> str:
-        """The file, or the test itself if its file has slow tests."""
+        """The file, or the test itself if its file has slow tests that run."""
         file = nodeid.partition("::")[0]
-        return nodeid if _has_slow_tests(file) else file
+        return nodeid if self._runs_slow_tests and _has_slow_tests(file) else file
 
 
 @cache

@@ -74,6 +74,7 @@ def test_a_folder_is_unchanged_if_writing_fails(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "card").read_text() == "old"
 
 
+@pytest.mark.slow
 def test_a_folder_holds_old_or_new_files_after_a_kill_before_any_operation(tmp_path: Path) -> None:
     pristine = tmp_path / "pristine"
     fill(pristine / "model", "old")

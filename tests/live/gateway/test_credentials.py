@@ -103,6 +103,7 @@ def assert_hidden(text: str | bytes, where: str) -> None:
         assert secret.encode() not in raw, where
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right", [True, False])
 async def test_keys_appear_in_no_log_store_report_and_status(
     right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

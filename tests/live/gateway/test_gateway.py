@@ -235,6 +235,7 @@ ROWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 async def test_an_order_is_placed_once_under_every_fault(name: str, tmp_path: Path) -> None:
     row = ROWS[name]

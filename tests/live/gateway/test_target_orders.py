@@ -28,6 +28,7 @@ def reach(harness: GatewayHarness, price: float) -> None:
     harness.sandbox.venue.account.triggers.fire(SYMBOL, price)
 
 
+@pytest.mark.slow
 async def test_levels_close_their_shares_and_the_stop_follows_the_rest(tmp_path: Path) -> None:
     async with gateway_harness(tmp_path) as harness, harness.trading():
         # 10 % of 10,000 at 50,000 is 0.02

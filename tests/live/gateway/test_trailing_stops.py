@@ -93,6 +93,7 @@ async def moving_market(tmp_path: Path, closes: list[float]) -> AsyncIterator[Ga
             yield harness
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("closes", "weight", "tighter"),
     [
@@ -200,6 +201,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 async def test_a_trailing_stop_is_set_under_every_fault(name: str, tmp_path: Path) -> None:
     async with gateway_harness(tmp_path) as harness, harness.trading():
@@ -257,6 +259,7 @@ async def test_a_trade_of_a_stop_that_a_restored_record_lacks_is_booked(foreign:
             assert not restarted.exchange.drift
 
 
+@pytest.mark.slow
 async def test_a_trailing_stop_that_was_removed_by_hand_ends(tmp_path: Path) -> None:
     async with gateway_harness(tmp_path) as harness, harness.trading():
         harness.want(0.1, trail=-0.02)

@@ -233,6 +233,7 @@ TOO_MUCH = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOO_MUCH)
 def test_a_document_that_would_take_minutes_is_refused_in_advance(name: str) -> None:
     document, reason = TOO_MUCH[name]
@@ -263,6 +264,7 @@ def assert_harmless(document: FeedDocument) -> None:
         (entry.title + entry.summary + entry.url + entry.published_raw + entry.publisher).encode()
 
 
+@pytest.mark.slow
 def test_every_collected_odd_feed_is_parsed_or_refused(shared_data: Path) -> None:
     files = [
         path for path in (shared_data / "data/rss").rglob("*") if path.suffix in (".xml", ".rss", ".atom")

@@ -30,6 +30,7 @@ def config_of(*feeds: FeedConfig, **other: Any) -> NewsConfig:
     return NewsConfig.model_validate({"feeds": feeds, "spread": 0, "jitter": 0, "retry": QUICK} | other)
 
 
+@pytest.mark.slow
 async def test_slow_documents_delay_no_other_feed_and_their_waits_grow(
     feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:

@@ -78,6 +78,7 @@ async def _patiently(pool: ParserPool, body: bytes) -> FeedDocument:
             return await pool.parse(body)
 
 
+@pytest.mark.slow
 async def test_slow_documents_leave_a_worker_to_the_others() -> None:
     """Six such documents once occupied all threads; here one is parsed, and the others are killed."""
     async with ParserPool(LONG, MEMORY, quick=0.3) as pool:
@@ -107,6 +108,7 @@ async def test_a_suspect_document_waits_for_the_slow_lane_and_delays_no_other() 
         await asyncio.wait(suspects)
 
 
+@pytest.mark.slow
 async def test_the_memory_of_a_worker_is_limited() -> None:
     async with ParserPool(LONG, 16_000_000) as pool:
         with pytest.raises(DataError, match=r"more memory than is allowed|crashed the parser"):

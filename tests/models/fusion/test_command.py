@@ -72,6 +72,7 @@ def test_a_trained_model_is_backtested_and_verified_but_refused_on_its_training_
     assert json.loads(out)["stamps"] == ["LEAKED"]
 
 
+@pytest.mark.slow
 def test_verification_fails_if_the_fusion_model_has_changed(
     tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:

@@ -191,6 +191,7 @@ def test_closing_ends_a_wait_at_once() -> None:
     assert time.monotonic() - began < 2.0
 
 
+@pytest.mark.slow
 def test_a_dead_server_costs_the_first_headline_its_tries_and_the_next_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

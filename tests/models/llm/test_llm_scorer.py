@@ -206,6 +206,7 @@ def test_a_headline_without_words_is_not_asked_and_a_foreign_one_is() -> None:
     assert scorer.health.abstained == {"no words": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "cause", "why"),
     [

@@ -167,6 +167,7 @@ def test_a_format_without_labels_of_assets_and_a_missing_file_are_refused(tmp_pa
         load_assets(tmp_path / "a.csv", "sentfin")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_labelled_wire_has_the_expected_size(shared_data: Path) -> None:
     path = shared_data / "data/sentiment/wire/labelled.parquet"

@@ -122,6 +122,7 @@ EXPORTED = {"[PAD]": "full"} | ({"<unk>": "lora"} if LONG else {})
 """Merged adapters of decoders are exported in test_decoders.py, always."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full", "qlora"])
 @pytest.mark.parametrize(
     ("absent", "pads"), [({"eos_token"}, "<unk>"), ({"eos_token", "unk_token"}, "[PAD]")]
@@ -152,6 +153,7 @@ def test_a_base_without_a_pad_token_trains_exports_and_scores(
     assert served == pytest.approx(probabilities, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_perplexity_is_measured_for_a_gpt2_base(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -169,6 +171,7 @@ def test_perplexity_is_measured_for_a_gpt2_base(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "qlora", "prefix"])
 def test_an_adapter_is_refused_if_a_layer_of_the_base_has_other_weights(
     method: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
@@ -206,6 +209,7 @@ def test_the_digest_of_a_base_does_not_depend_on_how_it_is_loaded(
         assert load_base(str(tmp_path / "parts"), four_bit=four_bit).weights_sha256 == llama
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "full"])
 def test_an_adapter_with_missing_or_extra_weights_is_refused(
     method: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path

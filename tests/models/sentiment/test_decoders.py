@@ -152,6 +152,7 @@ def test_an_untrained_decoder_answers_with_its_logits_of_the_label_words(
     assert load_trained(tmp_path).logits(texts)[0] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "method"),
     [
@@ -181,6 +182,7 @@ def adapter_keys(folder: Path) -> list[str]:
         return list(file.keys())
 
 
+@pytest.mark.slow
 def test_training_by_label_words_learns(split: Split, word_bases: dict[str, Path], tmp_path: Path) -> None:
     done = tuned("full", split, word_bases["qwen2"], tmp_path, epochs=10, learning_rate=3e-3)
     assert done.losses[-1][1] < done.losses[0][1]
@@ -234,6 +236,7 @@ def test_gradients_pass_4_bit_layers_after_an_evaluation(word_bases: dict[str, P
     assert torch.allclose(gradient(), before, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_refused_if_the_output_matrix_has_other_rows(
     split: Split, word_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -258,6 +261,7 @@ def test_an_untrained_model_is_measured_on_what_its_prompt_does_not_show(
 # -- export and serving ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), [("llama", "qlora"), ("qwen2", "none"), ("gemma2", "lora")])
 def test_an_export_holds_the_prompt_and_reproduces_the_model(
     name: str, method: str, split: Split, word_bases: dict[str, Path], tmp_path: Path
@@ -272,6 +276,7 @@ def test_an_export_holds_the_prompt_and_reproduces_the_model(
     assert scorer.embed(texts) == pytest.approx(trained.logits(texts)[1], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_quantised_decoder_is_smaller_and_answers_as_before(
     split: Split, word_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -285,6 +290,7 @@ def test_a_quantised_decoder_is_smaller_and_answers_as_before(
     assert sizes[0] < 0.9 * sizes[1]  # embeddings, which are most of a tiny model, stay in 32 bits
 
 
+@pytest.mark.slow
 def test_an_exported_language_model_answers_with_the_same_words(
     split: Split, word_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -307,6 +313,7 @@ def test_an_exported_language_model_answers_with_the_same_words(
         export_language_model(out, served, overwrite=True)
 
 
+@pytest.mark.slow
 def test_a_model_with_a_head_is_no_language_model(
     split: Split, word_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -315,6 +322,7 @@ def test_a_model_with_a_head_is_no_language_model(
         export_language_model(tmp_path / "out", tmp_path / "lm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "precision"), [("lora", "fp32"), ("qlora", "4bit"), ("none", "4bit")])
 def test_a_worker_serves_a_trained_folder_in_torch(
     method: str, precision: Any, split: Split, word_bases: dict[str, Path], tmp_path: Path
@@ -331,6 +339,7 @@ def test_a_worker_serves_a_trained_folder_in_torch(
     assert scorer.fingerprint == f"{read_card(tmp_path / 'out').fingerprint}-{precision}"
 
 
+@pytest.mark.slow
 def test_a_worker_answers_in_the_name_of_an_export_of_the_same_training_alone(
     split: Split, word_bases: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def scored(database: Database, scorer: NamedScorer, **how: Any) -> list[tuple[An
     return rows_of(database)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("embedded", [False, True])
 def test_many_threads_store_what_one_stores(
     starter: Scorer, stores: Callable[[], Database], embedded: bool
@@ -93,6 +94,7 @@ def test_a_model_in_floating_point_gets_the_batches_of_a_replay(
     assert batches[1] == [text for text in dict.fromkeys(TEXTS[BLOCK : 2 * BLOCK]) if text not in batches[0]]
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_keeps_its_scores_and_the_next_one_goes_on(
     stores: Callable[[], Database], starter: Scorer
 ) -> None:

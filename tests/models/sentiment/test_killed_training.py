@@ -74,6 +74,7 @@ def new(command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFact
     return output
 
 
+@pytest.mark.slow
 def test_if_training_is_killed_at_any_file_operation_the_folder_holds_one_complete_model(
     old: Path, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def contents(folder: Path) -> frozenset[tuple[str, bytes]]:
     )
 
 
+@pytest.mark.slow
 def test_killed_training_resumes_from_its_last_complete_checkpoint(
     old: Path, new: Path, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -198,6 +200,7 @@ def test_weights_that_do_not_match_the_card_are_refused(old: Path, new: Path, tm
     )
 
 
+@pytest.mark.slow
 def test_training_replaces_the_files_of_the_old_model_and_keeps_other_files(
     old: Path, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:

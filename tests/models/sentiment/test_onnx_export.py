@@ -39,6 +39,7 @@ def served(folder: Path, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([score.probabilities for score in scores]), np.concatenate(pooled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "base"),
     [
@@ -61,6 +62,7 @@ def test_a_floating_point_export_reproduces_the_trained_model(
     assert pooled == pytest.approx(trained.logits(texts)[1], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_quantised_export_is_smaller_and_accurate_and_is_not_overwritten_without_force(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:

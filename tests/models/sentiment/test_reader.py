@@ -76,6 +76,7 @@ def trained(tiny_bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     return folder / "model"
 
 
+@pytest.mark.slow
 def test_each_asset_gets_its_own_answer_and_the_headline_its_kind(trained: Path, tmp_path: Path) -> None:
     model, tokenizer = load_reader(trained)
     export_reader(model, tokenizer, Card(base="tiny", method="full", kinds=NEWS_KINDS), tmp_path / "out")
@@ -97,6 +98,7 @@ def test_each_asset_gets_its_own_answer_and_the_headline_its_kind(trained: Path,
         assert own.bearish + own.neutral + own.bullish == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_headline_without_names_has_no_answers_for_assets(trained: Path, tmp_path: Path) -> None:
     model, tokenizer = load_reader(trained)
     export_reader(model, tokenizer, Card(base="tiny", method="full", kinds=NEWS_KINDS), tmp_path / "out")
@@ -105,6 +107,7 @@ def test_a_headline_without_names_has_no_answers_for_assets(trained: Path, tmp_p
     assert score.kind in NEWS_KINDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantise", [False, True])
 def test_the_export_answers_as_the_trained_model(trained: Path, tmp_path: Path, quantise: bool) -> None:
     model, tokenizer = load_reader(trained)
@@ -116,6 +119,7 @@ def test_the_export_answers_as_the_trained_model(trained: Path, tmp_path: Path, 
     assert card.notes["export_mean_probability_difference"] < (0.05 if quantise else 1e-5)
 
 
+@pytest.mark.slow
 def test_a_state_of_an_asset_is_the_mean_of_the_tokens_that_name_it(trained: Path, tmp_path: Path) -> None:
     model, tokenizer = load_reader(trained)
     card = Card(base="tiny", method="full", kinds=NEWS_KINDS)
@@ -180,6 +184,7 @@ def test_a_damaged_checkpoint_is_refused(tiny_bases: dict[str, Path], tmp_path: 
         fit_reader(model, [ReaderSet(tokenise(EXAMPLES[:16], tokenizer, 96))], RECIPE, tmp_path / "c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantise", [False, True])
 def test_an_answer_does_not_depend_on_the_other_headlines_of_a_call(
     trained: Path, tmp_path: Path, quantise: bool
@@ -203,6 +208,7 @@ def test_an_answer_does_not_depend_on_the_other_headlines_of_a_call(
         assert [one for one, _ in pairs] == pytest.approx([other for _, other in pairs], abs=BATCH_TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_student_learns_the_answers_of_teachers_to_texts_without_labels(
     trained: Path, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def labelled(tmp_path: Path) -> Path:
     return tmp_path / "labelled.parquet"
 
 
+@pytest.mark.slow
 def test_a_reader_is_trained_exported_and_scores_each_asset(
     labelled: Path, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def once(split: Split) -> Split:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_learns_and_reloads_with_the_same_predictions(
     method: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
@@ -75,6 +76,7 @@ def test_a_method_learns_and_reloads_with_the_same_predictions(
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "method"),
     [
@@ -137,6 +139,7 @@ def test_defaults_depend_on_the_number_of_samples_and_given_values_are_kept() ->
     assert resolve(Recipe(method="prompt"), get_method("prompt").defaults, 500).rank is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imbalance", ["weights", "focal", "oversample"])
 def test_training_with_a_rare_class_works_with_each_balancing_method(
     imbalance: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
@@ -161,6 +164,7 @@ def test_oversampling_repeats_rare_classes_and_keeps_every_row() -> None:
     assert np.bincount(labels[rows]).tolist() == [9, 9, 9]
 
 
+@pytest.mark.slow
 def test_training_stops_early_if_validation_no_longer_improves(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -177,6 +181,7 @@ def test_training_stops_early_if_validation_no_longer_improves(
     assert steps[-1][0] < steps[-1][1] / 2
 
 
+@pytest.mark.slow
 def test_interrupted_training_resumes_after_its_last_complete_epoch(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -208,6 +213,7 @@ def test_interrupted_training_resumes_after_its_last_complete_epoch(
     )
 
 
+@pytest.mark.slow
 def test_the_card_records_data_settings_versions_and_metrics(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -252,6 +258,7 @@ def test_forgetting_of_a_decoder_is_measured_by_perplexity(tiny_bases: dict[str,
     assert found["perplexity_after"] == pytest.approx(found["perplexity_before"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choices",
     [

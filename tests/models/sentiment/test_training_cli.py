@@ -102,6 +102,7 @@ def test_an_invalid_argument_of_evaluate_raises_an_error_with_the_cause(
         tapewire("evaluate", "--adapter", "starter", "--data", labelled, *COLUMNS, *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.train
 def test_train_writes_an_adapter_that_evaluate_measures(
     headlines: tuple[Example, ...], tiny_bases: dict[str, Path], tmp_path: Path

@@ -65,6 +65,7 @@ def test_the_embedded_base_is_located_in_a_local_folder() -> None:
     assert (Path(locate(EMBEDDED)) / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_adapter_is_refused_on_another_base(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_an_adapter_is_refused_on_another_base(
         load_trained(tmp_path, base=str(tiny_bases["llama"]))
 
 
+@pytest.mark.slow
 def test_a_damaged_or_incomplete_adapter_is_refused(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_damaged_or_incomplete_adapter_is_refused(
         load_trained(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "memory",
     [
@@ -123,6 +126,7 @@ def test_resuming_without_a_checkpoint_is_refused(split: Split, tmp_path: Path) 
         train(ONE_STEP, split, [RECORD], tmp_path / "new", resume=True)
 
 
+@pytest.mark.slow
 def test_resuming_with_another_recipe_is_refused(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:

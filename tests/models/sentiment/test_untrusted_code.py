@@ -50,6 +50,7 @@ def test_a_base_with_its_own_code_is_refused(
     assert not Path(f"{folder}.ran").exists()
 
 
+@pytest.mark.slow
 def test_training_on_a_base_with_its_own_code_fails_without_a_prompt(
     tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def holds(daemon: Daemon) -> bool:
     return any(one.qty for one in daemon.status().positions)
 
 
+@pytest.mark.slow
 async def test_a_chat_watches_pauses_resumes_flattens_and_kills(
     server: TelegramServer, sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -155,6 +156,7 @@ async def test_a_chat_watches_pauses_resumes_flattens_and_kills(
     ]
 
 
+@pytest.mark.slow
 async def test_trades_are_those_of_the_record(
     server: TelegramServer, sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -191,6 +193,7 @@ def closed_of(database: Database, run: str) -> list[RoundTrip]:
     return [one for one in trades_of(database, run) if one.exit_ts is not None]
 
 
+@pytest.mark.slow
 async def test_a_chat_that_is_not_listed_is_ignored_and_counted(
     server: TelegramServer,
     sandbox: Sandbox,
@@ -240,6 +243,7 @@ async def test_a_command_that_is_too_old_is_answered_and_not_executed(
     assert commands(database) == []
 
 
+@pytest.mark.slow
 async def test_an_update_that_is_delivered_again_is_executed_once(
     server: TelegramServer, sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -262,6 +266,7 @@ CHEATS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "press"), CHEATS, ids=[case for case, _ in CHEATS])
 async def test_a_confirmation_counts_only_for_its_chat_and_sender(
     server: TelegramServer,
@@ -289,6 +294,7 @@ async def test_a_confirmation_counts_only_for_its_chat_and_sender(
     assert [(one.action, one.by) for one in commands(database)] == [("kill", f"telegram {GROUP} (ann)")]
 
 
+@pytest.mark.slow
 async def test_a_confirmation_expires_and_can_be_withdrawn(
     server: TelegramServer, sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -328,6 +334,7 @@ UNKNOWN = [
 ]
 
 
+@pytest.mark.slow
 async def test_what_is_not_a_command_is_answered_in_a_private_chat(
     server: TelegramServer, sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -348,6 +355,7 @@ async def test_what_is_not_a_command_is_answered_in_a_private_chat(
     assert commands(database) == []
 
 
+@pytest.mark.slow
 async def test_a_chat_that_sends_too_many_commands_is_told_once_and_can_still_kill(
     server: TelegramServer, sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -375,6 +383,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "fault", "noted"), FAULTS, ids=[case for case, _, _ in FAULTS])
 async def test_faults_are_noted_and_survived(
     server: TelegramServer,
@@ -404,6 +413,7 @@ async def test_faults_are_noted_and_survived(
         assert row["failures"] == 0  # it was never restarted
 
 
+@pytest.mark.slow
 async def test_a_reply_waits_for_flood_control_and_is_sent_once(
     server: TelegramServer, sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
@@ -425,6 +435,7 @@ async def test_a_reply_waits_for_flood_control_and_is_sent_once(
     assert sum("pause: done" in one for one in server.texts(CHAT)) == 1
 
 
+@pytest.mark.slow
 async def test_another_poller_is_noted_once_and_the_agent_trades_on(
     server: TelegramServer,
     sandbox: Sandbox,
