@@ -21,9 +21,11 @@ from agent.core.events import (
     Command,
     Decision,
     Event,
+    Fill,
     Funding,
     Gap,
     Kline,
+    Order,
     Sentiment,
 )
 from agent.core.exchange import MatchingExchange
@@ -39,6 +41,7 @@ from strategies.sentiment import SentimentStrategy
 from strategies.sma_cross import SmaCross
 from tests.simulation.generated_data import SYMBOLS, T0, random_walk
 from tests.support.effort import usual
+from tests.support.market import flat_bars
 
 BARS = 700
 
@@ -147,6 +150,19 @@ class LettingPass(Restless):
     def _count(self, symbol: str, move: float) -> None:
         self.seen += 1
         self.moves[symbol] = self.moves.get(symbol, 0.0) + move
+
+
+class BuysCalm(Strategy):
+    """Buys once the relative strength index is below 60."""
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        if market.features(kline.symbol).rsi < 60 and not market.position(kline.symbol):
+            self.target(kline.symbol, weight=0.1)
+
+    def quiet_bars(self, bars: BarSpan, market: Market) -> int:
+        held = bool(market.position(bars.symbol))
+        calm = (number for number, rsi in enumerate(bars.feature("rsi")) if rsi < 60 and not held)
+        return next(calm, len(bars))
 
 
 STRATEGIES = {
@@ -317,6 +333,38 @@ def test_bars_in_which_nothing_can_happen_are_passed_over() -> None:
     runner.finish()
     assert engine.portfolio.positions["BTCUSDT"].qty > 0  # a stop protects it, attached inside a bar
     assert runner.stepped < 1_000
+
+
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize("at", [191, 192, 200, 223, 224])  # at the edges of a chunk and within
+def test_a_stop_meets_the_bar_that_reaches_it(side: int, at: int) -> None:
+    bars = flat_bars([100.0] * 400, "BTCUSDT")
+    beyond = {"low": 97.0} if side > 0 else {"high": 103.0}
+    bars[at] = msgspec.structs.replace(bars[at], **beyond)
+    good, bad = (0.97, 0.01) if side > 0 else (0.01, 0.97)
+    ts = bars[9].ts
+    news: list[Event] = [Sentiment("a", ts, ts, bad, 0.02, good, symbols=("BTCUSDT",))]
+    config = parse({"market": {"symbols": ["BTCUSDT"]}}, where="test")
+    params = SentimentStrategy.Params(position_size=0.5, stop=0.02, exit_on_fade=False, allow_short=True)
+    singly, in_blocks = (
+        run(SentimentStrategy(params), config, [ColumnSource(bars, 5_000)], news, blocks=blocks)
+        for blocks in (False, True)
+    )
+    assert in_blocks == singly
+    fills = [decision for _, decision in in_blocks[0] if isinstance(decision, Fill)]
+    assert [(fill.side.sign, fill.available_at) for fill in fills[1:]] == [(-side, bars[at].ts)]
+
+
+def test_features_begin_anew_after_missing_bars_that_no_gap_announces() -> None:
+    bars = flat_bars([100.0 + number / 10 for number in range(160)] + [120.0] * 240, "BTCUSDT")
+    del bars[150:160]
+    config = parse({"market": {"symbols": ["BTCUSDT"]}}, where="test")
+    singly, in_blocks = (
+        run(BuysCalm(), config, [ColumnSource(bars, 5_000)], [], blocks=blocks) for blocks in (False, True)
+    )
+    assert in_blocks == singly
+    first = next(decision for _, decision in in_blocks[0] if isinstance(decision, Order))
+    assert first.ts == bars[150 + 14].ts  # the fifteenth bar after the hole has the first RSI, 50
 
 
 def test_a_strategy_that_declares_to_read_no_features_can_not_read_them() -> None:

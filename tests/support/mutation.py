@@ -4,8 +4,9 @@ Faults that no test detects are printed.
 
     python -m tests.support.mutation [NAME…] [--list]
 
-The copy has no cached bytecode, since only files that git tracks are copied. If the text of a fault is
-missing in its file, the list is outdated and the run fails. Exit code 1 if a fault survives.
+The copy has no cached bytecode, since only files that git tracks are copied, and runs as plain Python. The
+run fails if tests fail without a fault, since they would seem to detect any, and if the text of a fault is
+missing in its file. Exit code 1 if a fault survives.
 """
 
 from __future__ import annotations
@@ -94,11 +95,15 @@ def main() -> int:
     if "--list" in sys.argv:
         print(*(f"{one.name:32} {one.file}" for one in chosen), sep="\n")
         return 0
-    survivors = []
+    survivors: list[str] = []
+    sound: set[tuple[str, ...]] = set()
     with tempfile.TemporaryDirectory(prefix="tapewire-mutation-") as folder:
         tree = Path(folder)
         copy_tree(tree)
         for mutation in chosen:
+            if mutation.tests not in sound and not _pass(mutation.tests, tree):
+                raise RuntimeError(f"{', '.join(mutation.tests)} fail without a fault")
+            sound.add(mutation.tests)
             outcome = try_out(mutation, tree)
             print(
                 f"{'killed  ' if outcome.killed else 'SURVIVES'} {outcome.seconds:5.0f} s  {mutation.name}",
