@@ -384,6 +384,7 @@ class PaperExchange(MatchingExchange):
             self.bars_below_a_lot += 1
 
     def reach(self, symbol: str, start: int) -> tuple[float, float]:
+        # a stop attached inside a bar is special in that bar alone, which begins before `arrives_at`
         low, high = -inf, inf
         for working in self.books[symbol]:
             waits = working.closes_position and working.seen and not working.triggered and not working.trails

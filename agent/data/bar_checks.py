@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.durations import format_bar_length, format_duration
 from agent.core.errors import DataError
-from agent.core.events import Gap
 from agent.data.calendar_bars import Calendar
 from agent.system.clock import iso
 
@@ -47,18 +45,6 @@ class Bars:
         return Bars(
             self.start[index], self.close[index], self.previous_close[index], self.step[index], values
         )
-
-
-@runtime_checkable
-class BlockSource(Protocol):
-    """A source of one symbol's bars that has them as columns, such as `KlineFile`."""
-
-    symbol: str
-    interval: int  # ms
-
-    def blocks(self) -> Iterator[Bars | Gap]:
-        """Yield the bars as columns in order of time, and the gaps between them."""
-        ...
 
 
 class BarCheck:

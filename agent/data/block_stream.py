@@ -7,14 +7,14 @@ is made for a bar. The order is that of `agent.data.merge`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
 
 from agent.core.bar_block import BarBlock
 from agent.core.events import PRIORITY, Event, Gap, Kline
-from agent.data.bar_checks import Bars, BlockSource, Floats
+from agent.data.bar_checks import Bars, Floats
 from agent.data.merge import merge
 
 _BARS: Final = PRIORITY[Kline]
@@ -23,6 +23,18 @@ _ROWS: Final = 16_384
 
 _NOTHING: Final = np.empty(0, np.int64)
 _NO_BARS: Final = Bars(_NOTHING, _NOTHING, _NOTHING, _NOTHING, ())
+
+
+@runtime_checkable
+class BlockSource(Protocol):
+    """A source of one symbol's bars that has them as columns, such as `KlineFile`."""
+
+    symbol: str
+    interval: int  # ms
+
+    def blocks(self) -> Iterator[Bars | Gap]:
+        """Yield the bars as columns in order of time, and the gaps between them."""
+        ...
 
 
 class BarSlice(msgspec.Struct, frozen=True, gc=False):
@@ -46,7 +58,7 @@ def block_stream(sources: Sequence[Iterable[Event]]) -> Iterator[Event | BarSlic
         due: list[Event] = []
         last = int(block.end[-1])
         while following is not None:
-            ts = following.available_at
+            ts = following.available_at  # usually decides alone
             if ts >= last and (ts > last or PRIORITY[type(following)] >= _BARS):
                 break
             if type(following) is Kline:

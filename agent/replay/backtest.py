@@ -51,8 +51,7 @@ from agent.core.sinks import SleevedSink
 from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
 from agent.core.trading_engine import TradingEngine
-from agent.data.bar_checks import BlockSource
-from agent.data.block_stream import BarSlice, block_stream
+from agent.data.block_stream import BarSlice, BlockSource, block_stream
 from agent.data.cascade import models_of
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer

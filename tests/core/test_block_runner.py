@@ -321,16 +321,8 @@ def test_bars_in_which_nothing_can_happen_are_passed_over() -> None:
     bars = random_walk(random.Random(1), "BTCUSDT", 6_000, volatility=0.0002)
     at = T0 + 1000 * MINUTE_MS
     news: list[Event] = [Sentiment("a", at, at, 0.01, 0.0, 0.99, symbols=("BTCUSDT",))]
-    config = parse({"market": {"symbols": ["BTCUSDT"]}}, where="test")
     params = SentimentStrategy.Params(position_size=0.5, stop=0.3, exit_on_fade=False)
-    engine = Engine(config, SentimentStrategy(params), ListSink(), run_id="test")
-    runner = BlockRunner(engine)
-    for part in block_stream([ColumnSource(bars, 5_000), news]):
-        if isinstance(part, BarSlice):
-            runner.handle(part.block, part.first, part.last)
-        else:
-            engine.handle(part)
-    runner.finish()
+    engine, runner = replay(SentimentStrategy(params), ColumnSource(bars, 5_000), news=news)
     assert engine.portfolio.positions["BTCUSDT"].qty > 0  # a stop protects it, attached inside a bar
     assert runner.stepped < 1_000
 
@@ -380,15 +372,20 @@ def test_a_strategy_that_declares_to_read_no_features_can_not_read_them() -> Non
         run(Undeclared(), config, [ColumnSource(bars, 3)], [], blocks=False)
 
 
-def replay(strategy: Strategy, *sources: ColumnSource) -> None:
-    """Run a strategy over bars in blocks."""
+def replay(
+    strategy: Strategy, *sources: ColumnSource, news: Sequence[Event] = ()
+) -> tuple[Engine, BlockRunner]:
+    """Run a strategy over bars in blocks, and headlines between them."""
     symbols = [source.symbol for source in sources]
     engine = Engine(parse({"market": {"symbols": symbols}}, where="test"), strategy, Log(), run_id="test")
     runner = BlockRunner(engine)
-    for part in block_stream(sources):
-        assert isinstance(part, BarSlice)
-        runner.handle(part.block, part.first, part.last)
+    for part in block_stream([*sources, news]):
+        if isinstance(part, BarSlice):
+            runner.handle(part.block, part.first, part.last)
+        else:
+            engine.handle(part)
     runner.finish()
+    return engine, runner
 
 
 def test_a_strategy_is_called_only_for_bars_that_it_does_not_let_pass() -> None:

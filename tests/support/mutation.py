@@ -102,7 +102,7 @@ def main() -> int:
         copy_tree(tree)
         for mutation in chosen:
             if mutation.tests not in sound and not _pass(mutation.tests, tree):
-                raise RuntimeError(f"{', '.join(mutation.tests)} fail without a fault")
+                raise RuntimeError(f"{', '.join(mutation.tests)} fail without a fault: mend them first")
             sound.add(mutation.tests)
             outcome = try_out(mutation, tree)
             print(
