@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent.core.events import Fill, OrderStatus, OrderType
+from agent.sandbox.faults import parse_fault
 from tests.live.gateway.test_gateway import GatewayHarness, gateway_harness
 from tests.support.live import until
 from tests.support.market import SYMBOL
@@ -98,9 +99,13 @@ async def test_a_new_stop_that_the_venue_refuses_leaves_the_old_one(tmp_path: Pa
         assert harness.engine.market.position(SYMBOL).stop == 49_000.0
 
 
+@pytest.mark.parametrize("faults", [(), ("reorder,on=ws/private/*",)], ids=["in order", "reordered"])
 @pytest.mark.parametrize("limit", [None, 50_600.0])
-async def test_a_stop_entry_waits_at_the_venue(limit: float | None, tmp_path: Path) -> None:
+async def test_a_stop_entry_waits_at_the_venue(
+    limit: float | None, faults: tuple[str, ...], tmp_path: Path
+) -> None:
     async with gateway_harness(tmp_path) as harness, harness.trading():
+        harness.sandbox.venue.faults.add([parse_fault(text) for text in faults])
         more: dict[str, Any] = {} if limit is None else {"limit": limit}
         entry = harness.target(0.1, stop_entry=50_500.0, stop=-0.02, **more)
         assert (entry.type, entry.trigger) == (OrderType.STOP, D("50500.0"))
@@ -109,7 +114,9 @@ async def test_a_stop_entry_waits_at_the_venue(limit: float | None, tmp_path: Pa
         assert (order.type, order.reduce_only) == ("Market" if limit is None else "Limit", False)
         reach(harness, 50_550.0)
         await until(lambda: harness.ends().get(entry.id) is OrderStatus.FILLED)
-        [stop] = [one for one in harness.orders if one.reduce_only]
+        # The venue may report the order's end before its execution, which the stop follows
+        await until(lambda: [one.reduce_only for one in harness.orders] == [False, True])
+        stop = harness.orders[1]
         anchor = D(50_500) if limit is None else D(50_600)
         assert stop.trigger == anchor * D("0.98")
 
