@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from agent.core.events import RiskState, Side
-from agent.core.strategy import Fill, Kline, Market, Strategy, StrategyParams
+from agent.core.strategy import BarSpan, Fill, Kline, Market, Strategy, StrategyParams
 
 
 class BuyAndHoldParams(StrategyParams):
@@ -27,6 +27,9 @@ class BuyAndHold(Strategy[BuyAndHoldParams]):
         # Repeat the target until an order fills, because risk may refuse it
         if kline.symbol not in self._bought and market.risk_state is RiskState.ACTIVE:
             self.target(kline.symbol, weight=self.params.weight / len(market.symbols), reason="buy and hold")
+
+    def quiet_bars(self, bars: BarSpan, market: Market) -> int:
+        return len(bars) if bars.symbol in self._bought else 0
 
     def on_fill(self, fill: Fill, market: Market) -> None:
         if fill.side is Side.BUY:  # not one that closes what another strategy held

@@ -117,6 +117,14 @@ def verify(
     inputs: Annotated[
         Path | None, option("--inputs", "Folder with the inputs that a bundle lacks.", "FOLDER")
     ] = None,
+    blocks: Annotated[
+        bool,
+        option(
+            "--blocks",
+            "Handle the bars of a backtest in blocks, as the backtest did: faster, but bar by bar is a check "
+            "of that too.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Replay a recorded run and compare every decision with the record. Exit code 1 if one differs.
@@ -132,7 +140,12 @@ def verify(
         begin, end = recorded.first_event_at or 0, recorded.last_event_at or 0
         with replay_progress("verifying", begin, end) as progress:
             result = verify_run(
-                database, recorded, progress, trust_strategy=trust_strategy, folder=settled.live.folder
+                database,
+                recorded,
+                progress,
+                trust_strategy=trust_strategy,
+                folder=settled.live.folder,
+                in_blocks=blocks,
             )
     if json:
         fields = {field: getattr(result, field) for field in result.__struct_fields__}

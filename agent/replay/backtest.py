@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,7 +29,6 @@ from agent.analysis.sleeve_study import (
 from agent.analysis.trades import RoundTrip, TradeBook
 from agent.config import Config
 from agent.core.bar_block import BarBlock
-from agent.core.block_runner import BlockRunner
 from agent.core.engine import CORE, CORE_REVISION, EQUITY_BLOCK, Engine
 from agent.core.errors import LeakageError
 from agent.core.events import (
@@ -51,11 +49,11 @@ from agent.core.sinks import SleevedSink
 from agent.core.sleeves import SleevedEngine, engines_of
 from agent.core.strategy import Strategy
 from agent.core.trading_engine import TradingEngine
-from agent.data.block_stream import BarSlice, BlockSource, block_stream
+from agent.data.block_stream import BarSlice
 from agent.data.cascade import models_of
-from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
 from agent.replay.evaluations import Evaluated, Result, count_try
+from agent.replay.event_feed import EventFeed, NumberingSink, ReplaySink, by_block
 from agent.replay.fusion_model import check_scorer
 from agent.replay.history import History
 from agent.replay.open_engine import blaming_any, name_of, open_engine, params_of, sources_of
@@ -244,12 +242,6 @@ def _notes_on_sleeves(engine: SleevedEngine, limits: RiskConfig) -> list[str]:
     return notes + refusal_notes(engine.risk.refusals, limits, whose=" by the account's limits")
 
 
-class ReplaySink(SleevedSink, Protocol):
-    """Sink whose `event_seq` is set to the number of the event before its decisions arrive."""
-
-    event_seq: int
-
-
 class ReplayResult(NamedTuple):
     """Engine after its last event; `first` and `last` are `available_at` of the events that it handled.
 
@@ -284,10 +276,11 @@ def replay(
     """
     config = history.config
     period = judged_period(history.start, history.end, config.market.interval)
-    sink = BacktestSink(recorder, config, after=history.start if history.warms_up else 0, period=period)
+    numbers = NumberingSink(recorder)
+    sink = BacktestSink(numbers, config, after=history.start if history.warms_up else 0, period=period)
     engine = open_engine(config, sink, run_id=run_id, strategy=strategy, predictor=history.predictor)
     with blaming_any(engine), rare_collection():
-        first, last = _run(engine, sink, recorder, sources, progress)
+        first, last = _run(EventFeed(engine, numbers, by_block(engine, sources)), sink, progress)
         sink.close()
         metrics = compute(
             sink.curve,
@@ -303,49 +296,26 @@ def replay(
     )
 
 
-def _run(
-    engine: TradingEngine,
-    sink: BacktestSink,
-    recorder: ReplaySink,
-    sources: Sequence[Iterable[Event]],
-    progress: Progress | None,
-) -> tuple[int | None, int | None]:
-    """Run the engine to its end; return `available_at` of the first and the last event.
-
-    An engine of one strategy handles bars in blocks, if a source has them as columns.
-    """
-    in_blocks = isinstance(engine, Engine) and any(isinstance(source, BlockSource) for source in sources)
-    runner = BlockRunner(engine) if isinstance(engine, Engine) and in_blocks else None
+def _run(feed: EventFeed, sink: BacktestSink, progress: Progress | None) -> tuple[int | None, int | None]:
+    """Run an engine to its end; return `available_at` of the first and the last event."""
     first = last = None
-    seq, tick = 0, _TICK
-    handle, hold, after = engine.handle, sink.benchmark.add, sink.after
-    parts: Iterator[Any] = merge(sources) if runner is None else block_stream(sources)
-    for part in parts:
-        if runner is not None and isinstance(part, BarSlice):
+    tick = _TICK
+    hold, after = sink.benchmark.add, sink.after
+    for part in feed:
+        if isinstance(part, BarSlice):
             block = part.block
             if not part.first:
                 sink.hold(block)
-            sink.begin_slice(runner, seq - part.first)
-            try:
-                runner.handle(block, part.first, part.last)
-            finally:  # a failed run ends at the event that failed
-                recorder.event_seq = seq - part.first + runner.row + 1
-            sink.begin_slice(None, 0)
-            seq += part.last - part.first
             begin, last = int(block.end[part.first]), int(block.end[part.last - 1])
         else:
-            recorder.event_seq = seq = seq + 1
             if part.__class__ is Kline and part.ts > after:
                 hold(part.symbol, part.ts, part.close)
-            handle(part)
             begin = last = part.available_at
         first = begin if first is None else first
-        if seq >= tick:
-            tick = seq + _TICK
-            if progress:
-                progress(last)
-    recorder.event_seq = seq
-    (engine if runner is None else runner).finish()
+        if progress and feed.events >= tick:
+            tick = feed.events + _TICK
+            progress(last)
+    feed.finish()
     return first, last
 
 
@@ -374,15 +344,10 @@ class BacktestSink:
         self._every = HOUR_MS
         self._hour = 0
         self.after = after
-        self._runner: BlockRunner | None = None  # while it handles a slice of a block
-        self._before = 0  # events before the block's first bar
-        self._set_number: Callable[[int], None] = partial(setattr, inner, "event_seq")
         self._waiting: list[list[Any]] = []  # columns of samples, fewer than a block
         self._samples = 0  # of them
 
     def decision(self, decision: Decision) -> None:
-        if self._runner is not None:
-            self._set_number(self._before + self._runner.row + 1)
         self._decision(decision)
         if decision.__class__ is Fill:
             if self.sleeves.add(decision):
@@ -394,12 +359,6 @@ class BacktestSink:
             self.trades.add_funding(decision)
         elif decision.__class__ is RiskEvent and decision.rule == SHORT_HISTORY:
             self.short_histories.setdefault(decision.detail, []).append(decision.symbol)
-
-    def begin_slice(self, runner: BlockRunner | None, before: int) -> None:
-        """Number the decisions that follow by the bars of a block, which has `before` events before its first
-        bar; None ends that.
-        """
-        self._runner, self._before = runner, before
 
     def hold(self, block: BarBlock) -> None:
         """Add bars to the benchmark."""

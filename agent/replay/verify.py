@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ from agent.core.events import Event, Sentiment
 from agent.core.instruments import with_first_rules
 from agent.core.sleeves import engines_of
 from agent.core.trading_engine import TradingEngine
+from agent.data.block_stream import BarSlice
 from agent.data.columns import content_hash
 from agent.data.merge import merge
 from agent.replay.backtest import Progress
 from agent.replay.engine_state import capture, fingerprint, state_digest
+from agent.replay.event_feed import EventFeed, NumberingSink, by_block
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.history import History, Plan
 from agent.replay.open_engine import blaming_any, reopen_engine
@@ -60,8 +62,12 @@ def verify(
     *,
     trust_strategy: bool = False,
     folder: Path | None = None,
+    in_blocks: bool = False,
 ) -> Verification:
     """Replay `run` and compare its decisions.
+
+    Each bar is an event, as in a live run, although a backtest handles bars in blocks: both must decide the
+    same. `in_blocks` handles a backtest's bars as the backtest did, which takes less time.
 
     Raises UsageError if an input file is missing, DataError if one has changed, StoreError if the record
     contradicts itself, and SafetyError if a strategy of the run is neither built in nor the unchanged file of
@@ -69,31 +75,27 @@ def verify(
     imported anyway.
     """
     versions = StrategyVersions(database, run, folder, trust=trust_strategy)
-    config, events = inputs(database, run)
+    config, sources = _sources(database, run)
     predictor = reopen_predictor(config, run)
     sink = ComparisonSink(database, run)
-    engine = reopen_engine(config, sink, run, versions, predictor=predictor)
-    snapshots = _snapshots(database, run, config, engine)
-    checked = 0
-    differing: list[int] = []
-    event: Event | None = None
+    numbers = NumberingSink(sink)
+    engine = reopen_engine(config, numbers, run, versions, predictor=predictor)
+    by_blocks = in_blocks and run.kind is not RunKind.LIVE
+    feed = EventFeed(engine, numbers, by_block(engine, sources) if by_blocks else _merged(run, sources))
+    snapshots = _SnapshotComparison(database, run, config, engine, sink)
     tick = _TICK
     with blaming_any(engine):
-        for number, following in enumerate(events, 1):
+        for part in feed:
             # checked before the next event, since the decisions of `finish` belong to the last event
             if sink.diverged():
                 break
-            sink.event_seq, event = number, following
-            engine.handle(event)
-            if number in snapshots and not sink.diverged():
-                checked += 1
-                if state_digest(capture(engine), sink.digest, sink.decisions) != snapshots[number]:
-                    differing.append(number)
-            if progress and number >= tick:
-                tick += _TICK
-                progress(event.available_at)
+            snapshots.compare(feed.events)
+            if progress and feed.events >= tick:
+                tick = feed.events + _TICK
+                progress(int(part.block.end[part.first]) if isinstance(part, BarSlice) else part.available_at)
         else:
-            engine.finish()
+            snapshots.compare(feed.events)
+            feed.finish()
     divergence = sink.finish()
     if divergence is None and run.kind is RunKind.LIVE:
         gap = find_lost_commits(database, mark_path(database), run.id)
@@ -103,14 +105,14 @@ def verify(
             )
     return Verification(
         run.id,
-        sink.event_seq,
+        divergence.event_seq if divergence else feed.events,
         sink.decisions,
         run.chain_head,
         divergence,
-        event if divergence else None,
-        checked,
-        tuple(differing),
-        _explain(run) if divergence or differing else "",
+        feed.event(divergence.event_seq) if divergence else None,
+        snapshots.compared,
+        tuple(snapshots.differing),
+        _explain(run) if divergence or snapshots.differing else "",
     )
 
 
@@ -124,24 +126,52 @@ def _explain(run: Run) -> str:
     return f"{versions}: corrections of the core (docs/changelog.md) can be the reason"
 
 
-def _snapshots(database: Database, run: Run, config: Config, engine: TradingEngine) -> dict[int, str]:
-    """Return event number -> state digest of the snapshots that this version of the program made."""
-    if run.kind is not RunKind.LIVE:
-        return {}
-    own = fingerprint(config, *(one.strategy for one in engines_of(engine).values()))
-    return {info.seq: info.state for info in list_snapshots(database, run.id) if info.fingerprint == own}
+class _SnapshotComparison:
+    """Compares the snapshots of a live run that this version of the program made with the replayed state."""
+
+    def __init__(
+        self, database: Database, run: Run, config: Config, engine: TradingEngine, sink: ComparisonSink
+    ) -> None:
+        self._engine, self._sink = engine, sink
+        self._digests: dict[int, str] = {}  # by the number of the event after which it was made
+        if run.kind is RunKind.LIVE:
+            own = fingerprint(config, *(one.strategy for one in engines_of(engine).values()))
+            snapshots = list_snapshots(database, run.id)
+            self._digests = {info.seq: info.state for info in snapshots if info.fingerprint == own}
+        self.compared = 0
+        self.differing: list[int] = []
+
+    def compare(self, number: int) -> None:
+        """Compare the snapshot after event `number`, if there is one."""
+        if number not in self._digests:
+            return
+        self.compared += 1
+        state = state_digest(capture(self._engine), self._sink.digest, self._sink.decisions)
+        if state != self._digests[number]:
+            self.differing.append(number)
 
 
 def inputs(database: Database, run: Run) -> tuple[Config, Iterator[Event]]:
     """Return the configuration and the events of `run`, numbered from 1. Raises as `verify`."""
+    config, sources = _sources(database, run)
+    return config, _merged(run, sources)
+
+
+def _sources(database: Database, run: Run) -> tuple[Config, Sequence[Iterable[Event]]]:
+    """Return the configuration of `run`, and the sources of its events: its journal, or its files."""
     settings = dict(run.config)
     window = settings.pop("window", {})
     config = parse(settings, where=f"run {run.id}")
     if CORE not in run.versions:
         config = with_first_rules(config)
     if run.kind is RunKind.LIVE:
-        return config, _recorded_events(database, run)
-    return config, _replayed_events(database, run, config, window)
+        return config, [_recorded_events(database, run)]
+    return config, _history_sources(database, run, config, window)
+
+
+def _merged(run: Run, sources: Sequence[Iterable[Event]]) -> Iterator[Event]:
+    """Return the events in total order; a journal has the order in which its run handled them."""
+    return iter(sources[0]) if run.kind is RunKind.LIVE else merge(sources)
 
 
 def _recorded_events(database: Database, run: Run) -> Iterator[Event]:
@@ -149,7 +179,9 @@ def _recorded_events(database: Database, run: Run) -> Iterator[Event]:
         yield event
 
 
-def _replayed_events(database: Database, run: Run, config: Config, window: dict[str, Any]) -> Iterator[Event]:
+def _history_sources(
+    database: Database, run: Run, config: Config, window: dict[str, Any]
+) -> Sequence[Iterable[Event]]:
     def only(role: str) -> Path | None:
         return next((Path(item.path) for item in run.inputs if item.role == role), None)
 
@@ -160,7 +192,7 @@ def _replayed_events(database: Database, run: Run, config: Config, window: dict[
     history = History(plan, config, recorded=True)
     # recorded scores are inputs, so verifying needs no model
     sentiments = read_rows(database, run.id, Sentiment) if plan.news is not None else ()
-    return merge(history.sources(sentiments=sentiments))
+    return history.sources(sentiments=sentiments)
 
 
 def check_unchanged(item: InputFile) -> None:

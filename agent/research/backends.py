@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Final
 
 from agent.core.errors import UsageError, did_you_mean
@@ -43,6 +45,8 @@ def _open_cluster(name: str, address: str | None, jobs: int) -> AbstractContextM
             from agent.research.dask_cluster import open_dask
 
             return open_dask(address, jobs)
+        if address is not None:
+            _use_ray_token()
         from agent.research.ray_cluster import open_ray
 
         return open_ray(address, jobs)
@@ -50,3 +54,13 @@ def _open_cluster(name: str, address: str | None, jobs: int) -> AbstractContextM
         raise UsageError(
             f"--backend {name} needs {error.name}", hint=f"pip install 'tapewire[{name}]'"
         ) from None
+
+
+def _use_ray_token() -> None:
+    """Let Ray send the cluster's token if this user has one, which it does only if told before its import.
+
+    A cluster without tokens ignores it.
+    """
+    stated = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    if stated or (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")

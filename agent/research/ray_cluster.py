@@ -88,7 +88,8 @@ def open_ray(address: str | None, jobs: int) -> Iterator[RayCluster]:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
         raise UsageError(
-            f"no Ray cluster at {address or 'this machine'}: {error}", hint="ray start --head"
+            f"no Ray cluster at {address or 'this machine'}: {error}",
+            hint="ray start --head; with tokens: RAY_AUTH_TOKEN, or the cluster's ~/.ray/auth_token",
         ) from None
     try:
         yield RayCluster()

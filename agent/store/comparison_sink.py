@@ -42,7 +42,7 @@ class ComparisonSink:
 
     @property
     def decisions(self) -> int:
-        """Number of decisions that the replay has made."""
+        """Number of decisions that the replay has made, up to the first difference."""
         return self._chain.count
 
     def seek(self, digest: bytes, decisions: int) -> None:
@@ -59,9 +59,11 @@ class ComparisonSink:
 
     def decision(self, decision: Decision) -> None:
         """Compare the digest and the row with the next recorded decision: either may have been altered."""
-        digest = self._chain.add(decision, self.event_seq)
         expected = self._expected
-        if self.divergence or (expected is None and self._run.status is not RunStatus.COMPLETE):
+        if self.divergence or (expected and expected.event_seq < self.event_seq and self.diverged()):
+            return
+        digest = self._chain.add(decision, self.event_seq)
+        if expected is None and self._run.status is not RunStatus.COMPLETE:
             return
         if expected and expected.digest == digest and _same(expected.decision, decision):
             self._expected = next(self._recorded, None)

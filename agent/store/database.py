@@ -147,21 +147,21 @@ class Database:
                 dialect.do_rollback(pooled)
                 raise
 
-    def stream_column(
-        self, connection: Connection, query: Select[tuple[Any]], size: int
-    ) -> Iterator[list[Any]]:
-        """Stream the values of a query for one column, `size` at a time, in the transaction of `connection`.
+    def stream_rows(
+        self, connection: Connection, query: Select[Any], size: int
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """Stream the rows of a query, `size` at a time, in the transaction of `connection`.
 
-        The values are the driver's: SQLAlchemy's rows would take as much time again.
+        They are the driver's: SQLAlchemy's would take as much time again.
         """
         compiled = query.compile(dialect=self.engine.dialect)
         values = [compiled.params[name] for name in compiled.positiontup or ()]
         driver = cast(Any, connection.connection.driver_connection)
         # A cursor with a name stays on the server, which then sends a part at a time
-        with closing(driver.cursor() if self.is_sqlite else driver.cursor("column")) as cursor:
+        with closing(driver.cursor() if self.is_sqlite else driver.cursor("rows")) as cursor:
             cursor.execute(str(compiled), values)
             while rows := cursor.fetchmany(size):
-                yield [value for (value,) in rows]
+                yield rows
 
     def sync_commits(self) -> None:
         """Sync each commit to the disk before it returns: orders that follow from it can't be undone.

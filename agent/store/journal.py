@@ -206,17 +206,18 @@ def _read_payloads(database: Database, run_id: str, from_seq: int) -> Iterator[t
     if archive is None or archive.pruned_at is None:
         with database.read() as connection:
             of_run = (journal.c.run_id == run_id) & (journal.c.seq >= from_seq)
-            numbers = select(func.count(), func.min(journal.c.seq), func.max(journal.c.seq)).where(of_run)
-            count, least, most = connection.execute(numbers).one()
-            if (least, most) == (from_seq, from_seq + count - 1):
-                # No row is missing
-                query = select(journal.c.payload).where(of_run).order_by(journal.c.seq)
-                for payloads in database.stream_column(connection, query, BLOCK):
-                    yield from_seq, payloads
-                    from_seq += len(payloads)
+            query = select(journal.c.seq, journal.c.payload).where(of_run).order_by(journal.c.seq)
+            for rows in database.stream_rows(connection, query, BLOCK):
+                # Numbers are unique and in order, so none is missing between these two
+                if rows[0][0] != from_seq or rows[-1][0] != from_seq + len(rows) - 1:
+                    break
+                yield from_seq, [payload for _, payload in rows]
+                from_seq += len(rows)
+            else:
                 return
-    rows = read_journal_rows(database, run_id, from_seq)
-    while part := list(islice(rows, BLOCK)):
+    # Rows were moved to files, or are missing
+    others = read_journal_rows(database, run_id, from_seq)
+    while part := list(islice(others, BLOCK)):
         for expected, row in enumerate(part, from_seq):
             if row.seq != expected:
                 yield from_seq, [row.payload for row in part[: expected - from_seq]]

@@ -117,5 +117,7 @@ def test_a_strategy_that_lets_bars_pass_at_which_it_acts_is_not_verified(
     (tmp_path / "mine.py").write_text(HOURLY.replace("EVERY", str(every)))
     done = tapewire(tmp_path, "backtest", "--klines", f"BTCUSDT={BTC}", "--strategy", "mine:Mine", "--json")
     assert done.returncode == 0, done.stderr
-    found = tapewire(tmp_path, "verify", str(json.loads(done.stdout)["run"]))
+    run = str(json.loads(done.stdout)["run"])
+    found = tapewire(tmp_path, "verify", run)
     assert (found.returncode, found.stdout[: len(said)]) == (code, said), found.stderr
+    assert tapewire(tmp_path, "verify", run, "--blocks").stdout.startswith("identical")

@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import stat
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -29,6 +28,7 @@ from tests.conftest import ROOT
 from tests.live.test_commands import MAIN
 from tests.support.feed_server import endless, item, rss
 from tests.support.live import PATIENCE, options
+from tests.support.ports import free_port
 
 CANARY = "CANARY7h8I9j0K1l2M3"
 """Prefix of all secrets; each place has its own suffix."""
@@ -121,12 +121,6 @@ def configuration(folder: Path, sandbox: Sandbox, place: str, mqtt: str, page: i
         {mqtt}
         {"".join(feeds)}{closed}{proxied}
     """.replace("\n        ", "\n")
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Agent:

@@ -40,6 +40,7 @@ from agent.store.queries import find_run, list_runs, read_rows
 from tests.cli.conftest import Outcome
 from tests.research.market_files import write_klines
 from tests.research.test_parallel import double, double_once_killed
+from tests.support.ports import await_server, free_port
 
 CROSS = """
 import os
@@ -283,6 +284,45 @@ def test_the_commands_use_a_cluster(
     ):
         alone, shipped = (tapewire("check", *check, "--json", *where) for where in (("-j", 1), there))
         assert json.loads(alone.out) == json.loads(shipped.out), shipped.err
+
+
+@pytest.fixture
+def ray_addresses(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, str]]:
+    """Yield the addresses of a Ray cluster that wants a token: for its own machines, and for others."""
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    home = tmp_path_factory.mktemp("r")  # a short path: Ray's sockets lie below it
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("c0ffee" * 10)
+    for name, value in {"HOME": home, "TAPEWIRE_CACHE": home / "cache", "RAY_USAGE_STATS_ENABLED": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    own, other = free_port(), free_port()
+    start = f"start --head --block --num-cpus=2 --include-dashboard=false --temp-dir={home}"
+    ports = f"--port={own} --ray-client-server-port={other} --min-worker-port=0 --max-worker-port=0"
+    ray = Path(sys.executable).with_name("ray")
+    process = subprocess.Popen([ray, *start.split(), *ports.split()], stdout=subprocess.DEVNULL)
+    await_server(process, own, 120.0)
+    await_server(process, other, 120.0)
+    yield f"127.0.0.1:{own}", f"ray://127.0.0.1:{other}"
+    process.terminate()  # not `ray stop`, which stops the clusters of other tests too
+    process.wait(60)
+
+
+@pytest.mark.slow
+def test_the_commands_use_a_ray_cluster(ray_addresses: tuple[str, str], tmp_path: Path) -> None:
+    write_klines(tmp_path / "BTCUSDT-1h.csv", days=40)
+    cross = ("--klines", "BTCUSDT-1h.csv", "--strategy", "sma_cross", "--json")
+    sweep = ("sweep", *cross, "--range", "fast=3:9:3", "--digests")
+    costs = ("check", "costs", *cross, "--set", "fast=6", "--set", "slow=24")
+    for command, address in ((sweep, ray_addresses[0]), (costs, ray_addresses[1])):
+        found = [
+            subprocess.run(
+                [sys.executable, "-m", "agent.cli.main", *command, *where], cwd=tmp_path, capture_output=True
+            )
+            for where in (("-j", "1"), ("--backend", "ray", "--address", address))
+        ]
+        assert json.loads(found[0].stdout) == json.loads(found[1].stdout), found[1].stderr
 
 
 @pytest.mark.slow

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from tests.support.ports import await_server, free_port
 
 PASSWORD = "correct horse battery staple"
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -42,12 +42,6 @@ class Mosquitto(NamedTuple):
         }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def mosquitto(folder: Path, *, port: int = 0, tls: bool = False, user: str = "") -> Iterator[Mosquitto]:
     """Run a broker inside the context and kill it at the end."""
@@ -75,14 +69,10 @@ def mosquitto(folder: Path, *, port: int = 0, tls: bool = False, user: str = "")
     with (folder / "mosquitto.log").open("w") as log:
         process = subprocess.Popen(["mosquitto", "-c", config], stdout=log, stderr=subprocess.STDOUT)
     try:
-        for _ in range(500):
-            if process.poll() is not None:
-                raise RuntimeError((folder / "mosquitto.log").read_text())
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.01)
+        try:
+            await_server(process, port)
+        except RuntimeError:
+            raise RuntimeError((folder / "mosquitto.log").read_text()) from None
         yield Mosquitto(port, folder, ca)
     finally:
         process.kill()
