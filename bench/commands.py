@@ -3,10 +3,11 @@
     python -m bench.commands [--against DIR] [--rounds 5] [--strategy buy_and_hold] [--klines FILE …]
 
 The commands are `tapewire -h`, `tapewire score` of one headline, `tapewire backtest` of the sample data and
-of the kline files (by default those of ../shared/data), each in a fresh process beside `python -c pass`. The
-rounds of both checkouts are interleaved. Each figure is a median: CPU seconds (user and system, of all
-threads) and seconds of the clock; `ratio` is the other checkout's CPU seconds by this one's, round by round.
-A checkout runs the modules that are compiled beside its sources, if there are any (`compiled`).
+of the kline files (by default those of ../shared/data), and `tapewire verify` of the latter with each bar as
+an event and in blocks, each in a fresh process beside `python -c pass`. The rounds of both checkouts are
+interleaved. Each figure is a median: CPU seconds (user and system, of all threads) and seconds of the clock;
+`ratio` is the other checkout's CPU seconds by this one's, round by round. A checkout runs the modules that
+are compiled beside its sources, if there are any (`compiled`).
 
 The exit code is 1 if both backtests don't have the same metrics, to the last digit.
 """
@@ -26,6 +27,7 @@ from typing import Any, Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SHARED: Final = ROOT.parent / "shared/data/klines"
+_IN_BLOCKS: Final = "verify_blocks"  # not in the other checkout, which may not know the option
 _MAIN: Final = "from agent.cli.main import main; main()"
 
 
@@ -59,7 +61,11 @@ def commands(folder: Path, klines: list[Path], strategy: str) -> dict[str, list[
         "score": ["score", "Bitcoin rallies after the ETF wins approval"],
         "backtest_sample": backtest,
     }
-    return found | ({"backtest": [*backtest, "--strategy", strategy, *files]} if files else {})
+    if files:
+        verify = ["verify", "--config", str(folder / "config.toml"), "--json"]
+        found["backtest"] = [*backtest, "--strategy", strategy, *files]
+        found |= {"verify": verify, _IN_BLOCKS: [*verify, "--blocks"]}
+    return found
 
 
 def measure(checkouts: dict[str, Path], klines: list[Path], strategy: str, rounds: int) -> dict[str, Any]:
@@ -73,6 +79,8 @@ def measure(checkouts: dict[str, Path], klines: list[Path], strategy: str, round
         for number in range(rounds + 1):
             for command in ["python", *next(iter(arguments.values()))]:
                 for name, checkout in checkouts.items():
+                    if command == _IN_BLOCKS and name == "against":
+                        continue
                     code, given = ("pass", []) if command == "python" else (_MAIN, arguments[name][command])
                     one = run(checkout, code, given)
                     if number:  # the first round compiles bytecode and creates the store
@@ -92,7 +100,7 @@ def figures(took: dict[str, list[Took]]) -> dict[str, Any]:
     if "against" in took:
         pairs = list(zip(took["against"], took["here"], strict=True))
         line["ratio"] = round(statistics.median(other.cpu / own.cpu for other, own in pairs), 2)
-        if took["here"][0].output.startswith("{"):
+        if '"metrics"' in took["here"][0].output:
             line["same_metrics"] = all(_metrics(other) == _metrics(own) for other, own in pairs)
     return line
 
