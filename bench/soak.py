@@ -206,15 +206,18 @@ async def live(
 
 
 def memory_line(samples: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Return resident MB at start, middle and end, and the slope of a line without the first quarter."""
-    settled = np.array(samples[len(samples) // 4 :])
+    """Return resident MB at the start and after each quarter, and the slope of a line through the last half:
+    in the first one, what is kept up to a number (headlines, stories) may still be filling.
+    """
+    settled = np.array(samples[len(samples) // 2 :])
     hours, megabytes = settled[:, 0], settled[:, 1]
     slope = float(np.polyfit(hours, megabytes, 1)[0]) if np.ptp(hours) else 0.0
-    at = (samples[0], samples[len(samples) // 2], samples[-1])
-    return dict(zip(("start_mb", "middle_mb", "end_mb"), (round(mb, 1) for _, mb in at), strict=True)) | {
-        "slope_mb_per_market_hour": round(slope, 3),
-        "samples": len(samples),
+    last = len(samples) - 1
+    quarters = {
+        name: round(samples[last * number // 4][1], 1)
+        for number, name in enumerate(("start_mb", "quarter_mb", "middle_mb", "three_quarters_mb", "end_mb"))
     }
+    return quarters | {"slope_mb_per_market_hour": round(slope, 3), "samples": len(samples)}
 
 
 def soak(given: argparse.Namespace, folder: Path) -> dict[str, Any]:

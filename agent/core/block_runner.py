@@ -78,6 +78,7 @@ class BlockRunner:
             raise ValueError("blocks of bars are for an engine on paper")
         self._engine: Engine = engine
         self._matching: MatchingExchange = engine._matching
+        self._interval: int = engine._settings.interval
         self.row: int = 0
         """Row of the bar that is being handled, for the number of its event."""
         self.stepped: int = 0
@@ -316,7 +317,7 @@ class BlockRunner:
         """
         engine = self._engine
         risk, portfolio = engine.risk, engine.portfolio
-        if None in self._states or block.interval != engine._settings.interval:
+        if None in self._states or block.interval != self._interval:
             return at
         due = engine.exchange.next_expiry
         if engine.signals.next_expiry < due:
@@ -418,21 +419,24 @@ class BlockRunner:
         if block is None or not segments:
             return
         engine = self._engine
-        rows = np.arange(len(block))
-        if dropped:
-            rows = np.delete(rows, dropped)
+        rows: Any = np.delete(np.arange(len(block)), dropped) if dropped else slice(None)
         ends = block.end[rows]
-        closes = np.append(ends[1:] != ends[:-1], True)  # the period's last bar
-        closes &= (ends >= segments[0].ts) & (ends < engine._period)
+        closes: Any  # the period's last bars
+        if block.numbers is None:
+            closes = slice(*ends.searchsorted((segments[0].ts, engine._period)).tolist())
+        else:
+            closes = np.append(ends[1:] != ends[:-1], True)
+            closes &= (ends >= segments[0].ts) & (ends < engine._period)
         ts = ends[closes]
-        part = np.searchsorted(np.array([one.ts for one in segments]), ts, side="right") - 1
-        cash = np.array([one.cash for one in segments])[part]
+        begins = ts.searchsorted(np.array([one.ts for one in segments]))
+        lengths = np.diff(begins, append=len(ts))
+        cash = np.array([one.cash for one in segments]).repeat(lengths)
         equity, exposure = cash.copy(), np.zeros(len(ts))
         for index, symbol in enumerate(self._symbols):
             sizes = np.array([one.sizes[index] for one in segments])
             if not sizes.any():
                 continue
-            size = sizes[part]
+            size = sizes.repeat(lengths)
             value = np.where(size == 0.0, 0.0, size * self._marks_of(block, index, symbol, rows, closes))
             equity += value
             exposure += np.abs(value)
@@ -442,9 +446,10 @@ class BlockRunner:
 
     def _marks_of(self, block: BarBlock, index: int, symbol: str, rows: Any, closes: Any) -> Any:
         """Return the symbol's mark at the end of each period."""
-        if block.numbers is None and block.symbols[0] == symbol:
-            return block.close[rows][closes]
+        if block.numbers is None:
+            close = block.close[rows][closes]
+            return close if block.symbols[0] == symbol else np.full(len(close), self._marks[index])
         number = block.symbols.index(symbol) if symbol in block.symbols else -1
-        own = np.where(block.numbers[rows] == number, rows, -1) if block.numbers is not None else rows * 0 - 1
+        own = np.where(block.numbers[rows] == number, np.arange(len(block))[rows], -1)
         latest = np.maximum.accumulate(own)[closes]
         return np.where(latest < 0, self._marks[index], block.close[np.maximum(latest, 0)])

@@ -82,11 +82,26 @@ class AccountLimits(Protocol):
         ...
 
 
+class RiskLimits:
+    """The limits of `[risk]`, which compiled code reads faster than from a section of the configuration."""
+
+    def __init__(self, config: RiskConfig) -> None:
+        self.max_position: float = config.max_position
+        self.max_leverage: float = config.max_leverage
+        self.max_order: float = config.max_order
+        self.max_daily_loss: float = config.max_daily_loss
+        self.max_drawdown: float = config.max_drawdown
+        self.max_orders_per_minute: int = config.max_orders_per_minute
+        self.stale_after: int = config.stale_after  # ms
+        self.on_stale: str = config.on_stale
+        self.max_abstain_rate: float = config.max_abstain_rate
+
+
 class RiskManager:
     """Applies the limits of `[risk]`. `emit` receives every change of state and every refusal."""
 
     def __init__(self, config: RiskConfig, emit: Callable[[RiskEvent], None]) -> None:
-        self._config = config
+        self._config = RiskLimits(config)
         self._emit = emit
         self.state = RiskState.ACTIVE
         self.rule = ""  # the limit or command that led to this state
@@ -141,14 +156,16 @@ class RiskManager:
         if equity > self._peak:
             self._peak = equity
         config = self._config
-        if equity <= self._peak * (1 - config.max_drawdown) and self.state is not RiskState.HALTED:
+        lowest = self._peak * (1 - config.max_drawdown)
+        lowest_of_day = self._day_open * (1 - config.max_daily_loss)
+        if equity <= lowest and self.state is not RiskState.HALTED:
             self._move(
                 ts,
                 RiskState.HALTED,
                 "max_drawdown",
                 _fall(equity, self._peak, "its peak"),
             )
-        elif equity <= self._day_open * (1 - config.max_daily_loss) and self.state is RiskState.ACTIVE:
+        elif equity <= lowest_of_day and self.state is RiskState.ACTIVE:
             self._move(
                 ts,
                 RiskState.REDUCING,
@@ -156,7 +173,11 @@ class RiskManager:
                 _fall(equity, self._day_open, "the day's start"),
             )
         self.ceiling = self._peak
-        self.floor = max(self._day_open * (1 - config.max_daily_loss), self._peak * (1 - config.max_drawdown))
+        # What a limit would lead to may have happened already
+        if self.state is RiskState.HALTED:
+            self.floor = -inf
+        else:
+            self.floor = max(lowest_of_day, lowest) if self.state is RiskState.ACTIVE else lowest
 
     def on_transfer(self, amount: float) -> None:
         """Discount a deposit (negative: a withdrawal): it is neither profit nor loss.
@@ -233,12 +254,10 @@ class RiskManager:
         if state is RiskState.ACTIVE:
             self._peak = self._day_open = 0.0
             self.next_day = 0
-        self.floor = inf  # check the next equity in any case
         self._move(ts, state, _MANUAL, by)
 
     def kill(self, ts: int, detail: str) -> None:
         """Halt, from any state, until an operator resumes with a confirmation."""
-        self.floor = inf
         self._move(ts, RiskState.HALTED, KILL, detail)
 
     def on_strategy_error(self, ts: int, detail: str) -> None:
@@ -246,7 +265,6 @@ class RiskManager:
         if self.state is RiskState.HALTED:
             self._emit(RiskEvent(ts, self.state, STRATEGY, detail))
         else:
-            self.floor = inf  # check the next equity in any case
             self._move(ts, RiskState.HALTED, STRATEGY, detail)
 
     def note(self, ts: int, rule: str, detail: str, symbol: str = "") -> None:
@@ -255,6 +273,7 @@ class RiskManager:
 
     def _move(self, ts: int, state: RiskState, rule: str, detail: str) -> None:
         self.state, self.rule, self.detail, self.since = state, rule, detail, ts
+        self.floor = inf  # check the next equity in any case: which limits count depends on the state
         self._emit(RiskEvent(ts, state, rule, detail))
 
     # -- orders -----------------------------------------------------------------------------------------

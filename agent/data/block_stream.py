@@ -84,11 +84,9 @@ def _rows_before(block: BarBlock, events: list[Event]) -> list[int]:
     """Return the number of the block's bars that come before each event."""
     if not events:
         return []
-    times = np.array([event.available_at for event in events])
-    later = np.array([PRIORITY[type(event)] > _BARS for event in events])
-    before: list[int] = np.where(
-        later, block.end.searchsorted(times, "right"), block.end.searchsorted(times, "left")
-    ).tolist()
+    # those that come before a bar of their time are placed as if they came a millisecond earlier
+    times = [event.available_at - (PRIORITY[type(event)] < _BARS) for event in events]
+    before: list[int] = block.end.searchsorted(np.array(times), "right").tolist()
     return before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -96,7 +97,26 @@ def test_a_refill_after_the_first_equity_of_a_resume_counts_too() -> None:
     risk.on_transfer(1_000.0)
     risk.on_equity(T0 + 1, 1_000.0)
     assert risk.state is HALTED  # until the operator resumes
-    assert risk.floor == 900.0  # and the day's start is the refill
+    assert (risk.floor, risk.ceiling) == (-inf, 1_000.0)  # a halt comes once; the refill is the peak
+
+
+def test_equity_is_looked_at_only_where_a_limit_of_the_state_can_be_reached() -> None:
+    risk, emitted = manager(max_drawdown=0.5, max_daily_loss=0.1, max_abstain_rate=0.5)
+    risk.on_equity(T0, 1_000.0)
+    assert risk.floor == 900.0
+    risk.on_equity(T0 + 1, 900.0)
+    assert (risk.state, risk.floor) == (REDUCING, 500.0)  # the day's loss leads to nothing more
+    risk.on_equity(T0 + 2, 500.0)
+    assert (risk.state, risk.floor) == (HALTED, -inf)
+    risk.command(T0 + 3, ACTIVE, "operator")
+    risk.on_equity(T0 + 4, 500.0)
+    assert (risk.state, risk.floor) == (ACTIVE, 450.0)
+    risk.on_abstain_rate(T0 + 5, 0.6)
+    risk.on_equity(T0 + 6, 440.0)  # below the day's limit, but the model's abstentions reduce already
+    risk.on_abstain_rate(T0 + 7, 0.4)
+    assert (risk.state, risk.floor) == (ACTIVE, inf)
+    risk.on_equity(T0 + 8, 440.0)
+    assert (risk.state, emitted[-1].rule, risk.floor) == (REDUCING, "max_daily_loss", 250.0)
 
 
 def test_data_are_stale_if_overdue_by_more_than_the_limit() -> None:
