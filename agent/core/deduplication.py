@@ -25,11 +25,13 @@ _DOUBLED: Final = re.compile(r"([^\W\d_aeiou])\1$")
 _EPSILON: Final = 1e-9
 
 
-@lru_cache(maxsize=1 << 16)
 def _stem(word: str) -> str:
     """Strip common endings: rise, rises and rising become ris. Numbers lose their thousands commas."""
-    if word[0].isdigit():
-        return word.replace(",", "")
+    return word.replace(",", "") if word[0].isdigit() else _without_ending(word)
+
+
+@lru_cache(maxsize=1 << 14)  # words recur, numbers hardly
+def _without_ending(word: str) -> str:
     return _DOUBLED.sub(r"\1", _SUFFIX.sub("", word))
 
 
