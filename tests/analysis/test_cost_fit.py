@@ -62,6 +62,7 @@ def planted(
     return samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("days", [1, 20])
 @pytest.mark.parametrize(
     ("half_spread_bps", "impact", "latency"), [(0.5, 0.3, 250), (3.0, 1.0, 2_000), (1.0, 0.0, 40)]

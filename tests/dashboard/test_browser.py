@@ -304,6 +304,7 @@ return worst;
 """
 
 
+@pytest.mark.slow
 async def test_without_a_login_only_the_login_form_is_shown(
     page: BrowserPage, database: Database, tmp_path: Path
 ) -> None:

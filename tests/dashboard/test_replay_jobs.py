@@ -181,6 +181,7 @@ async def test_too_many_jobs_are_refused(runs: RecordedRuns) -> None:
     assert workers() == []  # they end with the page
 
 
+@pytest.mark.slow
 async def test_a_job_that_needs_too_much_memory_says_so(runs: RecordedRuns) -> None:
     jobs = replay_jobs.ReplayJobs(runs.database, None, timeout=120_000, memory=1)
     job = jobs.start("whatif", runs.backtest)

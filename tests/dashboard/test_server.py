@@ -88,6 +88,7 @@ async def test_a_malformed_message_closes_the_connection(database: Database, mes
         assert socket.closed
 
 
+@pytest.mark.slow
 async def test_a_browser_that_stops_reading_is_disconnected_without_effect_on_others(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

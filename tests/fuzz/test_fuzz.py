@@ -64,6 +64,7 @@ def _fails_on(part: bytes) -> FuzzTarget:
     )
 
 
+@pytest.mark.slow
 def test_failing_input_is_found_and_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(TARGETS, "weak", _fails_on(b"Infinity"))  # type: ignore[arg-type]
     monkeypatch.setattr(searching, "CORPUS", tmp_path)

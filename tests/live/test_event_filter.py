@@ -167,6 +167,7 @@ def with_scores(dice: random.Random, bars: Iterator[Kline]) -> list[Event]:
     return events
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10_000), scarce=st.booleans())
 @settings(max_examples=20, deadline=None)
 def test_orders_and_fills_equal_those_of_all_states(seed: int, scarce: bool) -> None:

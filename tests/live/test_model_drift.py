@@ -177,6 +177,7 @@ def test_an_alarm_is_raised_once_and_cleared_once() -> None:
     assert [watched.journal_alarms() for _ in range(3)] == [[("scores", CLEARED)], [], []]
 
 
+@pytest.mark.slow
 def test_an_alarm_holds_while_the_drift_is_only_smaller() -> None:
     watched = Watched(drift_window=1_000)
     watched.headlines(600, 200, 200)

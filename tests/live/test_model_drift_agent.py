@@ -106,6 +106,7 @@ def story_model(story: Story) -> str:
     return next(event.model for event in story.events if isinstance(event, Sentiment))
 
 
+@pytest.mark.slow
 async def test_a_restart_continues_the_window_from_a_snapshot(store: Database, tmp_path: Path) -> None:
     story = Story(4, tmp_path, minutes=240)
     section = story.config.monitoring.model_copy(update={"move_horizon": 5 * MINUTE_MS})

@@ -136,6 +136,7 @@ async def test_a_rotation_of_a_kind_that_may_not_vote_trades_nothing(tmp_path: P
         assert verify(database, find_run(database)).identical
 
 
+@pytest.mark.slow
 @checked(max_examples=8, deadline=None)
 @given(st.lists(st.integers(1, 2 * MINUTES), max_size=3, unique=True).map(sorted))
 async def test_a_restart_at_any_point_decides_the_same(

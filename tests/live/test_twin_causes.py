@@ -288,6 +288,7 @@ async def test_rejected_orders(database: Database, tmp_path: Path, tapewire: Tap
     assert "rejected" in found.report.origins
 
 
+@pytest.mark.slow
 async def test_partial_fills(database: Database, tmp_path: Path, tapewire: Tapewire) -> None:
     found = await trade(database, tmp_path, tapewire, enough=prompt(), participation=0.02)
     partly = [

@@ -299,6 +299,7 @@ def write(path: Path, bars: list[Kline]) -> tuple[Path, str | None]:
     return path, bars[0].symbol
 
 
+@pytest.mark.slow
 def test_a_backtest_of_the_same_bars_differs_by_the_timing(database: Database, tmp_path: Path) -> None:
     run = record(database, configuration(SYMBOLS, MARKET), minutes=60)
     files = [write(tmp_path / f"{s}-1m.csv", streamed(database, run, s)) for s in SYMBOLS]

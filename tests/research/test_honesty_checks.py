@@ -259,6 +259,7 @@ def test_both_replays_use_the_answers_for_headlines_as_a_whole() -> None:
     assert events == [news, Sentiment("n1", 2, 2, 0.4, 0.2, 0.4, kind="price"), whole]
 
 
+@pytest.mark.slow
 def test_the_real_model_scores_both_versions(tapewire: Tapewire) -> None:
     done = tapewire("check", "masked", "--json", "--allow-leakage")
     result = json.loads(done.out)

@@ -82,6 +82,7 @@ def klines(tmp_path: Path) -> Path:
     return write_klines(tmp_path / "BTCUSDT-1h.csv", days=60)
 
 
+@pytest.mark.slow
 def test_the_page_of_a_walk_forward_has_the_figures_of_its_json(tapewire: Tapewire, klines: Path) -> None:
     done = tapewire(
         "walkforward",

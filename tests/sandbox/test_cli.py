@@ -16,6 +16,7 @@ SAMPLE = Path(__file__).parents[1] / "sample_data"
 COMMAND = (sys.executable, "-c", "from agent.cli.main import main; main()", "sandbox")
 
 
+@pytest.mark.slow
 def test_prints_its_urls_when_ready_and_stops_on_sigterm(tmp_path: Path) -> None:
     klines = ("--klines", str(SAMPLE / "BTCUSDT-1m.csv"), str(SAMPLE / "ETHUSDT-1m.csv"))
     command = (

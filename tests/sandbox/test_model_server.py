@@ -73,6 +73,7 @@ def test_a_headline_that_the_starter_cannot_read_is_read_by_its_words(reader: Se
     assert "starter" not in found.reason
 
 
+@pytest.mark.slow
 def test_the_agents_client_gets_probabilities_and_reason(server: ModelServer, reader: SecondReader) -> None:
     config = LlmConfig(reasons=True, fallback="")
     scorer = LlmScorer.open(server.path, config)

@@ -43,6 +43,7 @@ def files(place: MarketFiles) -> tuple[str | Path, ...]:
     return ("--klines", place.klines, "--news", place.news)
 
 
+@pytest.mark.slow
 @pytest.mark.train
 def test_a_trained_model_is_backtested_and_verified_but_refused_on_its_training_window(
     tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path

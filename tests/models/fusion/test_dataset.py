@@ -23,6 +23,7 @@ from tests.models.fusion.conftest import MarketFiles
 from tests.models.fusion.fusion_harness import RecordingPredictor, write_fusion
 
 
+@pytest.mark.slow
 def test_the_engine_gives_the_predictor_the_rows_of_the_training_data(
     place: MarketFiles, prepared: PreparedDataset, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_labels_look_ahead_by_the_horizon_and_no_further(prepared: PreparedDatas
     assert (down < 0).all()
 
 
+@pytest.mark.slow
 def test_a_backtest_records_the_predictions_and_the_model(
     place: MarketFiles, prepared: PreparedDataset, tmp_path: Path
 ) -> None:

@@ -178,6 +178,7 @@ def test_the_labelled_wire_has_the_expected_size(shared_data: Path) -> None:
     assert labels.most_common(1)[0][0] == "bullish"
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_all_of_sentfin_is_read(shared_data: Path) -> None:
     examples = load_assets(shared_data / "data/sentiment/sentfin.csv", "sentfin").examples

@@ -174,6 +174,7 @@ build(sys.argv[1])(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_match_the_card_are_refused(old: Path, new: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     shutil.copytree(old, mixed)
@@ -216,6 +217,7 @@ def test_training_replaces_the_files_of_the_old_model_and_keeps_other_files(
     assert load_trained(target).card.method == "full"
 
 
+@pytest.mark.slow
 def test_a_card_lists_the_files_of_its_model(old: Path) -> None:
     card: Card = read_card(old)
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= card.files.keys()

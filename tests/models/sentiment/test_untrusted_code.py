@@ -77,6 +77,7 @@ def test_a_trained_model_with_its_own_code_is_refused(tiny_bases: dict[str, Path
     assert not Path(f"{folder}.ran").exists()
 
 
+@pytest.mark.slow
 def test_an_embedded_base_with_other_weights_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

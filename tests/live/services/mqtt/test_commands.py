@@ -88,6 +88,7 @@ async def test_signed_commands_are_journalled_and_their_results_published(
     ]
 
 
+@pytest.mark.slow
 @needs_mosquitto
 async def test_forged_and_old_commands_are_counted_and_rate_limited(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -59,6 +59,7 @@ def test_no_grid_point_is_better(seed: int, noise: tuple[float, ...], missing: f
     assert own <= grid_loss(answers, truth, 50 if len(noise) == 2 else 20) + 1e-5
 
 
+@pytest.mark.slow
 def test_a_better_member_has_more_weight_and_noise_has_none() -> None:
     answers, truth = drawn(3, 0.8, 1.6, texts=2_000)
     rng = np.random.default_rng(0)
