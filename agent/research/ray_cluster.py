@@ -19,6 +19,9 @@ from agent.research.cluster_worker import ContentLost, Fetch
 _RETRIES: Final = 3
 """How often a call whose worker was lost is given to another one."""
 
+_SERVER_FAILED: Final = "Starting Ray client server failed"
+"""What Ray says if the head took more than its half a minute to start the server of a ray:// connection."""
+
 
 class RayCluster:
     """Workers of Ray. It gives the calls of a lost worker to others.
@@ -85,7 +88,12 @@ def open_ray(address: str | None, jobs: int) -> Iterator[RayCluster]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     local = {"num_cpus": jobs, "include_dashboard": False} if address is None else {"address": address}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+        except ConnectionError as error:
+            if _SERVER_FAILED not in str(error):
+                raise
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"no Ray cluster at {address or 'this machine'}: {error}",

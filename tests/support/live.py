@@ -130,6 +130,8 @@ async def living(daemon: Daemon, *, complete: bool = False) -> AsyncIterator[asy
     task = asyncio.create_task(daemon.run(stop, complete=complete))
     try:
         await until(lambda: task.done() or daemon.started)
+        if not daemon.started:
+            task.result()  # raises why
         yield task
     finally:
         stop.set()
