@@ -121,8 +121,8 @@ def verify(
         bool,
         option(
             "--blocks",
-            "Handle the bars of a backtest in blocks, as the backtest did: faster, but bar by bar is a check "
-            "of that too.",
+            "Handle the bars in blocks, as a backtest of one strategy does: faster, but finds no bar that a "
+            "block passes over by mistake.",
         ),
     ] = False,
     json: Json = False,

@@ -66,22 +66,25 @@ def verify(
 ) -> Verification:
     """Replay `run` and compare its decisions.
 
-    Each bar is an event, as in a live run, although a backtest handles bars in blocks: both must decide the
-    same. `in_blocks` handles a backtest's bars as the backtest did, which takes less time.
+    Each bar is an event, as in a live run, although a backtest of one strategy handles bars in blocks: both
+    must decide the same. `in_blocks` handles the bars as that backtest did, which takes less time.
 
-    Raises UsageError if an input file is missing, DataError if one has changed, StoreError if the record
-    contradicts itself, and SafetyError if a strategy of the run is neither built in nor the unchanged file of
-    the run, nor a stored source of which `folder` (live.folder) has a copy; with `trust_strategy` it is
-    imported anyway.
+    Raises UsageError if an input file is missing, or if the run didn't handle bars in blocks, DataError if a
+    file has changed, StoreError if the record contradicts itself, and SafetyError if a strategy of the run is
+    neither built in nor the unchanged file of the run, nor a stored source of which `folder` (live.folder)
+    has a copy; with `trust_strategy` it is imported anyway.
     """
     versions = StrategyVersions(database, run, folder, trust=trust_strategy)
     config, sources = _sources(database, run)
+    if in_blocks and (run.kind is RunKind.LIVE or config.sleeves):
+        kind = "a live run" if run.kind is RunKind.LIVE else "a run of several strategies"
+        hint = "verify it without --blocks (in_blocks)"
+        raise UsageError(f"run {run.id} handled each bar as an event, as {kind} does", hint=hint)
     predictor = reopen_predictor(config, run)
     sink = ComparisonSink(database, run)
     numbers = NumberingSink(sink)
     engine = reopen_engine(config, numbers, run, versions, predictor=predictor)
-    by_blocks = in_blocks and run.kind is not RunKind.LIVE
-    feed = EventFeed(engine, numbers, by_block(engine, sources) if by_blocks else _merged(run, sources))
+    feed = EventFeed(engine, numbers, by_block(engine, sources) if in_blocks else _merged(run, sources))
     snapshots = _SnapshotComparison(database, run, config, engine, sink)
     tick = _TICK
     with blaming_any(engine):

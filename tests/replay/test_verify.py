@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from agent.config import parse
+from agent.core.errors import UsageError
 from agent.replay.backtest import backtest
 from agent.replay.history import History, Plan
 from agent.replay.verify import Verification, inputs, verify
@@ -60,6 +61,15 @@ def test_a_backtest_is_identical_in_both_ways(copy: tuple[sqlite3.Connection, Da
     found = both(copy[1])
     assert (found.identical, found.events, found.decisions) == (True, run.events, run.decisions)
     assert found.decisions > 100
+
+
+def test_a_run_of_several_strategies_has_no_blocks(tmp_path: Path) -> None:
+    sleeves = [{"name": name, "strategy": "sma_cross", "share": "0.5"} for name in ("one", "other")]
+    with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
+        run = backtest(History(Plan(KLINES[:1]), parse({"sleeves": sleeves}, where="test")), database).run
+        assert verify(database, run).identical
+        with pytest.raises(UsageError, match="handled each bar as an event, as a run of several strategies"):
+            verify(database, run, in_blocks=True)
 
 
 @pytest.mark.parametrize("at", ["min", "max"])

@@ -302,10 +302,12 @@ def ray_address(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     ports = f"--port={port} --ray-client-server-port={free_port()} --min-worker-port=0 --max-worker-port=0"
     ray = Path(sys.executable).with_name("ray")
     process = subprocess.Popen([ray, *start.split(), *ports.split()], stdout=subprocess.DEVNULL)
-    await_server(process, port, 120.0)
-    yield f"127.0.0.1:{port}"
-    process.terminate()  # not `ray stop`, which stops the clusters of other tests too
-    process.wait(60)
+    try:
+        await_server(process, port, 120.0)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()  # not `ray stop`, which stops the clusters of other tests too
+        process.wait(60)
 
 
 @pytest.mark.slow

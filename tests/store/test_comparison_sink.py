@@ -35,6 +35,17 @@ def record(database: Database, script: Script = SCRIPT, *, complete: bool = True
         recorder.finish(first_event_at=T0, last_event_at=T0, final_equity=Decimal(1), metrics={})
 
 
+def replay_in_blocks(database: Database, script: Script) -> Divergence | None:
+    """Return the divergence if it is looked for only after all events, as after a slice of bars."""
+    comparison = ComparisonSink(database, find_run(database))
+    for number, decisions in enumerate(script, 1):
+        for decision in decisions:
+            comparison.event_seq = number
+            comparison.decision(decision)
+    comparison.event_seq = len(script)
+    return comparison.divergence if comparison.diverged() else comparison.finish()
+
+
 def replay(database: Database, script: Script) -> tuple[Divergence | None, int]:
     """Return the divergence and the number of the event after which it was detected (0: at the end)."""
     comparison = ComparisonSink(database, find_run(database))
@@ -75,6 +86,7 @@ def test_the_first_divergence_is_found_on_its_event(
 ) -> None:
     record(database)
     assert replay(database, script) == (divergence, divergence.event_seq)
+    assert replay_in_blocks(database, script) == divergence
 
 
 def test_if_the_inputs_end_early_the_next_decision_is_missing(database: Database) -> None:
