@@ -99,7 +99,9 @@ async def test_a_new_stop_that_the_venue_refuses_leaves_the_old_one(tmp_path: Pa
         assert harness.engine.market.position(SYMBOL).stop == 49_000.0
 
 
-@pytest.mark.parametrize("faults", [(), ("reorder,on=ws/private/*",)], ids=["in order", "reordered"])
+@pytest.mark.parametrize(
+    "faults", [(), ("drop,on=ws/private/execution,count=1",)], ids=["", "late execution"]
+)
 @pytest.mark.parametrize("limit", [None, 50_600.0])
 async def test_a_stop_entry_waits_at_the_venue(
     limit: float | None, faults: tuple[str, ...], tmp_path: Path
