@@ -27,6 +27,7 @@ TOKEN = "A1b2C3d4E5f6G7h8I9j0"
             "postgresql://db.test/tape?user=anna&password=***",
         ),
         (f"mqtts://anna:{S}@broker.test:8883", "mqtts://***@broker.test:8883"),
+        (f"ray://anna:{S}@10.0.0.5:10001", "ray://***@10.0.0.5:10001"),
         (f"socks5h://anna:{S}@proxy.test:1080", "socks5h://***@proxy.test:1080"),
         (f"https://feeds.test/rss?apikey={S}&page=2", "https://feeds.test/rss?apikey=***&page=2"),
         (
@@ -68,6 +69,8 @@ def test_secrets_are_masked(text: str, shown: str) -> None:
         "https://mastodon.test/@anna.rss",
         "http://127.0.0.1:3000/@anna",
         "sqlite:///var/tapewire.db",
+        "no Ray cluster at ray://10.0.0.5:10001: it takes too long",
+        "dask worker tcp://10.0.0.5:8786",
         "write sqlite:///FILE or postgresql://USER@HOST/NAME",
         "postgresql+psycopg://anna:***@db.test/tape",
         "the control port asks for the token",
