@@ -23,7 +23,10 @@ _FIELD: Final = re.compile(
 )
 """Names of fields whose values are secret; names that end in _file hold the path of a secret."""
 
-_PUBLIC_SCHEMES: Final = r"https?|wss?|mqtts?|ftps?|ray|tcp|file|unix|sqlite(?:\+\w+)?|postgres(?:ql)?(?:\+\w+)?|socks[45]?[ah]?|urn|feed"
+_PUBLIC_SCHEMES: Final = (
+    r"https?|wss?|mqtts?|ftps?|ray|tcp|file|unix|sqlite(?:\+\w+)?|postgres(?:ql)?(?:\+\w+)?|"
+    r"socks[45]?[ah]?|urn|feed"
+)
 _OPAQUE: Final = re.compile(
     rf"(?i)(?<![\w+.-])(?!(?:{_PUBLIC_SCHEMES})://)([a-z][a-z0-9+.-]*://)([^\s\"'<>\\]+)"
 )
