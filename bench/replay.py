@@ -79,12 +79,10 @@ class ScoreMomentum(Strategy):
             self.target(SYMBOL, weight=0.0)
 
     def quiet_bars(self, bars: BarSpan, market: Market) -> int:
-        average, holds = self.average, bool(market.position(SYMBOL))
-        for number, change in enumerate(bars.feature("return_20")):
-            level = average + 40.0 * change
-            if level < -0.10 if holds else level > 0.10:
-                return number
-        return len(bars)
+        average = self.average
+        if market.position(SYMBOL):
+            return bars.first_beyond("return_20", below=-0.10, weight=40.0, offset=average)
+        return bars.first_beyond("return_20", above=0.10, weight=40.0, offset=average)
 
 
 class ScoreThreshold(Strategy):

@@ -63,7 +63,7 @@ class SmaCross(Strategy[SmaCrossParams]):
             return 0
         position = market.position(bars.symbol)
         below = position > 0 or (self.params.allow_short and not position)
-        return means.count_before(bars.close, above=position <= 0, below=below)
+        return means.count_before(bars, above=position <= 0, below=below)
 
     def pass_over(self, bars: BarSpan) -> None:
-        self._means[bars.symbol].extend(int(bars.end[-1]), bars.close)
+        self._means[bars.symbol].extend(bars)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import repeat
-from math import nan
+from math import inf, nan
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -63,13 +63,32 @@ class FeaturesAhead:
         """Return a feature at the symbol's bars `first` to `last` - 1. The tracker has seen the bars before
         `first`. Raises StrategyError if there is no such feature.
         """
+        column = self._seen(name, first, last)
+        return column[first - self._first : last - self._first]
+
+    def first_beyond(
+        self, name: str, first: i64, last: i64, below: float, above: float, weight: float, offset: float
+    ) -> int:
+        """Return the first of the symbol's bars `first` to `last` - 1 at which offset + weight * feature is
+        beyond a bound, as an index from `first` on; see `column`.
+        """
+        column = self._seen(name, first, last)
+        begin: i64 = self._first
+        for index in range(first - begin, last - begin):
+            value = offset + weight * column[index]
+            if value < below or value > above:
+                return index + begin - first
+        return last - first
+
+    def _seen(self, name: str, first: int, last: int) -> list[float]:
+        """Return a feature from the bar `_first` on, at least up to `last` - 1; see `column`."""
         seen = self._ahead.bars - self._own.bars  # bars that only the copy has seen
         column = self._columns.get(name)
         if column is None or first < self._first or self._next - first != seen:
             column = self._begin(name, first)
         if self._next < last:
             self._extend(last)
-        return column[first - self._first : last - self._first]
+        return column
 
     def _begin(self, name: str, first: int) -> list[float]:
         """Look ahead from the bar `first` on, at one feature more; return its column."""
@@ -85,8 +104,9 @@ class FeaturesAhead:
 
     def _extend(self, last: int) -> None:
         ahead, block = self._ahead, self._block
+        rows = block.rows_of(self._number)
         for index in range(self._next, last):
-            block.add_to(ahead, block.row_of(self._number, index))
+            block.add_to(ahead, index if rows is None else int(rows[index]))
             for number, column in self._wanted:
                 column.append(ahead.value(number))
         self._next = last
@@ -158,18 +178,49 @@ class BarSpan:
         """In base coin or shares."""
         return self._part(self._block.values[4])
 
+    @property
+    def last_end(self) -> int:
+        """Close time of the last bar, UTC ms."""
+        return self._block.ends[self._block.row_of(self._number, self._last - 1)]
+
+    def packed_closes(self) -> vec[float]:
+        """Return the closes for compiled code, which reads them one at a time."""
+        rows = self._block.rows_of(self._number)
+        if rows is None:
+            return self._block.closes[self._first : self._last]
+        return _packed(self._block.close[rows[self._first : self._last]])
+
     def feature(self, name: str) -> list[float]:
         """Return one of the ten features, such as `return_20`, at each bar; NaN until it is defined.
 
         It is a list, since spans are often short.
         Raises StrategyError if there is no such feature, or the strategy declares that it reads none.
         """
+        return self._ahead().column(name, self._first, self._last)
+
+    def first_beyond(
+        self,
+        name: str,
+        *,
+        below: float = -inf,
+        above: float = inf,
+        weight: float = 1.0,
+        offset: float = 0.0,
+    ) -> int:
+        """Return the index of the first bar at which offset + weight * feature is below `below` or above
+        `above`; the number of bars without one. NaN is beyond no bound.
+
+        Raises StrategyError as `feature`.
+        """
+        return self._ahead().first_beyond(name, self._first, self._last, below, above, weight, offset)
+
+    def _ahead(self) -> FeaturesAhead:
         if self._features is None:
             raise StrategyError(
                 "the strategy reads features, and its class has reads_features = False",
                 hint="leave reads_features out",
             )
-        return self._features.column(name, self._first, self._last)
+        return self._features
 
 
 class BarBlock:

@@ -12,6 +12,7 @@ from math import fsum, isnan, nan, sqrt
 from typing import Final, NamedTuple
 
 from librt.vecs import vec
+from mypy_extensions import i64
 
 from agent.core.events import DAY_MS, Kline
 
@@ -20,6 +21,8 @@ WARM_UP_BARS: Final = 34
 
 _RING: Final = 64  # bars kept, a power of two
 _MASK: Final = _RING - 1
+_VOLUME: Final = _RING  # of a bar's volume behind its close, in the ring
+_RETURN: Final = 2 * _RING
 
 
 class Features(NamedTuple):
@@ -72,7 +75,6 @@ class FeatureTracker:
     __slots__ = (
         "_atr",
         "_bars",
-        "_closes",
         "_day_end",
         "_due",
         "_ema12",
@@ -83,7 +85,7 @@ class FeatureTracker:
         "_make",
         "_previous",
         "_reference",
-        "_returns",
+        "_ring",
         "_signal",
         "_sum_close",
         "_sum_close2",
@@ -93,7 +95,6 @@ class FeatureTracker:
         "_sum_volume",
         "_traded",
         "_volume",
-        "_volumes",
         "first_start",
         "values",
     )
@@ -102,18 +103,13 @@ class FeatureTracker:
         # A NamedTuple's own constructor takes three times as long as tuple.__new__
         self._make = tuple.__new__
         self._kind = Features
-        self.reset()
-
-    def reset(self) -> None:
-        """Discard all state: the next bar is the first."""
+        # Compiled code doesn't ask whether an attribute is set if each is set here, without a call before
         self.values: Features = COLD
         self.first_start: int = -1
         """Open time of the first bar since the last reset (UTC ms); -1 without one."""
         self._due: bool = False  # True if bars have been added since `values` was built
-        self._bars: int = 0
-        self._closes: vec[float] = vec[float]([0.0] * _RING)
-        self._volumes: vec[float] = vec[float]([0.0] * _RING)
-        self._returns: vec[float] = vec[float]([0.0] * _RING)
+        self._bars: i64 = 0
+        self._ring: vec[float] = vec[float]([0.0] * (3 * _RING))  # closes, then volumes, then returns
         self._reference: float = 0.0
         self._previous: float = 0.0
         self._sum_close: float = 0.0  # sum of close - reference over 20 bars
@@ -128,9 +124,13 @@ class FeatureTracker:
         self._ema26: float = 0.0
         self._signal: float = 0.0
         self._sum_macd: float = 0.0
-        self._day_end: int = 0
+        self._day_end: i64 = 0
         self._traded: float = 0.0  # value traded since 00:00 UTC, at typical prices
         self._volume: float = 0.0
+
+    def reset(self) -> None:
+        """Discard all state: the next bar is the first."""
+        self.take(FeatureTracker())
 
     def update(self, kline: Kline) -> Features:
         """Add a closed bar and return the features at its close."""
@@ -141,7 +141,7 @@ class FeatureTracker:
         self.add(start, high, low, close, volume)
         return self.latest()
 
-    def add(self, start: int, high: float, low: float, close: float, volume: float) -> None:
+    def add(self, start: i64, high: float, low: float, close: float, volume: float) -> None:
         """Add a closed bar, as `advance`, without building its features: half of the time."""
         self._update_vwap(start, (high + low + close) / 3.0, volume)
         n = self._bars
@@ -166,13 +166,13 @@ class FeatureTracker:
         self._ema26 += (close - self._ema26) * (2.0 / 27.0)
         self._signal += (self._ema12 - self._ema26 - self._signal) * 0.2
 
-        oldest = (n - 20) & _MASK
-        old = self._closes[oldest] - self._reference
+        ring, oldest = self._ring, (n - 20) & _MASK
+        old = ring[oldest] - self._reference
         new = close - self._reference
         self._sum_close += new - old
         self._sum_close2 += new * new - old * old
-        self._sum_volume += volume - self._volumes[oldest]
-        old = self._returns[oldest]
+        self._sum_volume += volume - ring[oldest + _VOLUME]
+        old = ring[oldest + _RETURN]
         self._sum_return += return_1 - old
         self._sum_return2 += return_1 * return_1 - old * old
         self._keep(n, close, volume, return_1)
@@ -212,13 +212,13 @@ class FeatureTracker:
         n, close = self._bars - 1, self._previous
         match number:
             case 0:
-                return self._returns[n & _MASK]
+                return self._ring[(n & _MASK) + _RETURN]
             case 1:
-                return close / self._closes[(n - 5) & _MASK] - 1.0
+                return close / self._ring[(n - 5) & _MASK] - 1.0
             case 2:
-                return close / self._closes[(n - 20) & _MASK] - 1.0
+                return close / self._ring[(n - 20) & _MASK] - 1.0
             case 3:
-                return self._volume_ratio(self._volumes[n & _MASK])
+                return self._volume_ratio(self._ring[(n & _MASK) + _VOLUME])
             case 4:
                 return self._volatility()
             case 5:
@@ -237,9 +237,7 @@ class FeatureTracker:
         """Take over the state of another tracker, which stays as it is."""
         self.values, self._due, self._bars = other.values, other._due, other._bars
         self.first_start = other.first_start
-        self._closes = other._closes[:]
-        self._volumes = other._volumes[:]
-        self._returns = other._returns[:]
+        self._ring = other._ring[:]
         self._reference, self._previous = other._reference, other._previous
         self._sum_close, self._sum_close2 = other._sum_close, other._sum_close2
         self._sum_volume = other._sum_volume
@@ -254,7 +252,7 @@ class FeatureTracker:
         """Bars since the last reset."""
         return self._bars
 
-    def _update_vwap(self, start: int, typical: float, volume: float) -> None:
+    def _update_vwap(self, start: i64, typical: float, volume: float) -> None:
         """Update the VWAP of the UTC day in which the bar opened."""
         if start >= self._day_end:
             self._day_end = start - start % DAY_MS + DAY_MS
@@ -267,11 +265,11 @@ class FeatureTracker:
     def _vwap_distance(self, close: float) -> float:
         return close * self._volume / self._traded - 1.0 if self._volume > 0.0 else 0.0
 
-    def _keep(self, n: int, close: float, volume: float, return_1: float) -> None:
-        at = n & _MASK
-        self._closes[at] = close
-        self._volumes[at] = volume
-        self._returns[at] = return_1
+    def _keep(self, n: i64, close: float, volume: float, return_1: float) -> None:
+        ring, at = self._ring, n & _MASK
+        ring[at] = close
+        ring[at + _VOLUME] = volume
+        ring[at + _RETURN] = return_1
 
     def _volume_ratio(self, volume: float) -> float:
         return volume * 20.0 / self._sum_volume if self._sum_volume > 0.0 else 1.0
@@ -291,19 +289,24 @@ class FeatureTracker:
             else 0.0
         )
 
-    def _resum(self, n: int, close: float) -> None:
+    def _resum(self, n: i64, close: float) -> None:
         """Recompute the rolling sums of the 20 bars up to number `n`, with `close` as the new reference."""
-        window = [i & _MASK for i in range(n - 19, n + 1)]
-        closes = [self._closes[i] - close for i in window]
-        returns = [self._returns[i] for i in window]
+        closes: list[float] = []
+        volumes: list[float] = []
+        returns: list[float] = []
+        for i in range(n - 19, n + 1):
+            at = i & _MASK
+            closes.append(self._ring[at] - close)
+            volumes.append(self._ring[at + _VOLUME])
+            returns.append(self._ring[at + _RETURN])
         self._reference = close
         self._sum_close = fsum(closes)
         self._sum_close2 = fsum([c * c for c in closes])
-        self._sum_volume = fsum([self._volumes[i] for i in window])
+        self._sum_volume = fsum(volumes)
         self._sum_return = fsum(returns)
         self._sum_return2 = fsum([r * r for r in returns])
 
-    def _warm_up(self, n: int, start: int, close: float, high: float, low: float, volume: float) -> None:
+    def _warm_up(self, n: i64, start: i64, close: float, high: float, low: float, volume: float) -> None:
         """Seed each average with the simple mean of its first period, as TA-Lib does (first 34 bars)."""
         if not n:
             self.first_start = start
@@ -323,7 +326,7 @@ class FeatureTracker:
             self._gain += up / 14.0
             self._loss += down / 14.0
             self._atr += true_range / 14.0
-        closes = self._closes
+        closes = self._ring
         if n > 25:
             self._ema26 += (close - self._ema26) * (2.0 / 27.0)
             self._ema12 += (close - self._ema12) * (2.0 / 13.0)

@@ -78,6 +78,8 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.strategy:Strategy": ("params", "ta", "_plotter", "_on_notice"),
     "agent.core.plots:PlotRecorder": ("_emit",),
     "agent.core.bar_history:BarSeries": ("_views", "_writers"),
+    "agent.core.rolling_mean:RollingMean": ("_before", "_sum_before", "_error_before"),
+    "agent.core.rolling_mean:MeanCross": ("_fast_ahead", "_slow_ahead", "_seen", "_ahead"),
 }
 """Attributes that aren't state: configuration, callables, and values that `_REBUILD` derives."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -135,6 +136,9 @@ class LettingPass(Restless):
         held = bool(market.position(bars.symbol))
         changes = bars.feature("return_5")
         assert len(bars) == len(bars.feature("rsi")) == len(changes)
+        for name, bounds in (("rsi", {"below": 40.0, "above": 55.0}), ("return_5", {"above": 0.001})):
+            found = bars.first_beyond(name, **bounds)
+            assert found == first_beyond(bars.feature(name), **bounds), (name, bounds)
         for number, (close, change) in enumerate(zip(bars.close.tolist(), changes, strict=True)):
             if self._acts(close, change, held):
                 return number
@@ -152,6 +156,18 @@ class LettingPass(Restless):
         self.moves[symbol] = self.moves.get(symbol, 0.0) + move
 
 
+def first_beyond(
+    values: Sequence[float],
+    *,
+    below: float = -math.inf,
+    above: float = math.inf,
+    weight: float = 1.0,
+    offset: float = 0.0,
+) -> int:
+    levels = [offset + weight * value for value in values]
+    return next((n for n, level in enumerate(levels) if level < below or level > above), len(levels))
+
+
 class BuysCalm(Strategy):
     """Buys once the relative strength index is below 60."""
 
@@ -160,9 +176,7 @@ class BuysCalm(Strategy):
             self.target(kline.symbol, weight=0.1)
 
     def quiet_bars(self, bars: BarSpan, market: Market) -> int:
-        held = bool(market.position(bars.symbol))
-        calm = (number for number, rsi in enumerate(bars.feature("rsi")) if rsi < 60 and not held)
-        return next(calm, len(bars))
+        return len(bars) if market.position(bars.symbol) else bars.first_beyond("rsi", below=60)
 
 
 STRATEGIES = {
@@ -440,6 +454,35 @@ def test_a_subclass_with_an_on_kline_of_its_own_lets_no_bars_pass() -> None:
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"above": 0.0},
+        {"below": 0.0},
+        {"below": -1e-4, "above": 1e-4},
+        {"above": 1e-3, "weight": 40.0, "offset": -0.05},
+        {"below": math.inf},  # all but NaN
+    ],
+)
+def test_the_first_bar_beyond_a_bound(given: dict[str, float]) -> None:
+    """The feature is NaN at the first 20 bars."""
+    asked = []
+
+    class Asking(Strategy):
+        def on_kline(self, kline: Kline, market: Market) -> None:
+            pass
+
+        def quiet_bars(self, bars: BarSpan, market: Market) -> int:
+            values = bars.feature("return_20")
+            asked.append((bars.first_beyond("return_20", **given), first_beyond(values, **given)))
+            return max(1, len(bars) // 3)
+
+    replay(Asking(), ColumnSource(random_walk(random.Random(3), "BTCUSDT", 900), 300))
+    assert len(asked) > 30
+    assert all(found == wanted for found, wanted in asked)
+
+
+@pytest.mark.parametrize(
     ("answer", "message"),
     [
         (lambda bars: -1, "Wrong.quiet_bars returned -1"),
@@ -447,6 +490,7 @@ def test_a_subclass_with_an_on_kline_of_its_own_lets_no_bars_pass() -> None:
         (lambda bars: None, "Wrong.quiet_bars returned None"),
         (lambda bars: 1.5, "Wrong.quiet_bars returned 1.5"),
         (lambda bars: bars.feature("return_5"), "reads_features = False"),
+        (lambda bars: bars.first_beyond("return_5", above=0), "reads_features = False"),
     ],
 )
 def test_a_wrong_answer_about_quiet_bars_is_an_error(answer: Any, message: str) -> None:
@@ -474,6 +518,8 @@ def test_the_bars_that_come_can_not_be_written() -> None:
                     column[0] = 0
             with pytest.raises(StrategyError, match="there is no feature 'rsj'"):
                 bars.feature("rsj")
+            with pytest.raises(StrategyError, match="there is no feature 'rsj'"):
+                bars.first_beyond("rsj", above=0.0)
             self.odd = 0
             return len(bars)
 
