@@ -51,7 +51,7 @@ MODULES = (
 MANIFEST = "agent/_compiled.json"
 _MYPY = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", "--python-version=3.11"]
 # No fused multiply-add: results must be those of the interpreter, bit for bit, on every processor
-_CFLAGS = ["-O2", "-ffp-contract=off"]
+_CFLAGS = ["-O3", "-ffp-contract=off", "-fvisibility=hidden", "-fno-semantic-interposition"]
 
 
 class CompileHook(BuildHookInterface):  # type: ignore[misc]

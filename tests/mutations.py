@@ -173,7 +173,7 @@ MUTATIONS: Final = (
     Mutation(
         "a-halt-keeps-its-entries",
         "agent/core/engine.py",
-        "        if self.risk.state is RiskState.HALTED:\n"
+        "        if self.risk.halted:\n"
         '            self._cancel_entries("halted")\n        if self.guard',
         "        if self.guard",
         MONEY,
@@ -238,7 +238,7 @@ MUTATIONS: Final = (
     Mutation(
         "a-new-day-does-not-resume",
         "agent/core/risk.py",
-        'if self.state is RiskState.REDUCING and self.rule == "max_daily_loss":',
+        'if self.state is _REDUCING and self.rule == "max_daily_loss":',
         "if False:",
         CORE,
     ),

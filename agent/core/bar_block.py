@@ -7,7 +7,7 @@ from math import inf, nan
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from librt.vecs import vec
+from librt.vecs import append, vec
 from mypy_extensions import i64
 from numpy.typing import NDArray
 
@@ -45,6 +45,16 @@ class PriceRanges:
         self.close_high: vec[float] = vec[float](close_high)
 
 
+class _FeatureColumn:
+    """One feature, by its number in `Features`, at consecutive bars."""
+
+    __slots__ = ("number", "values")
+
+    def __init__(self, number: int) -> None:
+        self.number: int = number
+        self.values: vec[float] = vec[float]()
+
+
 class FeaturesAhead:
     """The features of one symbol at bars of a block that its own tracker has yet to see."""
 
@@ -56,15 +66,14 @@ class FeaturesAhead:
         self._ahead = FeatureTracker()
         self._first: int = 0  # index among the symbol's bars of the first one that has been seen ahead
         self._next: int = -1
-        self._columns: dict[str, list[float]] = {}  # from `_first` on
-        self._wanted: list[tuple[int, list[float]]] = []  # the same, by number of the feature
+        self._columns: dict[str, _FeatureColumn] = {}  # from `_first` on
 
     def column(self, name: str, first: int, last: int) -> list[float]:
         """Return a feature at the symbol's bars `first` to `last` - 1. The tracker has seen the bars before
         `first`. Raises StrategyError if there is no such feature.
         """
-        column = self._seen(name, first, last)
-        return column[first - self._first : last - self._first]
+        values = self._seen(name, first, last).values
+        return list(values[first - self._first : last - self._first])
 
     def first_beyond(
         self, name: str, first: i64, last: i64, below: float, above: float, weight: float, offset: float
@@ -72,15 +81,15 @@ class FeaturesAhead:
         """Return the first of the symbol's bars `first` to `last` - 1 at which offset + weight * feature is
         beyond a bound, as an index from `first` on; see `column`.
         """
-        column = self._seen(name, first, last)
+        values = self._seen(name, first, last).values
         begin: i64 = self._first
         for index in range(first - begin, last - begin):
-            value = offset + weight * column[index]
-            if value < below or value > above:
+            level = offset + weight * values[index]
+            if level < below or level > above:
                 return index + begin - first
         return last - first
 
-    def _seen(self, name: str, first: int, last: int) -> list[float]:
+    def _seen(self, name: str, first: int, last: int) -> _FeatureColumn:
         """Return a feature from the bar `_first` on, at least up to `last` - 1; see `column`."""
         seen = self._ahead.bars - self._own.bars  # bars that only the copy has seen
         column = self._columns.get(name)
@@ -90,7 +99,7 @@ class FeaturesAhead:
             self._extend(last)
         return column
 
-    def _begin(self, name: str, first: int) -> list[float]:
+    def _begin(self, name: str, first: int) -> _FeatureColumn:
         """Look ahead from the bar `first` on, at one feature more; return its column."""
         if name not in Features._fields:
             raise StrategyError(
@@ -98,17 +107,17 @@ class FeaturesAhead:
             )
         self._ahead.take(self._own)
         self._first = self._next = first
-        self._columns = {known: [] for known in (*self._columns, name)}
-        self._wanted = [(Features._fields.index(known), column) for known, column in self._columns.items()]
+        names = (*self._columns, name)
+        self._columns = {known: _FeatureColumn(Features._fields.index(known)) for known in names}
         return self._columns[name]
 
     def _extend(self, last: int) -> None:
         ahead, block = self._ahead, self._block
-        rows = block.rows_of(self._number)
+        rows, columns = block.rows_of(self._number), list(self._columns.values())
         for index in range(self._next, last):
             block.add_to(ahead, index if rows is None else int(rows[index]))
-            for number, column in self._wanted:
-                column.append(ahead.value(number))
+            for column in columns:
+                column.values = append(column.values, ahead.value(column.number))
         self._next = last
 
     def advance(self, first: int, last: int) -> bool:

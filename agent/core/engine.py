@@ -838,7 +838,7 @@ class Engine:
         risk = self.risk
         halted = risk.halted
         risk.on_equity(ts, equity)
-        if risk.state is RiskState.HALTED:
+        if risk.halted:
             self._cancel_entries("halted")
             if not halted and self._on_drawdown == "flatten":
                 self.close_positions("max_drawdown")
@@ -888,7 +888,7 @@ class Engine:
 
     def _act(self) -> None:
         """Turn the strategy's targets into orders; the last target of a symbol counts."""
-        if self.risk.state is RiskState.HALTED:
+        if self.risk.halted:
             self._cancel_entries("halted")
         if self.guard is not None and self.guard.stopped:
             self._targets.clear()  # a strategy that failed has not finished its targets

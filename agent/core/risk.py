@@ -61,6 +61,8 @@ STRATEGY = "strategy"
 _MANUAL = "command"
 
 _ACTIVE: Final = RiskState.ACTIVE
+_REDUCING: Final = RiskState.REDUCING
+_HALTED: Final = RiskState.HALTED
 
 _BY_STATE: Final = {state: f"state {state.value}" for state in (RiskState.REDUCING, RiskState.HALTED)}
 """Rules of refusals by the state."""
@@ -103,7 +105,7 @@ class RiskManager:
     def __init__(self, config: RiskConfig, emit: Callable[[RiskEvent], None]) -> None:
         self._config = RiskLimits(config)
         self._emit = emit
-        self.state = RiskState.ACTIVE
+        self.state = _ACTIVE
         self.rule = ""  # the limit or command that led to this state
         self.detail = ""
         self.since = 0  # UTC ms
@@ -124,12 +126,12 @@ class RiskManager:
     @property
     def halted(self) -> bool:
         """True if nothing may be opened until an operator resumes."""
-        return self.state is RiskState.HALTED
+        return self.state is _HALTED
 
     @property
     def killed(self) -> bool:
         """True if a kill has halted the account."""
-        return self.state is RiskState.HALTED and self.rule == KILL
+        return self.state is _HALTED and self.rule == KILL
 
     @property
     def ready(self) -> bool:
@@ -151,33 +153,33 @@ class RiskManager:
         if ts >= self.next_day:
             self.next_day = ts - ts % DAY_MS + DAY_MS
             self._day_open = equity
-            if self.state is RiskState.REDUCING and self.rule == "max_daily_loss":
-                self._move(ts, RiskState.ACTIVE, "max_daily_loss", "a new day")
+            if self.state is _REDUCING and self.rule == "max_daily_loss":
+                self._move(ts, _ACTIVE, "max_daily_loss", "a new day")
         if equity > self._peak:
             self._peak = equity
         config = self._config
         lowest = self._peak * (1 - config.max_drawdown)
         lowest_of_day = self._day_open * (1 - config.max_daily_loss)
-        if equity <= lowest and self.state is not RiskState.HALTED:
+        if equity <= lowest and self.state is not _HALTED:
             self._move(
                 ts,
-                RiskState.HALTED,
+                _HALTED,
                 "max_drawdown",
                 _fall(equity, self._peak, "its peak"),
             )
-        elif equity <= lowest_of_day and self.state is RiskState.ACTIVE:
+        elif equity <= lowest_of_day and self.state is _ACTIVE:
             self._move(
                 ts,
-                RiskState.REDUCING,
+                _REDUCING,
                 "max_daily_loss",
                 _fall(equity, self._day_open, "the day's start"),
             )
         self.ceiling = self._peak
         # What a limit would lead to may have happened already
-        if self.state is RiskState.HALTED:
+        if self.state is _HALTED:
             self.floor = -inf
         else:
-            self.floor = max(lowest_of_day, lowest) if self.state is RiskState.ACTIVE else lowest
+            self.floor = max(lowest_of_day, lowest) if self.state is _ACTIVE else lowest
 
     def on_transfer(self, amount: float) -> None:
         """Discount a deposit (negative: a withdrawal): it is neither profit nor loss.
@@ -193,30 +195,30 @@ class RiskManager:
     def on_abstain_rate(self, ts: int, rate: float) -> None:
         """Allow only reductions while the model abstains too often."""
         if rate > self._config.max_abstain_rate:
-            if self.state is RiskState.ACTIVE:
+            if self.state is _ACTIVE:
                 self._move(
                     ts,
-                    RiskState.REDUCING,
+                    _REDUCING,
                     "max_abstain_rate",
                     f"the model abstained on {rate:.0%} of recent headlines",
                 )
-        elif self.state is RiskState.REDUCING and self.rule == "max_abstain_rate":
-            self._move(ts, RiskState.ACTIVE, "max_abstain_rate", f"the abstain rate is back at {rate:.0%}")
+        elif self.state is _REDUCING and self.rule == "max_abstain_rate":
+            self._move(ts, _ACTIVE, "max_abstain_rate", f"the abstain rate is back at {rate:.0%}")
 
     def on_drift(self, ts: int, drift: str) -> None:
         """Allow only reductions after two account snapshots in a row with a drift; "" clears it."""
-        if drift and self._drifted and self.state is RiskState.ACTIVE:
-            self._move(ts, RiskState.REDUCING, "drift", drift)
-        elif not drift and self.state is RiskState.REDUCING and self.rule == "drift":
-            self._move(ts, RiskState.ACTIVE, "drift", "ledger and account agree again")
+        if drift and self._drifted and self.state is _ACTIVE:
+            self._move(ts, _REDUCING, "drift", drift)
+        elif not drift and self.state is _REDUCING and self.rule == "drift":
+            self._move(ts, _ACTIVE, "drift", "ledger and account agree again")
         self._drifted = bool(drift)
 
     def on_older_record(self, ts: int, detail: str) -> None:
         """Allow only reductions until an operator resumes: the venue's history has more than the record."""
-        if self.state is RiskState.HALTED:
+        if self.state is _HALTED:
             self._emit(RiskEvent(ts, self.state, self.rule, f"{OLDER_RECORD}: {detail}"))
         else:
-            self._move(ts, RiskState.REDUCING, OLDER_RECORD, detail)
+            self._move(ts, _REDUCING, OLDER_RECORD, detail)
 
     def is_stale(self, overdue: int) -> bool:
         """Return whether a symbol's data are stale if its next bar is `overdue` ms late."""
@@ -245,27 +247,27 @@ class RiskManager:
         Resuming resets the peak, because otherwise a drawdown would halt again at once. A pause or halt never
         loosens a halt. After a kill, resuming requires `RESUME_FROM_KILL` as `confirm`.
         """
-        if self.state is RiskState.HALTED:
-            if state is not RiskState.ACTIVE:
+        if self.state is _HALTED:
+            if state is not _ACTIVE:
                 return
             if self.rule == KILL and confirm != RESUME_FROM_KILL:
                 self._emit(RiskEvent(ts, self.state, KILL, f"resume by {by} without its confirmation"))
                 return
-        if state is RiskState.ACTIVE:
+        if state is _ACTIVE:
             self._peak = self._day_open = 0.0
             self.next_day = 0
         self._move(ts, state, _MANUAL, by)
 
     def kill(self, ts: int, detail: str) -> None:
         """Halt, from any state, until an operator resumes with a confirmation."""
-        self._move(ts, RiskState.HALTED, KILL, detail)
+        self._move(ts, _HALTED, KILL, detail)
 
     def on_strategy_error(self, ts: int, detail: str) -> None:
         """Halt until an operator resumes. An existing halt keeps its rule."""
-        if self.state is RiskState.HALTED:
+        if self.state is _HALTED:
             self._emit(RiskEvent(ts, self.state, STRATEGY, detail))
         else:
-            self._move(ts, RiskState.HALTED, STRATEGY, detail)
+            self._move(ts, _HALTED, STRATEGY, detail)
 
     def note(self, ts: int, rule: str, detail: str, symbol: str = "") -> None:
         """Record an alarm that changes no state."""
