@@ -173,8 +173,7 @@ MUTATIONS: Final = (
     Mutation(
         "a-halt-keeps-its-entries",
         "agent/core/engine.py",
-        "        if self.risk.halted:\n"
-        '            self._cancel_entries("halted")\n        if self.guard',
+        '        if self.risk.halted:\n            self._cancel_entries("halted")\n        if self.guard',
         "        if self.guard",
         MONEY,
     ),
