@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from agent.core.errors import SafetyError, StoreError
 from agent.store.database import Database
@@ -23,6 +24,9 @@ STORE_LOCK: Final = ".lock"
 """Appended to the file name of an SQLite store."""
 
 _KEY: Final = 0x7A9F  # of the advisory lock in a PostgreSQL database
+_LINGERS: Final = 2.0
+"""Seconds for which a server may keep the lock of a process that has ended: it notices that later."""
+
 _HINT: Final = "stop it, or give this one another live.folder and store.url"
 
 
@@ -67,7 +71,9 @@ class StoreLock:
         return self._connection is not None
 
     def take(self) -> None:
-        """Raises SafetyError if another agent holds it, StoreError if the server can't be reached."""
+        """Wait for an agent that has just ended. Raises SafetyError if another one holds the lock, StoreError
+        if the server can't be reached.
+        """
         self.release()
         with self._database.translate_errors():
             connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -75,23 +81,27 @@ class StoreLock:
                 connection.execute(
                     text("SELECT set_config('application_name', :name, false)"), {"name": self._name[:63]}
                 )
-                if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _KEY}):
-                    query = text(
-                        "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) "
-                        "WHERE locktype = 'advisory' AND classid = 0 AND objid = :key AND granted"
-                    )
-                    holder = str(connection.scalar(query, {"key": _KEY}) or "unknown").removeprefix(
-                        "tapewire "
-                    )
-                    raise SafetyError(
-                        f"the store {self._database.name} is in use by another agent, process {holder}",
-                        hint=_HINT,
-                    )
+                until = time.monotonic() + _LINGERS
+                while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _KEY}):
+                    if time.monotonic() > until:
+                        raise self._refusal(connection)
+                    time.sleep(_LINGERS / 20)
             except BaseException:
                 connection.invalidate()
                 connection.close()
                 raise
         self._connection = connection
+
+    def _refusal(self, connection: Connection) -> SafetyError:
+        """Return the error that names the process and folder of the lock's holder."""
+        query = text(
+            "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) "
+            "WHERE locktype = 'advisory' AND classid = 0 AND objid = :key AND granted"
+        )
+        holder = str(connection.scalar(query, {"key": _KEY}) or "unknown").removeprefix("tapewire ")
+        return SafetyError(
+            f"the store {self._database.name} is in use by another agent, process {holder}", hint=_HINT
+        )
 
     def renew(self) -> None:
         """Take the lock again if its connection was lost. Raises like `take`."""
@@ -103,8 +113,10 @@ class StoreLock:
             self.take()
 
     def release(self) -> None:
-        """Close the connection, and the lock with it: it must not go back to the pool."""
+        """Give the lock back, and close its connection, which must not go back to the pool."""
         if self._connection is not None:
+            with suppress(SQLAlchemyError):  # the server would notice the closed connection some time later
+                self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _KEY})
             with suppress(DBAPIError):
                 self._connection.invalidate()
             self._connection.close()

@@ -21,6 +21,7 @@ from agent.sandbox import Sandbox
 from agent.store.backup import back_up, restore_backup
 from agent.store.commit_mark import mark_beside, read_mark
 from agent.store.database import Database, open_database
+from agent.store.lock import store_lock
 from agent.store.queries import find_run, list_runs, read_decisions
 from tests.conftest import ROOT
 from tests.live.gateway.churning_strategy import churn, venue_settings
@@ -224,6 +225,35 @@ async def test_a_second_agent_on_the_same_server_is_refused(
         daemon = make_agent(other, two, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):  # the lock was released with the first
             await until(lambda: handled(daemon) >= 2)
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from agent.store.database import open_database
+from agent.store.lock import store_lock
+with store_lock(open_database(sys.argv[1]), Path("holder")):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_the_next_agent_may_start_at_once_on_the_same_server(database_url: str, tmp_path: Path) -> None:
+    """The server notices some time later that a connection was closed, or its process killed."""
+    with closing(open_database(database_url)) as one, closing(open_database(database_url)) as two:
+        for database in (one, two) * 50:
+            with store_lock(database, tmp_path):
+                pass
+        for database in (one, two):
+            command = [sys.executable, "-c", HOLDS, database_url]
+            with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+                assert holder.stdout is not None
+                assert holder.stdout.readline() == "held\n"
+                holder.kill()
+                with store_lock(database, tmp_path):
+                    pass
 
 
 @pytest.mark.slow
