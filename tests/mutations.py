@@ -39,6 +39,7 @@ VENUE_SLEEVES: Final = ("tests/core/test_venue_sleeves.py",)
 
 CHANGE: Final = ("tests/core/test_strategy_change.py",)
 
+MEANS: Final = ("tests/core/test_rolling_mean.py",)
 BLOCKS: Final = ("tests/core/test_block_runner.py",)
 
 MUTATIONS: Final = (
@@ -80,9 +81,16 @@ MUTATIONS: Final = (
     Mutation(
         "the-means-are-not-told-of-passed-bars",
         "agent/core/rolling_mean.py",
-        "            self.push(end, close)\n",
+        "            self.push(bars.last_end, close)\n",
         "            self._bars += 1\n",
-        BLOCKS,
+        MEANS,
+    ),
+    Mutation(
+        "means-of-other-bars-are-taken-over",
+        "agent/core/rolling_mean.py",
+        "if self._seen == self._bars and _are_equal(self._ahead, closes):",
+        "if self._seen == self._bars:",
+        MEANS,
     ),
     Mutation(
         "samples-keep-the-cash-of-the-block's-begin",

@@ -34,7 +34,6 @@ class RollingMean:
     __slots__ = (
         "_at",
         "_before",
-        "_divisor",
         "_error",
         "_error_before",
         "_length",
@@ -45,7 +44,6 @@ class RollingMean:
 
     def __init__(self, length: int) -> None:
         self._length: i64 = length
-        self._divisor: float = float(length)
         self._values: vec[float] = vec[float]([0.0] * length)
         self._at: i64 = 0  # of the oldest value
         self._sum: float = 0.0
@@ -66,7 +64,7 @@ class RollingMean:
         self._before, self._sum_before, self._error_before = old, self._sum, self._error
         self._sum, error = _replaced(self._sum, old, value)
         self._error += error
-        return (self._sum + self._error) / self._divisor
+        return (self._sum + self._error) / float(self._length)
 
     def undo(self) -> None:
         """Take the last `push` back. It can't be called twice in a row."""
@@ -79,8 +77,8 @@ class RollingMean:
 
     def take(self, other: RollingMean) -> None:
         """Take over the values of another mean, which stays as it is."""
-        self._length, self._divisor = other._length, other._divisor
-        self._values, self._at = other._values[:], other._at
+        self._length, self._at = other._length, other._at
+        self._values = other._values[:]
         self._sum, self._error = other._sum, other._error
 
 
