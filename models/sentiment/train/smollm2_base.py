@@ -6,10 +6,12 @@ in the user's cache, which loads quickly, and from which bitsandbytes can quanti
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -59,9 +61,24 @@ def smollm2_folder() -> Path:
     """
     path = gguf_file()
     folder = settled(_cache() / f"{SMOLLM2}-{GGUF_SHA256[:12]}")
-    if not (folder / "config.json").is_file():
-        convert(path, folder)
+    if not _is_complete(folder):
+        with _alone(folder.with_suffix(".lock")):
+            if not _is_complete(folder):
+                convert(path, folder)
     return folder
+
+
+def _is_complete(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("config.json", "model.safetensors"))
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process converts the base: two would write into one folder."""
+    lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def gguf_file() -> Path:
