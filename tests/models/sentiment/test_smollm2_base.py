@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from agent.core.errors import ConfigError, ModelError, SafetyError
+from agent.system.atomic import replaced_folder
+from models.sentiment.train import smollm2_base
 from models.sentiment.train.bases import load_base
 from models.sentiment.train.smollm2_base import GGUF, PACKAGE, SMOLLM2, convert, smollm2_folder
 from tests.support.smollm2_server import skip_reason
@@ -140,3 +144,35 @@ def test_the_real_base_loads_in_full_precision_and_in_4_bits() -> None:
     small = load_base(SMOLLM2, four_bit=True)
     assert small.weights_sha256 == base.weights_sha256
     assert small.encoder.get_memory_footprint() < 0.5 * base.encoder.get_memory_footprint()
+
+
+def test_processes_that_need_the_base_at_once_convert_it_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A folder without weights, as an earlier version could leave, is converted again."""
+    converted: list[Path] = []
+
+    def slowly(path: Path, folder: Path) -> None:
+        converted.append(folder)
+        begun.set()
+        assert go_on.wait(10)
+        with replaced_folder(folder) as new:
+            for name in ("config.json", "model.safetensors"):
+                (new / name).write_text("{}")
+
+    begun, go_on = threading.Event(), threading.Event()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(smollm2_base, "gguf_file", lambda: tmp_path / GGUF)
+    monkeypatch.setattr(smollm2_base, "convert", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(smollm2_folder)
+        assert begun.wait(10)
+        second = pool.submit(smollm2_folder)
+        assert not wait([second], timeout=0.2).done
+        assert len(converted) == 1
+        go_on.set()
+        assert first.result() == second.result() == converted[0]
+    assert len(converted) == 1
+    (converted[0] / "model.safetensors").unlink()
+    smollm2_folder()
+    assert len(converted) == 2
