@@ -105,7 +105,13 @@ class Life:
         self._rng = rng
         self._drift = drift
         self.twin = twin
+        self._begun = False
         self._stopped = False
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether history is still missing, also before the warm-up is recorded as begun."""
+        return not self._begun or self.pipeline.engine.risk.warming_up
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run all tasks until `stop` is set, then handle what waits. Raises what ends the life early, in
@@ -181,6 +187,7 @@ class Life:
         life = Command("life", now, now, {"incarnation": session.new_incarnation()} | abilities, "daemon")
         warm_up = Command("warm-up", now, now, {}, "daemon")
         await self.pipeline.feed([(life, since), (warm_up, since)])  # before anything can decide on an order
+        self._begun = True
         await self._report_strategy_error()  # of an earlier life that ended before it could report it
         scorer, guard, gateway = self.sources.scorer, self.commands.guard, self.sources.gateway
         while not self._stopped:

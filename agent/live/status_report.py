@@ -66,7 +66,7 @@ def report_status(
         endpoint=config.bybit.endpoint,
         orders="paper" if life.sources.gateway is None else config.execution.testnet.venue,
         unreconciled=not engine.risk.reconciled,
-        warming_up=engine.risk.warming_up,
+        warming_up=life.warming_up,
         model=model,
         revising_model=revising_model,
         equity=engine.portfolio.equity(),

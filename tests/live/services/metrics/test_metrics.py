@@ -14,8 +14,10 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.core.events import Event
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon
+from agent.live.pipeline import Pipeline
 from agent.live.services.metrics.metrics_server import MetricsServer
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -104,6 +106,29 @@ async def test_an_agent_without_its_exchange_is_healthy_and_not_ready(
         code, text = await asked.get("/readyz")
         assert code == 503
         assert re.match(r"warming up\nbybit is (connecting|waiting|stopped)\n", text)
+
+
+async def test_an_agent_warms_up_before_it_has_recorded_that_it_does(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = asyncio.Event()
+    feed = Pipeline.feed
+
+    async def feed_later(pipeline: Pipeline, *args: Any) -> list[Event]:
+        await recorded.wait()
+        return await feed(pipeline, *args)
+
+    monkeypatch.setattr(Pipeline, "feed", feed_later)
+    config = settings("http://127.0.0.1:9", tmp_path, **METRICS)
+    daemon = make_agent(config, database, load_model=load_words, clock=WallClock())
+    async with living(daemon):
+        asked = Asked(daemon)
+        await until(lambda: asked.server.health.state == "live")
+        assert not daemon.pipeline.engine.risk.warming_up
+        assert (await asked.get("/readyz"))[1].splitlines()[0] == "warming up"
+        recorded.set()
+        await until(lambda: daemon.pipeline.engine.risk.warming_up)
+        assert (await asked.get("/readyz"))[1].splitlines()[0] == "warming up"
 
 
 async def test_the_agent_is_unhealthy_if_the_core_hangs(
