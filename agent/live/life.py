@@ -18,6 +18,7 @@ from agent.core.events import Command, Event, News
 from agent.core.risk import CLOCK
 from agent.live import session
 from agent.live.archiver import watch_segments
+from agent.live.checkpoints import checkpoint_at_intervals
 from agent.live.command_handler import CommandHandler
 from agent.live.event_filter import EventFilter, OpenBarSampler
 from agent.live.event_queue import EventQueue
@@ -149,6 +150,10 @@ class Life:
                 shell.append(tasks.create_task(self.twin.watch(commands.alarm)))
             shell.append(tasks.create_task(self._kill_switch.watch(commands.kill, lambda: commands.killed)))
             shell.append(tasks.create_task(self._keep_feed_health()))
+            if self._database.file is not None:
+                shell.append(
+                    tasks.create_task(checkpoint_at_intervals(self._database, self.pipeline.storage))
+                )
             segments = watch_segments(
                 self._config, self._database, self.pipeline.run.id, self.pipeline.snapshots
             )

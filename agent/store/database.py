@@ -27,6 +27,9 @@ from agent.store.tables import driver_insert, insert_rows
 LOCK_TIMEOUT: Final = 10.0
 """Seconds to wait while another process is writing."""
 
+LONGEST_LOG: Final = 16_384
+"""Pages of SQLite's write-ahead log (64 MiB) at which a commit copies it, although `checkpoint` should."""
+
 _UPGRADE_LOCK: Final = 0x7A9E
 """Key of the advisory lock that allows one process at a time to upgrade a PostgreSQL database."""
 
@@ -73,7 +76,8 @@ class Database:
 
     Driver errors are raised as StoreError. SQLite runs in WAL mode with synchronous=NORMAL: a commit survives
     the death of the process (kill -9). After a power cut the file is intact, but may lack the last commits.
-    After `sync_commits`, each commit is on the disk when it returns.
+    After `sync_commits`, each commit is on the disk when it returns. After `checkpoint_apart`, no commit of
+    this process copies the write-ahead log into the file, which waits for the disk: `checkpoint` does.
     """
 
     def __init__(self, url: URL, *, lock_timeout: float = LOCK_TIMEOUT) -> None:
@@ -101,6 +105,7 @@ class Database:
         self._driver_error: type[Exception] = cast(Any, self.engine.dialect.dbapi).Error
         self.synced = False
         """Whether each commit is on the disk when it returns."""
+        self._checkpoint_at = 1_000  # pages of the write-ahead log; SQLite's own default
         self._file_id: tuple[int, int] | None = None  # device and inode of the open SQLite file
         self._read_options: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         if self.is_sqlite:
@@ -184,6 +189,21 @@ class Database:
             self.synced = True
             self.engine.dispose()  # connections are configured when they are opened
 
+    def checkpoint_apart(self) -> None:
+        """Leave the write-ahead log to `checkpoint`, unless it reaches `LONGEST_LOG`."""
+        if self.file is not None:
+            self._checkpoint_at = LONGEST_LOG
+            self.engine.dispose()
+
+    def checkpoint(self) -> None:
+        """Copy the write-ahead log into the SQLite file, as far as readers allow; commits don't wait for it.
+
+        Until then, a power cut may undo commits. Does nothing on a server.
+        """
+        if self.file is not None:
+            with self.translate_errors(), closing(self.engine.raw_connection()) as pooled:
+                cast(sqlite3.Connection, pooled.driver_connection).execute("PRAGMA wal_checkpoint(PASSIVE)")
+
     def commit_again(self, run_id: str) -> None:
         """Make an empty commit, which syncs an earlier commit that happened but reported an error."""
         with self.write() as connection:
@@ -194,6 +214,7 @@ class Database:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA synchronous={'FULL' if self.synced else 'NORMAL'}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={self._checkpoint_at}")
 
     def close(self) -> None:
         """Close the connections; SQLite then moves the write-ahead log into the file if no other is open."""

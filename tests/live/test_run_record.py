@@ -89,6 +89,12 @@ async def test_a_store_without_its_log_is_not_reinitialised_silently(
     config = settings(sandbox.rest_url, tmp_path)
     store = await lived(config, sandbox)
     wal_of(store).unlink()
+    with (  # the file was checkpointed before the run
+        closing(open_database(config.store.url)) as database,
+        pytest.raises(StoreError, match="the store does not hold run"),
+    ):
+        await make_agent(config, database, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+    store.write_bytes(b"")
     with pytest.raises(StoreError, match="it is empty, though"):
         open_database(config.store.url)
     store.unlink()

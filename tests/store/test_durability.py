@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import func, select
 
 from agent.core.errors import SafetyError, StoreUnavailable
 from agent.core.events import RiskEvent, RiskState
-from agent.store.database import Database
+from agent.store.database import LONGEST_LOG, Database
 from agent.store.journal import Journal, read_journal
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind
@@ -33,6 +34,33 @@ def test_sync_commits_switches_all_connections_to_full_synchronous(sqlite_databa
     assert (pragma(sqlite_database, "synchronous"), pragma(sqlite_database, "journal_mode")) == (2, "wal")
     with sqlite_database.read() as one, sqlite_database.read() as other:  # also connections opened later
         assert [c.exec_driver_sql("PRAGMA synchronous").scalar() for c in (one, other)] == [2, 2]
+
+
+def test_commits_leave_the_log_to_checkpoint(sqlite_database: Database) -> None:
+    database = sqlite_database
+    file = database.file
+    assert file is not None
+    logged = Path(f"{file}-wal")
+
+    def write_pages(number: int) -> None:
+        for _ in range(number // 500):
+            with database.write() as connection:
+                connection.exec_driver_sql("INSERT INTO filler VALUES (randomblob(2000000))")
+
+    with database.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE filler (content BLOB)")
+    write_pages(2_000)
+    assert file.stat().st_size > 4_000_000  # a commit has copied it
+    database.checkpoint_apart()
+    database.checkpoint()
+    size = file.stat().st_size
+    write_pages(3_000)
+    assert file.stat().st_size == size
+    assert logged.stat().st_size > 10_000_000
+    database.checkpoint()
+    assert file.stat().st_size > size + 10_000_000
+    write_pages(LONGEST_LOG + 1_000)  # nobody has called it for long
+    assert file.stat().st_size > size + 70_000_000
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
