@@ -64,7 +64,8 @@ def twin(
     The same events are traded on the paper exchange, and the difference of the two equities is divided by
     cause, by day and by order. The parts add up exactly.
     """
-    from agent.analysis.report.twin_page import write_twin
+    from agent.analysis.report.page_parts import write_page
+    from agent.analysis.report.twin_page import render_twin
     from agent.analysis.twin_report import attribute_run
     from agent.data.klines import KlineFile
     from agent.replay.twin import fold_twin
@@ -93,7 +94,7 @@ def twin(
         )
         report = attribute_run(record)
     if output is not None:
-        write_twin(report, output)
+        write_page(render_twin(report), output, "--output")
     if json:
         print_json(report)
         return

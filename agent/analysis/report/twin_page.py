@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 from markupsafe import Markup
@@ -11,8 +10,6 @@ from agent.analysis.report import formats
 from agent.analysis.report.page_parts import PAGE, environment
 from agent.analysis.report.twin_view import view_of
 from agent.analysis.twin_report import Delays, TwinReport
-from agent.core.errors import StoreError, TapewireError
-from agent.system.atomic import write_bytes
 
 SHOWN_ORDERS: Final = 100
 """Orders of the page's table, those with the largest differences."""
@@ -31,14 +28,6 @@ def render_twin(report: TwinReport) -> str:
             style=Markup((PAGE / "report.css").read_text(encoding="utf-8")),
         )
     )
-
-
-def write_twin(report: TwinReport, page: Path) -> None:
-    """Write the page. Raises TapewireError if the file can't be written."""
-    try:
-        write_bytes(page, render_twin(report).encode())
-    except StoreError as error:
-        raise TapewireError(error.message, hint="choose another path with --output") from None
 
 
 def _delay(delays: Delays | None) -> str:
