@@ -22,7 +22,7 @@ from agent.jobs.job_queue import JobQueue
 from agent.store.database import Database
 
 T = TypeVar("T")
-RUN = "20250303-142500-aaaa"
+RUN = "20250303-142500-aaaaaaaa"
 
 
 class StatusOfARun(NamedTuple):

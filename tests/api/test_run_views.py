@@ -83,7 +83,7 @@ async def test_groups_add_up_to_the_figures_of_the_report(backtested: Callable[.
 
 
 def run_with(**config: Any) -> Run:
-    return Run("20260101-000000-aaaa", RunKind.LIVE, 1, "sma_cross", params={"fast": 5}, config=config)
+    return Run("20260101-000000-aaaaaaaa", RunKind.LIVE, 1, "sma_cross", params={"fast": 5}, config=config)
 
 
 def test_what_differs_from_the_defaults_comes_first() -> None:
@@ -153,7 +153,9 @@ def test_activity_goes_on_where_it_ended(database: Database) -> None:
     source = record_venue_run(database)
     events = [event for _, event in read_journal(database, source.id)]
     decisions = [(one.event_seq, one.decision) for one in read_decisions(database, source.id)]
-    recorder = Recorder(database, Run("20260101-000000-aaaa", RunKind.LIVE, 1, source.strategy), batch=None)
+    recorder = Recorder(
+        database, Run("20260101-000000-aaaaaaaa", RunKind.LIVE, 1, source.strategy), batch=None
+    )
     journal = Journal(database, recorder.run.id)
     growing, sizes = RunActivities(database), set[int]()
     for begin in range(1, len(events) + 1, 200):

@@ -131,7 +131,9 @@ def test_csv_states_times_durations_and_decimals_in_full() -> None:
 
 def copied(database: Database, source: Run, decisions: list[tuple[int, Decision]]) -> Recorder:
     """Return a recorder of a run with the first half of the decisions."""
-    recorder = Recorder(database, Run("20260101-000000-aaaa", RunKind.LIVE, 1, source.strategy), batch=None)
+    recorder = Recorder(
+        database, Run("20260101-000000-aaaaaaaa", RunKind.LIVE, 1, source.strategy), batch=None
+    )
     for event, decision in decisions:
         recorder.event_seq = event
         recorder.decision(decision)

@@ -36,7 +36,7 @@ class FakeAgent:
     """An agent without a core: `feed` it events; it notes the commands that it receives."""
 
     def __init__(self, config: Config = CONFIG, *, bars: int = 300) -> None:
-        run = Run("20250303-142500-aaaa", RunKind.LIVE, BEGIN, "sma_cross")
+        run = Run("20250303-142500-aaaaaaaa", RunKind.LIVE, BEGIN, "sma_cross")
         self.state: DashboardState = DashboardState(run_header(run, config), config, bars=bars)
         self.commands: list[tuple[str, dict[str, str], str]] = []
         self._seq = 0

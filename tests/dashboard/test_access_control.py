@@ -25,7 +25,7 @@ from tests.dashboard.dashboard_harness import FakeAgent, client, origin, served
 from tests.dashboard.replays import RecordedRuns, start
 from tests.support.command_line import run_command
 
-KILL: dict[str, Any] = {"action": "kill", "run": "20250303-142500-aaaa"}
+KILL: dict[str, Any] = {"action": "kill", "run": "20250303-142500-aaaaaaaa"}
 
 
 class SteppedClock:

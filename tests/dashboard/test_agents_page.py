@@ -142,7 +142,9 @@ async def test_two_agents_are_shown_summed_and_commanded_where_it_is_allowed(
         assert second.daemon.status().risk is RiskState.ACTIVE
 
         # another run than the one that is running, and none at all
-        status_code, answer = await send(http, page, "first one", action="pause", run="20200101-000000-aaaa")
+        status_code, answer = await send(
+            http, page, "first one", action="pause", run="20200101-000000-aaaaaaaa"
+        )
         assert status_code == 404
         assert "is not running" in answer["error"]
         status_code, answer = await send(http, page, "first one", action="pause")

@@ -375,7 +375,7 @@ const stream = new Promise((resolve) => {
   socket.onclose = () => resolve("refused");
 });
 const read = fetch(url + "api/runs").then(() => "read", () => "refused");
-const body = JSON.stringify({action: "kill", run: "20250303-142500-aaaa"});
+const body = JSON.stringify({action: "kill", run: "20250303-142500-aaaaaaaa"});
 const command = fetch(url + "api/command", {method: "POST", mode: "no-cors", body})\
 .then(() => "sent", () => "refused");
 Promise.all([stream, read, command]).then(done);

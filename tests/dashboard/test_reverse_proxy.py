@@ -90,7 +90,7 @@ async def test_all_links_and_the_websocket_work_below_a_path(
         (cookie,) = http.cookie_jar
         known = "base_path" in options or "X_Forwarded_Prefix" in proxy_options
         assert cookie["path"] == ("/tapewire/" if known else "/")
-        for start in ("favicon.ico", "", "runs", "runs/20250303-142500-aaaa"):
+        for start in ("favicon.ico", "", "runs", "runs/20250303-142500-aaaaaaaa"):
             assert set((await crawl(http, url + start)).values()) == {200}, start
         async with http.ws_connect(f"{url}api/live", headers=here) as stream:
             assert (await stream.receive_json())["head"]["strategy"] == "sma_cross"
@@ -184,7 +184,7 @@ async def test_no_redirect_leads_to_another_site(database: Database, path: str) 
 
 async def test_behind_a_proxy_commands_are_accepted_from_the_page_only(database: Database) -> None:
     agent = FakeAgent()
-    command = {"action": "kill", "run": "20250303-142500-aaaa"}
+    command = {"action": "kill", "run": "20250303-142500-aaaaaaaa"}
     async with served(database, agent) as page, proxy(page.url) as url, client(page.login_url()) as http:
         for source, status in ((origin(page)["Origin"], 403), (url.removesuffix("/tapewire/"), 200)):
             cookies = {one.key: one.value for one in http.cookie_jar}

@@ -14,7 +14,7 @@ def status_of(engine: TradingEngine, **changes: Any) -> Status:
     """Return the status of `engine` at its market's time; `changes` replaces fields."""
     now = engine.market.now
     fields: dict[str, Any] = {
-        "run": "20250101-000000-aaaa",
+        "run": "20250101-000000-aaaaaaaa",
         "pid": 1,
         "started_at": now,
         "uptime_s": 60.0,
