@@ -196,10 +196,13 @@ async def test_limits_of_time_and_of_abandoned_jobs(
     runs: RecordedRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, run, _ = runs
-    async with served(database, replay_timeout=1_000) as page, client(page.login_url()) as http:
-        view = await fold(http, page, run.id, work="stories")
-        assert view["error"] == "the run could not be folded in 1s"
-        assert "dashboard.replay_timeout" in view["hint"]
+    job = replay_jobs.ReplayJobs(database, None, timeout=50, memory=4_096).start("stories", run)
+    assert job.task is not None
+    await job.task
+    assert job.error is not None
+    assert job.error.message == "the run could not be folded in 50ms"
+    assert job.error.hint is not None
+    assert "dashboard.replay_timeout" in job.error.hint
     monkeypatch.setattr(replay_jobs, "ABANDONED", 0.0)
     jobs = replay_jobs.ReplayJobs(database, None, timeout=120_000, memory=4_096)
     job = jobs.start("stories", run)
