@@ -241,7 +241,8 @@ def _print_result(result: CompletedBacktest, history: History) -> None:
         f"({history.bars / max(result.seconds, 1e-9):,.0f} bars/s)",
         wrap=True,
     )
-    print_text(f"tapewire report {run.id}; tapewire verify {run.id}")
+    print_text(f"tapewire report {run.id}")
+    print_text(f"tapewire verify {run.id}")
 
 
 def _has_own_parameters(config: Config) -> bool:
