@@ -83,7 +83,7 @@ def open_record(config: Config, database: Database, *, new: bool, orders: bool) 
     or if its server doesn't wait for its disk.
     """
     with store_lock(database, config.live.folder) as lock:
-        database.checkpoint_apart()
+        database.checkpoint_separately()
         if orders:
             database.sync_commits()
         path = mark_path(database, config.live.folder)

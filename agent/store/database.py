@@ -28,7 +28,7 @@ LOCK_TIMEOUT: Final = 10.0
 """Seconds to wait while another process is writing."""
 
 LONGEST_LOG: Final = 16_384
-"""Pages of SQLite's write-ahead log (64 MiB) at which a commit copies it, although `checkpoint` should."""
+"""Pages of SQLite's write-ahead log (64 MiB) at which a commit copies it if `checkpoint` has not."""
 
 _UPGRADE_LOCK: Final = 0x7A9E
 """Key of the advisory lock that allows one process at a time to upgrade a PostgreSQL database."""
@@ -76,8 +76,8 @@ class Database:
 
     Driver errors are raised as StoreError. SQLite runs in WAL mode with synchronous=NORMAL: a commit survives
     the death of the process (kill -9). After a power cut the file is intact, but may lack the last commits.
-    After `sync_commits`, each commit is on the disk when it returns. After `checkpoint_apart`, no commit of
-    this process copies the write-ahead log into the file, which waits for the disk: `checkpoint` does.
+    After `sync_commits`, each commit is on the disk when it returns. After `checkpoint_separately`,
+    `checkpoint` copies the write-ahead log into the file, and no commit waits for that.
     """
 
     def __init__(self, url: URL, *, lock_timeout: float = LOCK_TIMEOUT) -> None:
@@ -189,8 +189,11 @@ class Database:
             self.synced = True
             self.engine.dispose()  # connections are configured when they are opened
 
-    def checkpoint_apart(self) -> None:
-        """Leave the write-ahead log to `checkpoint`, unless it reaches `LONGEST_LOG`."""
+    def checkpoint_separately(self) -> None:
+        """Let only `checkpoint` copy SQLite's write-ahead log into the file, unless it reaches `LONGEST_LOG`.
+
+        Otherwise the commit that makes it reach 1,000 pages does so, and waits for the disk.
+        """
         if self.file is not None:
             self._checkpoint_at = LONGEST_LOG
             self.engine.dispose()
@@ -198,9 +201,11 @@ class Database:
     def checkpoint(self) -> None:
         """Copy the write-ahead log into the SQLite file, as far as readers allow; commits don't wait for it.
 
-        Until then, a power cut may undo commits. Does nothing on a server.
+        Until then, a power cut may undo commits, unless they are synced. Does nothing on a server. Raises
+        StoreError, for example if the file was moved.
         """
         if self.file is not None:
+            self._check_same_file()  # first: opening a connection would create an empty file
             with self.translate_errors(), closing(self.engine.raw_connection()) as pooled:
                 cast(sqlite3.Connection, pooled.driver_connection).execute("PRAGMA wal_checkpoint(PASSIVE)")
 

@@ -1,4 +1,4 @@
-"""While the agent runs, its store is checkpointed apart from commits."""
+"""While the agent runs, its store is checkpointed by a thread of its own."""
 
 from __future__ import annotations
 
@@ -31,10 +31,8 @@ __all__ = ["database", "hasty_start", "quiet_log", "sandbox"]
 def events_without_log(store: Path, copy: Path) -> int:
     """Count the events in the file alone, as a power cut would leave it at worst."""
     shutil.copy(store, copy)
-    with (
-        closing(sqlite3.connect(copy)) as connection,
-        suppress(sqlite3.DatabaseError),
-    ):  # torn by a checkpoint
+    # A copy made during a checkpoint may be torn
+    with closing(sqlite3.connect(copy)) as connection, suppress(sqlite3.DatabaseError):
         return cast(int, connection.execute("SELECT count(*) FROM journal").fetchone()[0])
     return 0
 
@@ -64,7 +62,9 @@ class FailingDatabase:
             raise StoreError("the disk is full")
 
 
-async def test_a_failing_checkpoint_is_told_once_until_one_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failing_checkpoint_is_logged_once_until_one_succeeds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(checkpoints, "_EVERY", 0.001)
     failing = FailingDatabase(["fails", "fails", "succeeds", "fails", "succeeds"])
     storage = StoreWriter(StoreConfig(), random.Random(1))

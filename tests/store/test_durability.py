@@ -51,7 +51,7 @@ def test_commits_leave_the_log_to_checkpoint(sqlite_database: Database) -> None:
         connection.exec_driver_sql("CREATE TABLE filler (content BLOB)")
     write_pages(2_000)
     assert file.stat().st_size > 4_000_000  # a commit has copied it
-    database.checkpoint_apart()
+    database.checkpoint_separately()
     database.checkpoint()
     size = file.stat().st_size
     write_pages(3_000)
@@ -59,8 +59,24 @@ def test_commits_leave_the_log_to_checkpoint(sqlite_database: Database) -> None:
     assert logged.stat().st_size > 10_000_000
     database.checkpoint()
     assert file.stat().st_size > size + 10_000_000
-    write_pages(LONGEST_LOG + 1_000)  # nobody has called it for long
+    write_pages(LONGEST_LOG + 1_000)  # `checkpoint` was not called for long
     assert file.stat().st_size > size + 70_000_000
+
+
+def test_a_checkpoint_creates_no_file_in_place_of_one_that_was_moved(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    database = sqlite_database
+    file = database.file
+    assert file is not None
+    Recorder(database, a_run())
+    database.engine.dispose()  # no connection is left that knows the file
+    file.rename(tmp_path / "moved.db")
+    with pytest.raises(StoreUnavailable, match="the file is gone"):
+        database.checkpoint()
+    assert not file.exists()
+    (tmp_path / "moved.db").rename(file)
+    database.checkpoint()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
