@@ -420,7 +420,7 @@ def rare_collection() -> Iterator[None]:
 def new_run_id() -> str:
     """Return a unique id that sorts by time, such as `20250131-235959-1f3a09c7`.
 
-    A script that records fifty runs a second for an hour meets one twice with a probability of 0.1 %.
+    If a script records fifty runs a second for an hour, two have the same id with a probability of 0.1 %.
     """
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
 

@@ -63,7 +63,7 @@ async def test_a_closing_order_with_a_taken_id_is_placed_under_a_new_one(
         assert harness.engine.risk.rule == OLDER_RECORD
         harness.want(0.0)
         await until(lambda: not _legs(harness) and harness.gateway.health.intents == {})
-        await until(lambda: len(harness.ends()) == 2)  # the venue tells of the fill first
+        await until(lambda: len(harness.ends()) == 2)  # the execution comes before the order's end
         first, second = harness.orders
         assert (first.id, second.id) == (old_id(1), old_id(2))
         assert (second.side, second.qty, second.reduce_only) == (first.side, first.qty, True)
