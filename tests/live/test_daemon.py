@@ -48,7 +48,9 @@ async def test_a_run_is_journalled_recorded_and_verified(
     history = [
         e for e in events[: events.index(of(Command, events)[2])] if isinstance(e, Kline) and e.confirm
     ]
-    assert len(history) >= 120
+    for symbol in SYMBOLS:
+        # 60, or without the last bar if it closed less than bybit.settle before the request
+        assert len([bar for bar in history if bar.symbol == symbol]) >= 59
     orders = [item for item in read_decisions(database, run.id) if isinstance(item.decision, Order)]
     assert orders
     assert orders[0].event_seq > len(history)
