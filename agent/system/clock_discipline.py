@@ -62,6 +62,7 @@ class DisciplinedClock:
         self._wall = wall
         self._source = steady
         self._error = 0.0  # ms, of the measurement that set the anchor
+        self._late = 0.0  # ms by which the messages that set the anchor may have been late
         self._offset = self._system()  # UTC ms at zero of the monotonic clock
         self._venue: float | None = None  # the same offset by the last measurement of the venue's clock
         self._measured_at = 0.0  # monotonic ms of that measurement
@@ -104,28 +105,31 @@ class DisciplinedClock:
         ahead = median - self._offset
         if ahead > TOLERANCE or (not self.confirmed and ahead < -_LATE):
             self._frames.clear()
-            self._compare(median, 0.0)
+            self._compare(median, 0.0, late=_LATE)
         elif not self.confirmed:
             self.confirmed = True  # within what late messages can show
         elif ahead >= -TOLERANCE:
             self._venue_known_at = self.steady()
 
-    def _compare(self, venue: float, error: float) -> None:
-        """Compare with the venue's offset, known to within `error`; follow it if a majority agrees."""
+    def _compare(self, venue: float, error: float, late: float = 0.0) -> None:
+        """Compare with the venue's offset, known to within `error`, or `late` ms too small at most; follow it
+        if it is a more exact measurement of the same time, or if a majority agrees.
+        """
         now = self.steady()
         alone = not self._anchored or now - self._venue_known_at > _FORGOTTEN
         self._venue_known_at = now
         self._venue = venue
-        difference = abs(venue - self._offset)
-        if difference <= (error if alone else TOLERANCE + error):
+        ahead = venue - self._offset
+        finer = error + late < self._error + self._late and -self._error <= ahead <= self._error + self._late
+        agrees = abs(ahead) <= (error if alone else TOLERANCE + error)
+        follow = finer or (not agrees and (alone or abs(venue - self._system()) <= TOLERANCE + error))
+        if agrees or follow:
             self.confirmed = self._anchored = True
-            if error < self._error and difference <= self._error:  # a more exact measurement of the same time
-                self._offset, self._error = venue, error
-        elif alone or abs(venue - self._system()) <= TOLERANCE + error:
-            self.confirmed = self._anchored = True
-            self._offset, self._error = venue, error
-            self._frames.clear()
-            self.steps += 1
+        if follow:
+            self._offset, self._error, self._late = venue, error, late
+            if abs(ahead) > TOLERANCE + error:
+                self._frames.clear()
+                self.steps += 1
 
     # -- comparison ------------------------------------------------------------------------------------------
 

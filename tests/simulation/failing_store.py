@@ -7,12 +7,12 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection, make_url
 from sqlalchemy import event as sql
@@ -21,11 +21,12 @@ from agent.core.errors import StoreError, StoreUnavailable
 from agent.core.events import Command, Event, Funding
 from agent.store.backup import back_up, restore_backup
 from agent.store.commit_mark import mark_beside, read_mark
-from agent.store.database import Database, open_database
+from agent.store.database import Database, Insert, open_database
 from tests.simulation.fault_rates import FaultRates
 from tests.simulation.invariants import require
 from tests.simulation.random_config import STORAGE
 
+_T = TypeVar("_T")
 _BACKUP_AT: Final = (
     1_735_689_600  # fixed time of backups (s), since it is part of a text that must be reproducible
 )
@@ -79,7 +80,8 @@ class FailingStore(Database):
         self.faults = StorageFaults.draw(self._storage_rng)
         self._full_until = 0.0
         self._seconds = seconds
-        # commits of this life: log size after it, whether it was synced, and whether its sync failed
+        # commits of this life since the last checkpoint, which counts as one: log size after it, whether it
+        # was synced, and whether its sync failed
         self._commits: list[tuple[int, bool, bool]] = []
         self._backup = folder / "backup.db"
         self._dies_after_commit = False
@@ -89,15 +91,27 @@ class FailingStore(Database):
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Write like the product's `write`. The life may end before or after the commit, and the commit
-        may fail or seem to fail.
+        with self._failing(super().write()) as connection:
+            yield connection
+
+    @contextmanager
+    def batch(self) -> Iterator[Insert]:
+        with self._failing(super().batch()) as insert:
+            yield insert
+
+    @contextmanager
+    def _failing(self, transaction: AbstractContextManager[_T]) -> Iterator[_T]:
+        """Open the product's transaction. The life may end before or after the commit, and the commit may
+        fail or seem to fail.
         """
         self._check_alive()
+        recorded = self._commits[-1][0] if self._commits else 0
+        require(_size(self._wal) == recorded, "a commit was not exposed to the faults of the storage")
         self._maybe_fill_disk()
         fails = self._storage_rng.random() < self.faults.failed_fsync
         happens = not fails or self._storage_rng.random() < 0.5
-        with super().write() as connection:
-            yield connection
+        with transaction as opened:
+            yield opened
             if self._rng.random() < self._rates.store_fails:
                 self._log("store write fails")
                 raise StoreError("the disk is full")
@@ -116,6 +130,21 @@ class FailingStore(Database):
         self._check_alive()
         with super().read() as connection:
             yield connection
+
+    def checkpoint(self) -> None:
+        """Copy the log into the file and empty it, unless the disk fails.
+
+        No later fault undoes what the log held.
+        """
+        self._check_alive()
+        if self._seconds() < self._full_until or self._storage_rng.random() < self.faults.failed_fsync:
+            self._log("checkpoint fails")
+            raise StoreUnavailable("the disk failed")
+        super().checkpoint()
+        # SQLite would write the next commits over the old ones; in an empty log their ends are its sizes
+        with closing(self.engine.raw_connection()) as pooled:
+            pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._commits = [(0, True, False)] if self._commits else []
 
     def back_up(self, file: Path) -> bool:
         """Copy the store if it has an account; a record without an account has no history to lose."""

@@ -116,9 +116,9 @@ def steady_progress_is_believed_alone() -> None:
     """A suspension that the steady clock missed is not corrected, though system clock and venue agree."""
     judge = DisciplinedClock._compare
 
-    def stubborn(self: DisciplinedClock, venue: float, error: float) -> None:
+    def stubborn(self: DisciplinedClock, venue: float, error: float, late: float = 0.0) -> None:
         if not self._anchored:
-            judge(self, venue, error)
+            judge(self, venue, error, late)
 
     _put(DisciplinedClock, "_compare", stubborn)
 

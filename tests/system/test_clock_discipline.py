@@ -136,6 +136,23 @@ def test_a_system_clock_corrected_before_the_venue_answers_is_followed(wrong: in
     assert harness.trouble == ""
 
 
+@pytest.mark.parametrize(
+    ("late", "system"), [(0.4, 0.0), (1.5, 0.0), (1.5, -1.0), (14.0, -14.0), (50.0, -49.0)]
+)
+def test_late_messages_set_the_time_only_until_it_is_measured(late: float, system: float) -> None:
+    """After a suspension a backlog of messages arrives. A system clock that is wrong by as much seems to
+    confirm them, and would outvote the venue's answers.
+    """
+    harness = synchronised()
+    harness.time += 100 * SECOND_MS
+    harness.lost, harness.system = 100 * SECOND_MS, system * SECOND_MS
+    for _ in range(5):
+        harness.receive(late * SECOND_MS)
+    harness.measure()
+    assert abs(harness.error) < 100
+    assert harness.trouble == ("system" if system < -2 else "")
+
+
 def test_one_message_from_the_future_changes_nothing() -> None:
     harness = synchronised()
     for ahead in (0, 40 * MINUTE_MS, 0, 0, 40 * MINUTE_MS, 0, 0):
