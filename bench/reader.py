@@ -29,7 +29,7 @@ from agent.core.symbols import AssetFinder
 from agent.system.atomic import write_bytes
 from bench.reader_tables import markdown
 from models.cards import Card, DatasetRecord
-from models.classification_metrics import ABSTAINED, BINS, estimates, macro_f1
+from models.classification_metrics import ABSTAINED, BINS, chance_ece, estimates, macro_f1
 from models.labels import LABELS
 from models.sentiment import model_dir
 from models.sentiment.serve.headline_score import HeadlineScore
@@ -265,6 +265,7 @@ def classes(
     Rows of one headline have one number in `blocks` and are drawn together.
     """
     found = estimates(probabilities, truth, blocks=blocks, resamples=RESAMPLES)
+    chance = chance_ece(probabilities, resamples=RESAMPLES)
     counts = np.bincount(truth, minlength=len(LABELS))
     constant = np.full(len(truth), counts.argmax(), np.int64)
     return {
@@ -276,6 +277,7 @@ def classes(
             metric: [round(x, 4) for x in (found[metric].value, found[metric].low, found[metric].high)]
             for metric in KEPT
         },
+        "chance_ece": [round(x, 4) for x in (chance.value, chance.low, chance.high)],
         "majority": {
             "accuracy": round(float(counts.max() / len(truth)), 4),
             "macro_f1": round(macro_f1(constant, truth), 4),

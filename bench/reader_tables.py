@@ -20,9 +20,10 @@ def markdown(
         f"{result['model_mb']} MB (folder {result['folder_mb']} MB). One headline takes "
         f"{timing['p50_ms']} ms (p99 {timing['p99_ms']}); {timing['headlines_a_second']} headlines a second.",
         f"Intervals are 95 % of the bootstrap over headlines. Made by `{made_by}`.",
+        "ECE by chance: that of a perfectly calibrated model with the same confidences, mean and 95 % range.",
         "",
-        "| set | seen in training | n | accuracy | macro-F1 | ECE | majority class | published |",
-        "|---|---|---|---|---|---|---|---|",
+        "| set | seen in training | n | accuracy | macro-F1 | ECE | by chance | majority class | published |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         majority = row["majority"]
@@ -31,6 +32,7 @@ def markdown(
             row["seen"],
             f"{row['n']:,}",
             *(_interval(row[metric]) for metric in ("accuracy", "macro_f1", "ece")),
+            _interval(row["chance_ece"]) if "chance_ece" in row else "",
             " / ".join(
                 _digits(majority[metric]) for metric in ("accuracy", "macro_f1") if metric in majority
             ),

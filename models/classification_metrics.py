@@ -74,6 +74,20 @@ def estimates(
     }
 
 
+def chance_ece(probabilities: Floats, *, resamples: int = 1000, seed: int = 0) -> Estimate:
+    """Return the expected calibration error that chance alone gives `len(probabilities)` rows.
+
+    The mean and the 95 % range of `ece` over truths drawn from the probabilities themselves, for which they
+    are perfectly calibrated. A measured error within the range is no evidence of miscalibration.
+    """
+    judged = probabilities[~np.isnan(probabilities).any(axis=1)]
+    confidence = judged.max(axis=1)
+    bins = np.eye(BINS)[_bins(confidence)]
+    right = np.random.default_rng(seed).random((resamples, len(judged))) < confidence
+    found = np.abs((right - confidence) @ bins).sum(axis=1) / max(len(judged), 1)
+    return Estimate(float(found.mean()), *map(float, np.percentile(found, [2.5, 97.5])))
+
+
 def confusion(predicted: Ints, truth: Ints) -> Ints:
     """Return counts (3, 3) with true classes in rows and predicted ones in columns. Abstentions are left
     out.
@@ -120,6 +134,7 @@ def report(probabilities: Floats, truth: Ints, *, resamples: int = 1000) -> dict
     return {
         "n": len(truth),
         **{name: estimate.value for name, estimate in found.items()},
+        "chance_ece": chance_ece(probabilities, resamples=resamples),
         "abstained": int((predicted == ABSTAINED).sum()),
         "confidence_intervals": {name: [estimate.low, estimate.high] for name, estimate in found.items()},
         "classes": {
@@ -149,10 +164,15 @@ def _addends(probabilities: Floats, truth: Ints) -> Floats:
     likelihood = -np.log(np.maximum(known[rows, truth], 1e-12))
     squared = ((known - np.eye(CLASSES)[truth]) ** 2).sum(axis=1)
     confidence = known.max(axis=1)
-    bins = np.eye(BINS)[np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)] * judged[:, None]
+    bins = np.eye(BINS)[_bins(confidence)] * judged[:, None]
     scalars = np.stack([judged, likelihood * judged, squared * judged], axis=1)
     by_bin, right = bins * confidence[:, None], bins * (predicted == truth)[:, None]
     return np.concatenate([cell, np.eye(CLASSES)[truth], scalars, bins, by_bin, right], axis=1)
+
+
+def _bins(confidence: Floats) -> Ints:
+    """Return the number of each confidence's bin, from 0 on; a bin includes its upper bound."""
+    return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
 
 
 def _parts(sums: Floats) -> list[Floats]:

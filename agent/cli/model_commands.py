@@ -387,6 +387,12 @@ def _print_evaluation(found: dict[str, Any]) -> None:
         ],
         title=title,
     )
+    chance = found["chance_ece"]
+    print_text(
+        f"ece: a perfectly calibrated model of the same confidences would have {chance.value:.3f} by chance, "
+        f"up to {chance.high:.3f}.",
+        wrap=True,
+    )
     classes = []
     for label, counts in zip(LABELS, found["confusion"], strict=True):
         row = found["classes"][label]

@@ -109,6 +109,7 @@ class Database:
         self._file_id: tuple[int, int] | None = None  # device and inode of the open SQLite file
         self._read_options: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         if self.is_sqlite:
+            event.listen(self.engine, "do_connect", self._check_before_connecting)
             event.listen(self.engine, "connect", self._configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
 
@@ -205,7 +206,6 @@ class Database:
         StoreError, for example if the file was moved.
         """
         if self.file is not None:
-            self._check_same_file()  # first: opening a connection would create an empty file
             with self.translate_errors(), closing(self.engine.raw_connection()) as pooled:
                 cast(sqlite3.Connection, pooled.driver_connection).execute("PRAGMA wal_checkpoint(PASSIVE)")
 
@@ -213,6 +213,11 @@ class Database:
         """Make an empty commit, which syncs an earlier commit that happened but reported an error."""
         with self.write() as connection:
             connection.execute(text("UPDATE runs SET id = id WHERE id = :id"), {"id": run_id})
+
+    def _check_before_connecting(self, *_: object) -> None:
+        """Raise StoreUnavailable if the file written to before is gone: SQLite would create an empty one."""
+        if self._file_id is not None:
+            self._check_same_file()
 
     def _configure_sqlite(self, connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
         """Set the pragmas; the busy timeout is the argument `timeout` of sqlite3.connect."""

@@ -74,6 +74,18 @@ def test_intervals_contain_the_estimate_and_narrow_with_more_rows() -> None:
     assert interval(2000) < interval(100) / 2
 
 
+def test_few_rows_have_a_calibration_error_by_chance_alone() -> None:
+    """|right - n p| has the mean sqrt(2 n p (1 - p) / pi) if n is large, here with all rows in one bin."""
+    for rows in (100, 400, 2_500):
+        probabilities = np.tile([0.8, 0.15, 0.05], (rows, 1))
+        found = classification_metrics.chance_ece(probabilities, resamples=4_000)
+        assert found.value == pytest.approx(np.sqrt(2 * 0.8 * 0.2 / (np.pi * rows)), rel=0.05)
+        assert found.low < found.value < found.high
+    abstained = np.vstack([probabilities, np.full((500, 3), np.nan)])
+    assert classification_metrics.chance_ece(abstained, resamples=4_000) == found
+    assert classification_metrics.chance_ece(np.full((5, 3), np.nan)).value == 0.0
+
+
 def test_reliability_bins_contain_every_row_except_abstentions() -> None:
     rows = classification_metrics.reliability(
         np.array([[0.61, 0.2, 0.19], [0.63, 0.2, 0.17], [1, 0, 0], [np.nan] * 3]), np.array([0, 1, 0, 0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from agent.core.errors import SafetyError, StoreUnavailable
 from agent.core.events import RiskEvent, RiskState
 from agent.store.database import LONGEST_LOG, Database
 from agent.store.journal import Journal, read_journal
+from agent.store.queries import find_run, list_runs
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind
 from agent.store.tables import DECISIONS
@@ -63,8 +64,9 @@ def test_commits_leave_the_log_to_checkpoint(sqlite_database: Database) -> None:
     assert file.stat().st_size > size + 70_000_000
 
 
-def test_a_checkpoint_creates_no_file_in_place_of_one_that_was_moved(
-    sqlite_database: Database, tmp_path: Path
+@pytest.mark.parametrize("access", [Database.checkpoint, list_runs, find_run])
+def test_nothing_creates_a_file_in_place_of_one_that_was_moved(
+    access: Callable[[Database], object], sqlite_database: Database, tmp_path: Path
 ) -> None:
     database = sqlite_database
     file = database.file
@@ -73,10 +75,10 @@ def test_a_checkpoint_creates_no_file_in_place_of_one_that_was_moved(
     database.engine.dispose()  # no connection is left that knows the file
     file.rename(tmp_path / "moved.db")
     with pytest.raises(StoreUnavailable, match="the file is gone"):
-        database.checkpoint()
+        access(database)
     assert not file.exists()
     (tmp_path / "moved.db").rename(file)
-    database.checkpoint()
+    access(database)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
