@@ -105,8 +105,10 @@ class FailingStore(Database):
         fail or seem to fail.
         """
         self._check_alive()
-        recorded = self._commits[-1][0] if self._commits else 0
-        require(_size(self._wal) == recorded, "a commit was not exposed to the faults of the storage")
+        require(
+            not self._commits or _size(self._wal) == self._commits[-1][0],
+            "a commit was not exposed to the faults of the storage",
+        )
         self._maybe_fill_disk()
         fails = self._storage_rng.random() < self.faults.failed_fsync
         happens = not fails or self._storage_rng.random() < 0.5

@@ -313,8 +313,10 @@ class SimulationHarness:
 
     def _is_expected_end(self, error: BaseException) -> bool:
         """Return whether an error may end a life: store failure, unavailable venue, or foreign activity in
-        the account.
+        the account. Raises Violation if the next life decides differently on the same events.
         """
+        if isinstance(error, StoreError):
+            require("can't be resumed" not in error.message, error.message)
         if isinstance(error, SafetyError):
             foreign = self.venue.foreign_orders() if self.venue is not None else []
             return bool(foreign) and error.message.startswith("the account is not empty")

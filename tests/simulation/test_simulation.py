@@ -64,3 +64,4 @@ def test_mutant_is_detected(mutant: str) -> None:
     done = simulation("--seeds", "80", "--first", str(BEGIN_AT.get(mutant, 0)), "--mutant", mutant)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"--mutant {mutant}" in done.stdout
+    assert " broke: Violation: " in done.stdout  # not because the mutant itself fails

@@ -270,8 +270,8 @@ def absence_is_believed_at_once() -> None:
     """An order missing in a venue's view is treated as not arrived, even if the view may be stale."""
     init = OrderTracker.__init__
 
-    def hasty(self: OrderTracker, *args: Any) -> None:
-        init(self, *args)
+    def hasty(self: OrderTracker, *args: Any, **more: Any) -> None:
+        init(self, *args, **more)
         self._settle = self._recv_window = 0.0
 
     _put(OrderTracker, "__init__", hasty)
