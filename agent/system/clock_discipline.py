@@ -112,8 +112,8 @@ class DisciplinedClock:
             self._venue_known_at = self.steady()
 
     def _compare(self, venue: float, error: float, late: float = 0.0) -> None:
-        """Compare with the venue's offset, known to within `error`, or `late` ms too small at most; follow it
-        if it is a more exact measurement of the same time, or if a majority agrees.
+        """Compare with the venue's offset `venue`, known to within `error` ms; that of messages may be too
+        small by `late` ms. Follow it if it is a finer measurement of the same time, or if a majority agrees.
         """
         now = self.steady()
         alone = not self._anchored or now - self._venue_known_at > _FORGOTTEN
@@ -127,7 +127,7 @@ class DisciplinedClock:
             self.confirmed = self._anchored = True
         if follow:
             self._offset, self._error, self._late = venue, error, late
-            if abs(ahead) > TOLERANCE + error:
+            if not finer or abs(ahead) > TOLERANCE:
                 self._frames.clear()
                 self.steps += 1
 

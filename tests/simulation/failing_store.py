@@ -36,6 +36,10 @@ class ProcessDied(BaseException):
     """The process is dead: nothing that it still does has an effect."""
 
 
+class SimulatedFailure(StoreError):
+    """A failure of the store that a retry doesn't mend: it may end a life."""
+
+
 @dataclass
 class StorageFaults:
     """Probabilities of a seed's storage faults; see `random_config.STORAGE`."""
@@ -116,7 +120,7 @@ class FailingStore(Database):
             yield opened
             if self._rng.random() < self._rates.store_fails:
                 self._log("store write fails")
-                raise StoreError("the disk is full")
+                raise SimulatedFailure("the disk is full")
             self._maybe_die("before a commit")
             if not happens:
                 self._log("sync and commit fail")
@@ -166,7 +170,7 @@ class FailingStore(Database):
 
     def _check_alive(self) -> None:
         if self.dead:
-            raise StoreError("the process is dead")
+            raise SimulatedFailure("the process is dead")
 
     def maybe_die_after_next_commit(self, probability: float) -> None:
         """Let the life end after the next commit, with this probability."""

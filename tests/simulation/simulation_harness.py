@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Final, NamedTuple
 
-from agent.core.errors import SafetyError, StoreError, VenueError
+from agent.core.errors import SafetyError, StoreUnavailable, TapewireError, VenueError
 from agent.core.events import RiskState
 from agent.core.risk import RESUME_FROM_KILL
 from agent.live.app import make_agent
@@ -27,7 +27,7 @@ from tests.crash.market_script import KeywordModel
 from tests.simulation import restless_strategy
 from tests.simulation.boundaries import patched_boundaries
 from tests.simulation.clocks import Clocks
-from tests.simulation.failing_store import FailingStore, ProcessDied
+from tests.simulation.failing_store import FailingStore, ProcessDied, SimulatedFailure
 from tests.simulation.fault_rates import FaultRates, Outage
 from tests.simulation.generated_data import SYMBOLS
 from tests.simulation.invariants import AHEAD, Invariants, Violation, require
@@ -309,18 +309,19 @@ class SimulationHarness:
         if self.violation:
             raise self.violation
         if not life.run.cancelled() and (error := life.run.exception()) and not self._is_expected_end(error):
+            if isinstance(error, TapewireError):
+                raise Violation(f"a life ended by itself: {error.message}") from error
             raise error
 
     def _is_expected_end(self, error: BaseException) -> bool:
         """Return whether an error may end a life: store failure, unavailable venue, or foreign activity in
-        the account. Raises Violation if the next life decides differently on the same events.
+        the account. No other error of the store may: for example, that the next life decides differently on
+        the same events.
         """
-        if isinstance(error, StoreError):
-            require("can't be resumed" not in error.message, error.message)
         if isinstance(error, SafetyError):
             foreign = self.venue.foreign_orders() if self.venue is not None else []
             return bool(foreign) and error.message.startswith("the account is not empty")
-        return isinstance(error, ProcessDied | StoreError | VenueError)
+        return isinstance(error, ProcessDied | SimulatedFailure | StoreUnavailable | VenueError)
 
     async def _finish(self, life: Life) -> Run:
         """Let the last life recover without faults, then stop it and return its run."""

@@ -58,6 +58,15 @@ def test_seed_is_reproducible() -> None:
     assert first[:-2] == second[:-2]  # except the duration
 
 
+def test_every_mutant_takes_the_arguments_of_what_it_replaces() -> None:
+    """Or it is detected because it fails by itself, and proves nothing."""
+    program = "from tests.support import mutants\nfor name in mutants.MUTANTS: mutants.apply(name)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", QUICKLY_DETECTED)
 def test_mutant_is_detected(mutant: str) -> None:

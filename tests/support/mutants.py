@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from inspect import Parameter, isfunction, signature
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -33,6 +34,8 @@ from agent.replay import open_engine as core_module
 from agent.store.database import Database
 from agent.store.journal import Journal
 from agent.system.clock_discipline import DisciplinedClock
+
+_BY_PLACE: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def apply(name: str) -> None:
@@ -70,7 +73,7 @@ def order_ids_begin_again() -> None:
 
 def funding_forgets_what_it_paid() -> None:
     """A restart does not restore the progress of the funding schedule."""
-    _put(FundingSchedule, "set_handled_until", lambda self, now: None)
+    _put(FundingSchedule, "set_handled_until", lambda self, at: None)
 
 
 def bars_come_twice() -> None:
@@ -101,8 +104,8 @@ def history_knows_the_future() -> None:
     """The open bar of the history is treated as closed."""
     init = KlineHistory.__init__
 
-    def hasty(self: KlineHistory, config: BybitConfig, *args: Any) -> None:
-        init(self, config.model_copy(update={"settle": -MINUTE_MS}), *args)
+    def hasty(self: KlineHistory, config: BybitConfig, *args: Any, **more: Any) -> None:
+        init(self, config.model_copy(update={"settle": -MINUTE_MS}), *args, **more)
 
     _put(KlineHistory, "__init__", hasty)
 
@@ -127,8 +130,8 @@ def one_bar_ahead_is_believed() -> None:
     """A closed bar of the next hour is accepted as the next one."""
     init = ConnectionShard.__init__
 
-    def credulous(self: ConnectionShard, *args: Any) -> None:
-        init(self, *args)
+    def credulous(self: ConnectionShard, *args: Any, **more: Any) -> None:
+        init(self, *args, **more)
         self._max_ahead = HOUR_MS
 
     _put(ConnectionShard, "__init__", credulous)
@@ -206,7 +209,7 @@ def emits_from_two_places() -> None:
     """A producer's emit does not wait for the queue, so events may change their order."""
     original = EventFilter.__init__
 
-    def init(self: EventFilter, config: Any, memory: ResumePoint, emit: Emit, *more: Any) -> None:
+    def init(self: EventFilter, open_bars: Any, memory: ResumePoint, emit: Emit, writable: Any) -> None:
         late: list[Event] = []
 
         async def swapped(event: Event) -> None:
@@ -215,7 +218,7 @@ def emits_from_two_places() -> None:
                 await deliver(emit, late.pop())
                 await deliver(emit, late.pop())
 
-        original(self, config, memory, swapped, *more)
+        original(self, open_bars, memory, swapped, writable)
 
     _put(EventFilter, "__init__", init)
 
@@ -247,10 +250,10 @@ def missed_executions_are_not_asked() -> None:
 
 def orders_leave_before_the_commit() -> None:
     """An order is sent as soon as it is decided."""
-    decision = VenueGateway.decision
+    decide = VenueGateway.decision
 
-    def hasty(self: VenueGateway, seq: int, what: Decision) -> None:
-        decision(self, seq, what)
+    def hasty(self: VenueGateway, seq: int, decision: Decision) -> None:
+        decide(self, seq, decision)
         self.release()
 
     _put(VenueGateway, "decision", hasty)
@@ -312,7 +315,7 @@ def an_interruption_is_no_reason_to_doubt() -> None:
 
 def lost_commits_are_not_noticed() -> None:
     """A start does not compare the end of the store with the run's last commit."""
-    _put(record_module, "find_lost_commits", lambda *_: None)
+    _put(record_module, "find_lost_commits", lambda *_, **__: None)
 
 
 def orders_leave_before_the_disk_has_the_commit() -> None:
@@ -365,6 +368,17 @@ def _after_fold(change: Any) -> None:
 
 
 def _put(owner: Any, name: str, substitute: Any) -> None:
+    """Replace an attribute. Raises TypeError if a function doesn't take the arguments of the one it replaces:
+    it would fail when it is called, which is no fault that a proof should find.
+    """
+    replaced = getattr(owner, name)
+    if isfunction(replaced):
+        first, *others = signature(replaced).parameters.values()
+        by_place = [one for one in others if one.kind in _BY_PLACE]
+        by_name = {one.name: None for one in others if one.kind is one.KEYWORD_ONLY}
+        taken = signature(substitute)
+        taken.bind(first, *by_place, **by_name)
+        taken.bind(first, **{one.name: None for one in others if one.kind is not one.VAR_POSITIONAL})
     setattr(owner, name, substitute)
 
 

@@ -148,9 +148,11 @@ def test_late_messages_set_the_time_only_until_it_is_measured(late: float, syste
     harness.lost, harness.system = 100 * SECOND_MS, system * SECOND_MS
     for _ in range(5):
         harness.receive(late * SECOND_MS)
+    assert harness.clock.steps == 1
     harness.measure()
     assert abs(harness.error) < 100
     assert harness.trouble == ("system" if system < -2 else "")
+    assert harness.clock.steps == (2 if late > 2 else 1)  # a small correction is no jump
 
 
 def test_one_message_from_the_future_changes_nothing() -> None:
